@@ -1,0 +1,32 @@
+"""Checkpoint files: written atomically, read with weights only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger("dmr")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` so that `path` holds the old or the new checkpoint, never a part of one."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The state at `path`; None where there is none, or (with a warning) where the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        log.warning("%s cannot be read and is left aside: %s", path, error)
+        return None
+    return state

@@ -1,0 +1,162 @@
+"""A multimodal data set in memory or memory-mapped: what every reader returns and everything trains from.
+
+Letters: N samples of a split, B samples of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dmr.combinations import check_modalities
+
+Kind = Literal["vector", "sequence", "image", "spectrogram", "frames"]
+Task = Literal["classification", "segmentation"]
+SplitName = Literal["train", "val", "test"]
+KINDS: tuple[str, ...] = get_args(Kind)
+TASKS: tuple[str, ...] = get_args(Task)
+STATISTICS_ROWS = 10_000
+
+
+class DataError(ValueError):
+    """A data set that cannot be used, in one line: which file and row, what came, what is allowed."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A sensor: its name, the kind of its inputs and the shape of one of them."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _MappedFile:
+    path: Path
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one split.
+
+    Attributes:
+        inputs: an array (N, *shape) a modality; may be memory maps, which are pickled by their path.
+        labels: (N,) int64.
+        rows: None, or the int64 positions in `inputs` and `labels` that make up this split.
+    """
+
+    inputs: Mapping[str, npt.NDArray[Any]]
+    labels: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels) if self.rows is None else len(self.rows)
+
+    def targets(self) -> npt.NDArray[np.int64]:
+        """(N,) labels of this split's samples."""
+        return np.asarray(self.labels if self.rows is None else self.labels[self.rows])
+
+    def take(self, positions: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        """The inputs at `positions` (B,) of this split, each (B, *shape), copied out of the arrays."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in self.inputs.items()}
+
+    def nbytes(self) -> int:
+        """Bytes of this split's inputs."""
+        share = 1.0 if self.rows is None else len(self.rows) / len(self.labels)
+        return int(share * sum(array.nbytes for array in self.inputs.values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        inputs = {
+            name: _MappedFile(Path(str(array.filename))) if isinstance(array, np.memmap) else array
+            for name, array in self.inputs.items()
+        }
+        return {"inputs": inputs, "labels": np.asarray(self.labels), "rows": self.rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        inputs = {
+            name: np.load(array.path, mmap_mode="r") if isinstance(array, _MappedFile) else array
+            for name, array in state["inputs"].items()
+        }
+        self.__dict__.update(state, inputs=inputs)
+
+
+@dataclass(frozen=True)
+class MultimodalDataset:
+    """Samples seen by several modalities.
+
+    Attributes:
+        splits: `train`, `val` and, where there is one, `test`.
+        description: further facts of the source, kept as they are.
+    """
+
+    name: str
+    task: Task
+    class_names: tuple[str, ...]
+    modalities: tuple[Modality, ...]
+    splits: Mapping[str, Split]
+    description: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            check_modalities(self.modality_names)
+        except ValueError as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        return tuple(modality.name for modality in self.modalities)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Mean and standard deviation of a modality's training inputs, shaped to broadcast over (B, *shape)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
+    """Statistics of the training split by modality: one a feature of a vector, one a channel of anything else, over at
+    most `STATISTICS_ROWS` evenly spaced samples. A constant input keeps the deviation 1.
+    """
+    train = dataset.splits["train"]
+    positions = np.unique(np.linspace(0, len(train) - 1, min(len(train), STATISTICS_ROWS)).astype(np.int64))
+    inputs = train.take(positions)
+    statistics = {}
+    for modality in dataset.modalities:
+        values = inputs[modality.name].to(torch.float64)
+        over = [0] if modality.kind == "vector" else [0, *range(2, values.ndim)]
+        mean = values.mean(dim=over, keepdim=True)
+        std = (values - mean).square().mean(dim=over, keepdim=True).sqrt()
+        std = torch.where(std < 1e-6 * (1.0 + mean.abs()), torch.ones_like(std), std)
+        statistics[modality.name] = InputStatistics(mean[0].float(), std[0].float())
+    return statistics
+
+
+def stratified_split(
+    labels: npt.NDArray[np.int64], fractions: tuple[float, ...], seed: int
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """Sorted positions of each part; every class is divided by `fractions` (which sum to 1), as exactly as whole samples
+    allow, with its samples shuffled by `seed`.
+    """
+    draw = np.random.default_rng(seed)
+    parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in fractions]
+    edges = np.cumsum(fractions)[:-1]
+    for label in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == label))
+        for part, piece in zip(parts, np.split(members, np.round(edges * len(members)).astype(int)), strict=True):
+            part.append(piece)
+    return tuple(np.sort(np.concatenate(part)) for part in parts)

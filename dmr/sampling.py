@@ -1,0 +1,61 @@
+"""Which combination each training sample is seen with: a strategy is a probability for each combination.
+
+Letters: M modalities, C combinations, B samples of a batch, K combinations a sample.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmr.combinations import Combinations
+from dmr.settings import SamplingSettings
+
+
+def combination_probabilities(
+    combinations: Combinations, settings: SamplingSettings, difficulty: Tensor | None = None
+) -> Tensor:
+    """(C,) float64, the probability with which each combination is drawn; sums to 1.
+
+    uniform: 1/C. bernoulli: every modality kept with `keep_prob`, independently, given that one is kept.
+    by_size: the number of modalities uniform over 1..M, then a combination of that size, uniform.
+    full_biased: the full combination with `full_prob`, each other one with an equal share of the rest.
+    hardness: `floor`/C + (1 − `floor`)·softmax(difficulty / `temperature`); uniform until a difficulty is known.
+
+    Args:
+        combinations: all non-empty combinations of the modalities.
+        difficulty: (C,) mean training loss of each combination, NaN where it was not seen yet.
+    """
+    count = len(combinations)
+    sizes = torch.from_numpy(combinations.sizes).to(torch.float64)
+    total = float(sizes.max())
+    if settings.strategy == "bernoulli":
+        keep = settings.keep_prob
+        weights = torch.pow(torch.tensor(keep, dtype=torch.float64), sizes)
+        weights = weights * torch.pow(torch.tensor(1.0 - keep, dtype=torch.float64), total - sizes)
+    elif settings.strategy == "by_size":
+        of_this_size = torch.from_numpy(np.bincount(combinations.sizes)[combinations.sizes])
+        weights = 1.0 / of_this_size.to(torch.float64)
+    elif settings.strategy == "full_biased":
+        weights = torch.full((count,), (1.0 - settings.full_prob) / (count - 1), dtype=torch.float64)
+        weights[combinations.full] = settings.full_prob
+    elif settings.strategy == "hardness" and difficulty is not None and not bool(difficulty.isnan().all()):
+        if difficulty.shape != (count,):
+            raise ValueError(f"difficulty has shape {tuple(difficulty.shape)}, there are {count} combinations")
+        known = difficulty.to(torch.float64)
+        known = torch.where(known.isnan(), known.nanmean(), known)
+        weights = settings.floor / count + (1.0 - settings.floor) * torch.softmax(known / settings.temperature, 0)
+    else:
+        weights = torch.ones(count, dtype=torch.float64)
+    return weights / weights.sum()
+
+
+def draw_combinations(probabilities: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Indices of combinations, int64 of `shape`, each drawn independently: one vectorised call for a whole batch.
+
+    Inverts the cumulative distribution, on the CPU, so that a training step on a GPU need not wait for it.
+    """
+    cumulative = probabilities.cumsum(0)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * cumulative[-1]
+    return torch.searchsorted(cumulative, uniform, right=True).clamp_(max=len(probabilities) - 1)

@@ -1,0 +1,266 @@
+"""One training run in pure torch. It talks to the outside only through a Reporter: metrics out, checkpoints in and out.
+
+Every generator is seeded from (seed, purpose, epoch), so a run that goes on from the checkpoint of an epoch continues bit
+for bit without the state of any generator.
+
+Letters: N training samples, B samples of a batch, K combinations a sample, M modalities, C combinations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dmr.combinations import Combinations, all_combinations, deployment_weights, evaluated_combinations
+from dmr.data.batches import Batches
+from dmr.data.dataset import MultimodalDataset, input_statistics
+from dmr.encoders import EncoderSettings
+from dmr.methods import MethodSettings, StepLosses
+from dmr.metrics import score, summarise
+from dmr.networks import Network
+from dmr.sampling import combination_probabilities, draw_combinations
+from dmr.seeds import derive_seed, generator
+from dmr.settings import SamplingSettings, TrainSettings
+
+EVALUATION_BATCH = 512
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+class Diverged(RuntimeError):
+    """A loss, gradient or metric was not finite; no such step has reached the weights."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that decides a training run beside its data. `select` is the metric the checkpoint is chosen by."""
+
+    method: MethodSettings
+    encoders: Mapping[str, EncoderSettings]
+    sampling: SamplingSettings
+    train: TrainSettings
+    select: str
+    select_mode: str
+    deployment: Mapping[str, float] | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after an epoch, in plain numbers.
+
+    Attributes:
+        epoch: counts from 0.
+        metrics: losses and summaries of this epoch, `train/loss`, `val/accuracy_mean`, ...
+        best_epoch: the epoch the checkpoint was chosen at, so far; `best_metrics` are its metrics.
+        best_values: its metric values (C,) by split and metric, in the order of the evaluated combinations.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    best_epoch: int
+    best_metrics: dict[str, float]
+    best_values: dict[str, dict[str, list[float]]]
+
+
+class Reporter(Protocol):
+    """The only door of a training run to the outside."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved after the last finished epoch, None to start at the beginning."""
+
+    def save(self, state: dict[str, Any], is_best: bool) -> None:
+        """Keep the state after an epoch; `is_best` if the checkpoint is chosen at this epoch, so far."""
+
+    def report(self, report: EpochReport) -> None:
+        """Hand on an epoch, after it was saved. May not return where the run is stopped."""
+
+
+def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device, reporter: Reporter) -> EpochReport:
+    """Train to the last epoch, evaluating every combination on `val` after each one.
+
+    Returns:
+        The report of the last epoch.
+
+    Raises:
+        Diverged: at the end of the epoch in which something was not finite.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices, device_type="cuda"):
+        torch.manual_seed(derive_seed(settings.seed, "initialisation"))
+        run = _Run(dataset, settings, device)
+        report = run.restore(reporter.load())
+        if report is not None:
+            reporter.report(report)
+        for epoch in range(0 if report is None else report.epoch + 1, settings.train.epochs):
+            losses = run.train_epoch(epoch)
+            report = run.judge(epoch, losses, report)
+            reporter.save(run.state(report), report.best_epoch == epoch)
+            reporter.report(report)
+    assert report is not None
+    return report
+
+
+class _Run:
+    """The moving parts of a run: network, optimiser, and what was learned about the combinations."""
+
+    def __init__(self, dataset: MultimodalDataset, settings: RunSettings, device: torch.device) -> None:
+        self.settings = settings
+        self.device = device
+        self.drawn = all_combinations(dataset.modality_names)
+        self.evaluated = evaluated_combinations(dataset.modality_names)
+        self.weights = None if not settings.deployment else deployment_weights(self.evaluated, dict(settings.deployment))
+        self.masks = torch.from_numpy(self.drawn.masks)
+        self.network = build_network(dataset, settings).to(device)
+        self.optimizer = OPTIMIZERS[settings.train.optimizer](
+            self.network.parameters(),
+            lr=settings.train.learning_rate,
+            weight_decay=settings.train.weight_decay,
+            fused=True,
+            **({"momentum": 0.9} if settings.train.optimizer == "sgd" else {}),
+        )
+        self.train = Batches(dataset.splits["train"], device)
+        self.val = Batches(dataset.splits["val"], device)
+        self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train on every sample once; mean losses by name."""
+        seed, sampling = self.settings.seed, self.settings.sampling
+        order = generator("cpu", seed, "order", epoch)
+        draws = generator("cpu", seed, "combinations", epoch)
+        noise = generator(self.device, seed, "noise", epoch)
+        torch.manual_seed(derive_seed(seed, "dropout", epoch))
+        self.network.train()
+        self.network.method.start_epoch(epoch, self.drawn, generator("cpu", seed, "mining", epoch))
+        probabilities = combination_probabilities(self.drawn, sampling, self.difficulty)
+        sums = torch.zeros((3, len(self.drawn)), dtype=torch.float64, device=self.device)
+        totals: dict[str, Tensor] = {}
+        unusable = torch.zeros((), device=self.device)
+        batches = list(batch_positions(len(self.train), self.settings.train.batch_size, order))
+        for step, positions in enumerate(batches):
+            combination = draw_combinations(probabilities, (sampling.combinations_per_sample, len(positions)), draws)
+            losses = self.forward(positions, combination, noise)
+            self.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
+            unusable += self.update(losses.total)
+            add_by_combination(sums, combination.to(self.device, non_blocking=True), losses)
+            for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+                totals[name] = totals.get(name, 0.0) + value * len(positions)
+        if unusable.item():
+            raise Diverged(f"epoch {epoch}: {int(unusable.item())} of {len(batches)} steps were not finite")
+        self.network.method.end_epoch(epoch, sums)
+        seen = sums[2].cpu()
+        self.difficulty = torch.where(seen > 0, sums[0].cpu() / seen.clamp(min=1), self.difficulty)
+        samples = sum(len(positions) for positions in batches)
+        return {f"train/{name}": value.item() / samples for name, value in totals.items()}
+
+    def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
+        """Losses of the samples at `positions` (B,), each seen with the combinations (K, B)."""
+        inputs, labels = self.train.take(positions)
+        masks = self.masks[combination]
+        features = self.network.encode(inputs, masks.any(0))
+        on_device = masks.to(self.device, non_blocking=True)
+        fused = self.network.fuse(features, on_device)
+        return self.network.method.losses(fused, labels, combination.to(self.device, non_blocking=True), noise)
+
+    def update(self, loss: Tensor) -> Tensor:
+        """Backward, clip, step; returns 1.0 where the step was not finite and, on the device, was left out."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.settings.train.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.settings.train.clip_norm, norm)
+        unusable = 1.0 - (loss.detach().isfinite() & norm.isfinite()).float()
+        self.optimizer.found_inf = unusable  # fused optimisers skip the step on the device where this is 1
+        self.optimizer.step()
+        return unusable
+
+    def set_learning_rate(self, progress: float) -> None:
+        """`progress` in [0, 1) of the whole run."""
+        train = self.settings.train
+        factor = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[train.schedule]
+        for group in self.optimizer.param_groups:
+            group["lr"] = train.learning_rate * factor
+
+    def judge(self, epoch: int, losses: dict[str, float], before: EpochReport | None) -> EpochReport:
+        """Evaluate on `val` and keep the better of this epoch and the best one before."""
+        values = evaluate(self.network, self.val, self.evaluated)
+        metrics = losses | {f"val/{name}": v for name, v in summarise(values, self.evaluated, self.weights).items()}
+        current = metrics[self.settings.select]
+        if not math.isfinite(current):
+            raise Diverged(f"epoch {epoch}: {self.settings.select} is {current}")
+        if before is not None:
+            best = before.best_metrics[self.settings.select]
+            if not (current > best if self.settings.select_mode == "max" else current < best):
+                return EpochReport(epoch, metrics, before.best_epoch, before.best_metrics, before.best_values)
+        plain = {name: [float(v) for v in value] for name, value in values.items()}
+        return EpochReport(epoch, metrics, epoch, metrics, {"val": plain})
+
+    def state(self, report: EpochReport) -> dict[str, Any]:
+        """Everything the next epoch depends on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "difficulty": self.difficulty,
+            "report": asdict(report),
+        }
+
+    def restore(self, state: dict[str, Any] | None) -> EpochReport | None:
+        if state is None:
+            return None
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.difficulty = state["difficulty"].cpu()
+        return EpochReport(**state["report"])
+
+
+def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:
+    """The network for a data set, on the CPU, initialised from torch's global generator."""
+    return Network(
+        dataset.modalities,
+        settings.encoders,
+        input_statistics(dataset),
+        settings.method,
+        dataset.num_classes,
+        2 ** len(dataset.modalities) - 1,
+    )
+
+
+def batch_positions(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
+    """Positions 0..count−1 in random order, in batches of `size`; a single sample left over is left out, since batch
+    normalisation has no statistics of one sample.
+    """
+    for positions in torch.randperm(count, generator=order).split(size):
+        if len(positions) > 1:
+            yield positions
+
+
+def add_by_combination(sums: Tensor, combination: Tensor, losses: StepLosses) -> None:
+    """Add a step's losses, variances and counts to `sums` (3, C), in place; a method without variances adds 0."""
+    flat = combination.flatten()
+    rows = [losses.task, losses.task.new_zeros(()) if losses.variance is None else losses.variance, losses.task.new_ones(())]
+    for total, row in zip(sums, rows, strict=True):
+        total.index_add_(0, flat, row.expand(combination.shape).flatten().double())
+
+
+@torch.no_grad()
+def evaluate(network: Network, batches: Batches, combinations: Combinations) -> dict[str, npt.NDArray[np.float64]]:
+    """Every metric (C,) on all samples of a split: each modality is encoded once, then fused once a combination."""
+    network.eval()
+    masks = torch.from_numpy(combinations.masks)
+    logits, labels = [], []
+    for positions in torch.arange(len(batches)).split(EVALUATION_BATCH):
+        inputs, target = batches.take(positions)
+        logits.append(network.predict(network.encode(inputs), masks).logits)
+        labels.append(target)
+    return score(torch.cat(logits, dim=1), torch.cat(labels))
