@@ -1,0 +1,302 @@
+"""A study that can run: the file, its data set and its space, checked against each other before anything is started."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dmr.combinations import Combinations, deployment_weights, evaluated_combinations
+from dmr.data import open_dataset
+from dmr.data.dataset import DataError, MultimodalDataset
+from dmr.encoders import ENCODERS, EncoderSettings, check_encoder, default_encoder
+from dmr.methods import METHODS
+from dmr.settings import SamplingSettings, TrainSettings
+from dmr.training import RunSettings
+from studies.errors import StudyError
+from studies.schema import SAMPLING_SEARCH, StudyFile, encoder_entries, validate_study
+from studies.space import Parameter, Space, parse_space
+from studies.yaml_files import parse_yaml, read_yaml
+
+SEARCHED_SECTIONS = ("model", "sampling", "train")
+DEFAULT_GRACE_EPOCHS = 8
+DEFAULTS = "defaults"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A checked study.
+
+    Attributes:
+        document: the file as resolved, every default filled in; reading it again gives the same study.
+        first: the points to run first, in order.
+    """
+
+    study: StudyFile
+    document: dict[str, Any]
+    space: Space
+    dataset: MultimodalDataset
+    first: tuple[dict[str, Any], ...]
+    grace_epochs: int
+
+    @property
+    def combinations(self) -> Combinations:
+        return evaluated_combinations(self.dataset.modality_names)
+
+    def resolved(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The document with the values of a point of the space in place."""
+        return _with_point(self.document, point)
+
+    def run_settings(self, point: Mapping[str, Any], seed: int) -> RunSettings:
+        """What a training run at this point of the space needs."""
+        document = self.resolved(point)
+        study = validate_study(document, self.study.name)
+        model = dict(document["model"])
+        method = METHODS[model["method"]]
+        own = {f.name: model[f.name] for f in fields(method.Settings)}
+        return RunSettings(
+            method=method.Settings(**own),
+            encoders=_encoders(model["encoder"], self.dataset, self.study.name),
+            sampling=SamplingSettings(**study.sampling.model_dump()),  # type: ignore[attr-defined]
+            train=TrainSettings(**study.train.model_dump()),  # type: ignore[attr-defined]
+            select=study.objective[0].metric,
+            select_mode=study.objective[0].mode or "max",
+            deployment=study.deployment,
+            seed=seed,
+        )
+
+    def parameters(self, point: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """What MLflow keeps as a run's parameters: every value under its dotted key, and the logarithm of what is searched
+        on a log scale, since MLflow's parallel coordinates have no log axis.
+        """
+        from math import log10
+
+        document = self.resolved(point)
+        flat = {key: value for section in SEARCHED_SECTIONS for key, value in _flatten(document[section], section)}
+        logs = {f"log10_{p.key}": log10(point[p.key]) for p in self.space.parameters if "log" in p.kind and p.key in point}
+        return {"dataset.name": self.dataset.name, "seed": seed, **flat, **logs}
+
+
+def load_plan(path: Path, overrides: list[str], trials: int | None, name: str | None) -> StudyPlan:
+    """Read and check a study file.
+
+    Args:
+        overrides: `key=value` with a dotted key of the file and a YAML value.
+        trials: replaces `budget.trials`.
+        name: replaces `name`, which defaults to the file's stem.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    document = read_yaml(path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise StudyError(f"--set {override}: key=value is needed, for example --set train.epochs=10")
+        set_key(document, key, parse_yaml(text, f"--set {key}"), f"--set {override}")
+    if trials is not None:
+        set_key(document, "budget.trials", trials, "--trials")
+    if name is not None:
+        document["name"] = name
+    document.setdefault("name", path.stem)
+    return make_plan(document, str(path))
+
+
+def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
+    """Check a study document and open its data set.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    study = validate_study(document, where)
+    search = study.search if study.search is not None else default_search(study.model.method)
+    space = parse_space(search, f"{where}: search")
+    try:
+        dataset = open_dataset(study.dataset.name, study.dataset.path, study.seed)
+    except DataError as error:
+        raise StudyError(str(error)) from None
+    path = str(Path(study.dataset.path).resolve()) if study.dataset.path else None
+    experiment = study.experiment or _experiment_name(dataset.name)
+    resolved = study.model_dump() | {"experiment": experiment, "search": search}
+    resolved["dataset"]["path"] = path
+    _check_space(resolved, space, where)
+    _check_data(resolved, space, dataset, where)
+    _check_sampler(study, space, where)
+    first = tuple(_first_point(entry, n, resolved, space, where) for n, entry in enumerate(study.first))
+    if len(first) > study.budget.trials:
+        raise StudyError(f"{where}: first: {len(first)} points; budget.trials is {study.budget.trials}")
+    return StudyPlan(study, resolved, space, dataset, _distinct(first), _grace_epochs(resolved, space, study, where))
+
+
+def default_search(method: str) -> dict[str, Any]:
+    """The space of a file that names none: the method's own keys and how combinations are drawn."""
+    return METHODS[method].search_space | SAMPLING_SEARCH
+
+
+def set_key(document: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key, in place.
+
+    Raises:
+        StudyError: the key goes through something that is no mapping.
+    """
+    *path, last = key.split(".")
+    for part in path:
+        if document.get(part) is None:
+            document[part] = {}
+        document = document[part]
+        if not isinstance(document, dict):
+            raise StudyError(f"{where}: {part} is no mapping, so it has no key {last}")
+    document[last] = value
+
+
+def _with_point(document: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    changed = copy.deepcopy(document)
+    if "model.method" in point:
+        keep = {"method", "encoder", "fusion"} | {f.name for f in fields(METHODS[point["model.method"]].Settings)}
+        changed["model"] = {key: value for key, value in changed["model"].items() if key in keep}
+        changed["model"] |= {
+            f.name: f.default for f in fields(METHODS[point["model.method"]].Settings) if f.name not in changed["model"]
+        }
+    for key, value in point.items():
+        set_key(changed, key, value, key)
+    return changed
+
+
+def _flatten(value: Any, key: str) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [pair for name, inner in value.items() for pair in _flatten(inner, f"{key}.{name}")]
+    return [(key, value)]
+
+
+def _experiment_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100] or "dmr"
+
+
+def _methods(document: dict[str, Any], space: Space) -> list[str]:
+    searched = next((p for p in space.parameters if p.key == "model.method"), None)
+    return list(searched.values) if searched else [document["model"]["method"]]
+
+
+def _check_space(document: dict[str, Any], space: Space, where: str) -> None:
+    """Every searched key exists, for every method it can meet, and the ends of its range are values the file may have."""
+    mistakes = []
+    for parameter in space.parameters:
+        at = f"{where}: search.{parameter.key}"
+        if parameter.key.split(".")[0] not in SEARCHED_SECTIONS or "." not in parameter.key:
+            mistakes.append(f"{at}: no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}")
+            continue
+        methods = parameter.when.get("model.method") or _methods(document, space)
+        for value in parameter.values:
+            found = _mistakes_with(document, parameter, value, [str(m) for m in methods])
+            if found:
+                mistakes.append(f"{at}: {found}")
+                break
+    if mistakes:
+        raise StudyError(*mistakes)
+
+
+def _mistakes_with(document: dict[str, Any], parameter: Parameter, value: Any, methods: list[str]) -> str | None:
+    key = parameter.key
+    if key == "model.method":
+        return None if value in METHODS else f"got {value!r}; allowed are {', '.join(METHODS)}"
+    for method in methods:
+        point = {key: value} if method == document["model"]["method"] else {"model.method": method, key: value}
+        try:
+            validate_study(_with_point(document, point), "")
+        except StudyError as error:
+            line = error.lines[0].removeprefix(": ")
+            advice = "; add `when: {model.method: ...}`" if len(methods) > 1 and "no such key" in line else ""
+            return line.removeprefix(f"{key}: ") + advice
+    return None
+
+
+def _check_data(document: dict[str, Any], space: Space, dataset: MultimodalDataset, where: str) -> None:
+    """Encoders and deployment odds fit the modalities, also at every choice of encoder in the space."""
+    _encoders(document["model"]["encoder"], dataset, where)
+    for parameter in space.parameters:
+        if parameter.key.startswith("model.encoder") and parameter.kind == "choice":
+            for value in parameter.values:
+                changed = _with_point(document, {parameter.key: value})
+                _encoders(changed["model"]["encoder"], dataset, f"{where}: search.{parameter.key}")
+    if document["deployment"]:
+        try:
+            deployment_weights(evaluated_combinations(dataset.modality_names), document["deployment"])
+        except ValueError as error:
+            raise StudyError(f"{where}: deployment: {error}") from None
+
+
+def _encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) -> dict[str, EncoderSettings]:
+    """The encoder settings of every modality."""
+    entries = {prefix.removeprefix("model.encoder.").removesuffix("."): entry for prefix, entry in encoder_entries(document)}
+    unknown = set(entries) - {"", *dataset.modality_names}
+    if unknown:
+        raise StudyError(
+            f"{where}: model.encoder.{sorted(unknown)[0]}: no such modality; they are {', '.join(dataset.modality_names)}"
+        )
+    chosen = {}
+    for modality in dataset.modalities:
+        entry = dict(entries.get(modality.name, entries.get("", {})))
+        try:
+            name = entry.pop("name", None)
+            settings = ENCODERS[name] if name is not None else type(default_encoder(modality))
+            chosen[modality.name] = settings(**entry)
+            check_encoder(modality, chosen[modality.name])
+        except (ValueError, TypeError) as error:
+            raise StudyError(f"{where}: model.encoder: {error}") from None
+    return chosen
+
+
+def _check_sampler(study: StudyFile, space: Space, where: str) -> None:
+    if study.sampler != "grid":
+        return
+    for parameter in space.parameters:
+        if parameter.grid() is None:
+            raise StudyError(f"{where}: sampler: grid needs a finite space; search.{parameter.key} is {parameter.text()}")
+        if parameter.when:
+            raise StudyError(f"{where}: sampler: grid has no conditions; search.{parameter.key} has `when`")
+
+
+def _first_point(entry: Any, number: int, document: dict[str, Any], space: Space, where: str) -> dict[str, Any]:
+    """A point to run first; keys it does not name have the file's own values."""
+    at = f"{where}: first[{number}]"
+    given = {} if entry == DEFAULTS else entry
+    unknown = set(given) - set(space.keys)
+    if unknown:
+        raise StudyError(f"{at}: {sorted(unknown)[0]} is not searched; searched are {', '.join(space.keys)}")
+    defaults = dict(pair for section in SEARCHED_SECTIONS for pair in _flatten(_with_point(document, given)[section], section))
+    point: dict[str, Any] = {}
+    for parameter in space.parameters:
+        if not parameter.active(point):
+            continue
+        value = given.get(parameter.key, defaults.get(parameter.key))
+        if type(value) is int and parameter.kind in ("uniform", "log_uniform"):
+            value = float(value)
+        if not parameter.contains(value):
+            whose = "got" if parameter.key in given else "the file's own value is"
+            raise StudyError(f"{at}: {parameter.key}: {whose} {value!r}, outside its {parameter.text()}")
+        point[parameter.key] = value
+    inactive = set(given) - set(point)
+    if inactive:
+        raise StudyError(f"{at}: {sorted(inactive)[0]} is not searched there: its `when` does not hold")
+    return point
+
+
+def _distinct(points: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    return tuple(point for n, point in enumerate(points) if point not in points[:n])
+
+
+def _grace_epochs(document: dict[str, Any], space: Space, study: StudyFile, where: str) -> int:
+    """Epochs a scheduler leaves every trial: at least the warm-up of the method, the longest in the space, and 2 more."""
+    warmups = [p.values[-1] if p.kind != "choice" else max(p.values) for p in space.parameters if p.key == "model.warmup_epochs"]
+    for method in _methods(document, space):
+        settings = METHODS[method].Settings
+        model = _with_point(document, {"model.method": method})["model"]
+        warmups.append(METHODS[method].warmup_of(settings(**{f.name: model[f.name] for f in fields(settings)})))
+    longest = max(warmups)
+    needed = longest + 2 if longest else 1
+    given = study.scheduler.grace_epochs
+    if given is not None and given < needed and study.scheduler.name != "none":
+        raise StudyError(f"{where}: scheduler.grace_epochs: got {given}; the warm-up of {longest} epochs needs at least {needed}")
+    return given or max(DEFAULT_GRACE_EPOCHS, needed)

@@ -1,0 +1,262 @@
+"""The study file: its keys, defaults and limits. Whatever is wrong is one line that names the key, what came, what is allowed.
+
+Limits of the science's own keys come from the dataclasses in `dmr`; they are declared once, there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from dmr.encoders import ENCODERS
+from dmr.methods import METHODS
+from dmr.metrics import METRICS, SUMMARIES
+from dmr.settings import SamplingSettings, TrainSettings
+from studies.errors import StudyError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
+DATASETS = ("digits", "arrays")
+SAMPLING_SEARCH: dict[str, Any] = {
+    "sampling.strategy": {"choice": ["uniform", "bernoulli", "by_size", "hardness"]},
+    "sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}},
+}
+
+
+class Section(BaseModel):
+    """A part of the study file: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def section_of(settings: type, **more: Any) -> type[Section]:
+    """A section with the fields, defaults and limits of a settings dataclass of `dmr`."""
+    hints = typing.get_type_hints(settings)
+    fields: dict[str, Any] = {
+        f.name: (hints[f.name], Field(default=f.default, **f.metadata)) for f in dataclasses.fields(settings)
+    }
+    return create_model(settings.__name__.replace("Settings", ""), __base__=Section, **(more | fields))
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+TrainSection = section_of(TrainSettings)
+SamplingSection = section_of(SamplingSettings)
+EncoderSections = {name: section_of(settings, name=(Literal[name], name)) for name, settings in ENCODERS.items()}
+ModelSections = {
+    name: section_of(
+        method.Settings,
+        method=(Literal[name], name),
+        encoder=(dict[str, Any], Field(default_factory=dict)),
+        fusion=(Literal["concat"], "concat"),
+    )
+    for name, method in METHODS.items()
+}
+
+
+class DatasetSection(Section):
+    name: Literal["digits", "arrays"]
+    path: str | None = None
+
+
+class ObjectiveSection(Section):
+    metric: str = "val/accuracy_mean"
+    mode: Literal["max", "min"] | None = None
+
+
+class SchedulerSection(Section):
+    name: Literal["none", "asha", "median"] = "asha"
+    grace_epochs: int | None = Field(default=None, ge=1)
+    reduction_factor: int = Field(default=3, ge=2)
+    metric: str | None = None
+
+
+class BudgetSection(Section):
+    trials: int = Field(default=24, ge=1, le=1_000_000)
+    minutes: float | None = Field(default=None, gt=0)
+
+
+class ResourcesSection(Section):
+    workers: Literal[1] = 1
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    concurrent: int | None = Field(default=None, ge=1)
+
+
+class StudyFile(Section):
+    """All keys of a study file but `model`, whose keys depend on the method."""
+
+    name: Name
+    experiment: Name | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    dataset: DatasetSection
+    model: Any = None
+    sampling: SamplingSection = SamplingSection()  # type: ignore[valid-type]
+    train: TrainSection = TrainSection()  # type: ignore[valid-type]
+    search: dict[str, Any] | None = None
+    first: list[Literal["defaults"] | dict[str, Any]] = ["defaults"]
+    objective: list[ObjectiveSection] = Field(default=[ObjectiveSection()], min_length=1)
+    deployment: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
+    scheduler: SchedulerSection = SchedulerSection()
+    budget: BudgetSection = BudgetSection()
+    resources: ResourcesSection = ResourcesSection()
+
+
+def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
+    """The study of a document read from YAML, with every default filled in.
+
+    Args:
+        where: what a mistake's line begins with, the file's name.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    mistakes: list[str] = []
+    study = _validated(StudyFile, dict(document), where, "", mistakes)
+    model = _validate_model(document.get("model"), where, mistakes)
+    if mistakes or study is None:
+        raise StudyError(*mistakes)
+    if not NAME.fullmatch(study.name):
+        mistakes.append(f"{where}: name: got {study.name!r}; allowed are letters, digits and . _ - (up to 100)")
+    if study.experiment is not None and not NAME.fullmatch(study.experiment):
+        mistakes.append(f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)")
+    if study.dataset.name == "arrays" and not study.dataset.path:
+        mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
+    if study.dataset.name != "arrays" and study.dataset.path is not None:
+        mistakes.append(f"{where}: dataset.path: {study.dataset.name} takes no path")
+    mistakes.extend(_metric_mistakes(study, where))
+    if mistakes:
+        raise StudyError(*mistakes)
+    objectives = [o.model_copy(update={"mode": metric_direction(o.metric)}) for o in study.objective]
+    return study.model_copy(update={"model": model, "objective": objectives})
+
+
+def metric_names(deployment: bool) -> list[str]:
+    """The metrics a trial reports and a search may use."""
+    summaries = SUMMARIES if deployment else SUMMARIES[:-1]
+    return [f"val/{metric}_{summary}" for metric in METRICS for summary in summaries]
+
+
+def metric_direction(name: str) -> Literal["max", "min"]:
+    """The better end of `val/{metric}_{summary}`, from the metric's own declaration."""
+    return METRICS[name.removeprefix("val/").rpartition("_")[0]].direction
+
+
+def _metric_mistakes(study: StudyFile, where: str) -> Iterator[str]:
+    known = metric_names(bool(study.deployment))
+    named = [(f"objective[{n}].metric", o.metric) for n, o in enumerate(study.objective)]
+    if study.scheduler.metric is not None:
+        named.append(("scheduler.metric", study.scheduler.metric))
+    for key, metric in named:
+        if metric not in known:
+            hint = " (needs `deployment`)" if metric in metric_names(True) else ""
+            yield f"{where}: {key}: nobody reports {metric!r}{hint}; {_nearest(metric, known)}"
+    metrics = [o.metric for o in study.objective]
+    if len(set(metrics)) != len(metrics):
+        yield f"{where}: objective: a metric comes twice: {', '.join(metrics)}"
+    for n, o in enumerate(study.objective):
+        if o.metric in known and o.mode not in (None, metric_direction(o.metric)):
+            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {o.metric} has mode {metric_direction(o.metric)!r}"
+    if len(metrics) > 1 and study.sampler == "cmaes":
+        yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are tpe, nsga2, gp, random, grid"
+
+
+def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section | None:
+    document = {} if document is None else document
+    if not isinstance(document, dict):
+        mistakes.append(f"{where}: model: a mapping is needed, got {document!r}")
+        return None
+    method = document.get("method", "dmrnet")
+    if not isinstance(method, str) or method not in ModelSections:
+        mistakes.append(f"{where}: model.method: got {method!r}; {_nearest(str(method), ModelSections)}")
+        return None
+    _validate_encoder(document.get("encoder", {}), where, mistakes)
+    return _validated(ModelSections[method], document, where, "model.", mistakes)
+
+
+def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
+    """One encoder for all modalities, `{name, width, ...}`, or a mapping from modality to such a mapping."""
+    if not isinstance(document, dict):
+        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {document!r}")
+        return
+    for prefix, entry in encoder_entries(document):
+        name = entry.get("name", "mlp")
+        if not isinstance(name, str) or name not in EncoderSections:
+            mistakes.append(f"{where}: {prefix}name: got {name!r}; {_nearest(str(name), EncoderSections)}")
+        else:
+            _validated(EncoderSections[name], entry, where, prefix, mistakes)
+
+
+def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The `{name, width, ...}` mappings in `model.encoder`, each with the dotted prefix of its keys."""
+    if document and all(isinstance(value, dict) for value in document.values()):
+        return [(f"model.encoder.{modality}.", entry) for modality, entry in document.items()]
+    return [("model.encoder.", dict(document))]
+
+
+def _validated(
+    section: type[Section], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]
+) -> Any:
+    try:
+        return section.model_validate(document)
+    except ValidationError as error:
+        mistakes.extend(f"{where}: {line}" for line in _mistake_lines(error, section, prefix))
+        return None
+
+
+def _mistake_lines(error: ValidationError, section: type[Section], prefix: str) -> Iterator[str]:
+    told = set()
+    for item in error.errors(include_url=False, include_context=True):
+        key = prefix + _dotted(item["loc"])
+        if key in told:
+            continue
+        told.add(key)
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(section, item["loc"][:-1])
+            yield f"{key}: no such key; {_nearest(str(item['loc'][-1]), known)}"
+        elif item["type"] == "missing":
+            yield f"{key}: this key is needed"
+        else:
+            rule = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            yield f"{key}: got {_short(item['input'])}; allowed: {rule}"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    """`objective[0].metric`; parts that name a pydantic type rather than a key are left out."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif not re.search(r"[\[\]('\"]", part):
+            text += f".{part}" if text else part
+    return text
+
+
+def _fields_at(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            annotation = section.model_fields[part].annotation
+            options = [annotation, *typing.get_args(annotation)]
+            nested = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+            if nested is None:
+                return []
+            section = nested
+    return list(section.model_fields)
+
+
+def _nearest(word: str, known: typing.Iterable[str]) -> str:
+    """`did you mean x?` where something is near, else all that is allowed."""
+    listed = list(known)
+    near = difflib.get_close_matches(word, listed, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"allowed are {', '.join(listed)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,228 @@
+"""The search space: from the study file's notation to Optuna, conditional parameters included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from studies.errors import StudyError
+
+if TYPE_CHECKING:
+    import optuna
+
+RANGES = ("uniform", "log_uniform", "int", "log_int")
+KINDS = (*RANGES, "choice")
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched key.
+
+    Attributes:
+        kind: `uniform`, `log_uniform` (floats), `int`, `log_int` (whole numbers, both ends included) or `choice`.
+        values: the two ends of a range, or the choices.
+        step: of a `uniform` or `int` range.
+        when: values of other searched keys under which this one is searched; elsewhere it keeps the file's value.
+    """
+
+    key: str
+    kind: str
+    values: tuple[Any, ...]
+    step: float | int | None = None
+    when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+
+    def active(self, point: Mapping[str, Any]) -> bool:
+        """Whether this key is searched where the keys before it have the values of `point`."""
+        return all(key in point and point[key] in allowed for key, allowed in self.when.items())
+
+    def contains(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return any(value == choice and type(value) is type(choice) for choice in self.values)
+        whole = self.kind in ("int", "log_int")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            return False
+        low, high = self.values
+        on_step = not self.step or math.isclose((value - low) / self.step, round((value - low) / self.step), abs_tol=1e-9)
+        return bool(low <= value <= high and on_step)
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        if self.kind == "choice":
+            return trial.suggest_categorical(self.key, self.values)
+        low, high = self.values
+        if self.kind in ("int", "log_int"):
+            return trial.suggest_int(self.key, low, high, step=int(self.step or 1), log=self.kind == "log_int")
+        return trial.suggest_float(self.key, low, high, step=self.step, log=self.kind == "log_uniform")
+
+    def grid(self) -> list[Any] | None:
+        """All values, None where there is no finite set of them."""
+        if self.kind == "choice":
+            return list(self.values)
+        low, high = self.values
+        if self.kind == "int":
+            return list(range(low, high + 1, int(self.step or 1)))
+        if self.kind == "uniform" and self.step:
+            return [low + self.step * n for n in range(math.floor((high - low) / self.step + 1e-9) + 1)]
+        return None
+
+    def text(self) -> str:
+        """For people: `log_uniform [0.1, 3]  when sampling.strategy is bernoulli`."""
+        values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in self.values)
+        step = f" step {self.step:g}" if self.step else ""
+        conditions = [f"{key} is {' or '.join(map(str, allowed))}" for key, allowed in self.when.items()]
+        return f"{self.kind} [{values}]{step}" + (f"  when {' and '.join(conditions)}" if conditions else "")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Searched keys, in an order in which every condition comes after the keys it reads."""
+
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(parameter.key for parameter in self.parameters)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Values of the keys that are active at this point."""
+        point: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.active(point):
+                point[parameter.key] = parameter.suggest(trial)
+        return point
+
+    def active(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of `point` that is searched there."""
+        kept: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.key in point and parameter.active(kept):
+                kept[parameter.key] = point[parameter.key]
+        return kept
+
+
+def parse_space(search: Any, where: str) -> Space:
+    """The space of a `search:` mapping.
+
+    Raises:
+        StudyError: a line for each key with an unknown kind, impossible range, or a condition that can never hold.
+    """
+    if not isinstance(search, dict):
+        raise StudyError(f"{where}: a mapping of dotted keys is needed, got {type(search).__name__}")
+    parsed: dict[str, Parameter] = {}
+    mistakes: list[str] = []
+    for key, entry in search.items():
+        try:
+            parsed[str(key)] = _parse_parameter(str(key), entry, f"{where}.{key}")
+        except StudyError as error:
+            mistakes.extend(error.lines)
+    if mistakes:
+        raise StudyError(*mistakes)
+    return Space(_in_order(parsed, where))
+
+
+def _parse_parameter(key: str, entry: Any, where: str) -> Parameter:
+    example = "{log_uniform: [0.1, 3.0]}, {uniform: [0, 1]}, {int: [1, 8]}, {log_int: [1, 64]} or {choice: [a, b]}"
+    if not isinstance(entry, dict):
+        raise StudyError(f"{where}: got {entry!r}; allowed is {example}")
+    named = [name for name in KINDS if name in entry]
+    unknown = set(entry) - {*KINDS, "step", "when"}
+    if len(named) != 1 or unknown:
+        raise StudyError(f"{where}: got {entry!r}; allowed is {example}, with `step` or `when` beside it")
+    kind = named[0]
+    values = entry[kind]
+    if not isinstance(values, list) or not values:
+        raise StudyError(f"{where}.{kind}: a list is needed, got {values!r}")
+    step = entry.get("step")
+    if kind == "choice":
+        _check_choices(values, where)
+        if step is not None:
+            raise StudyError(f"{where}.step: a choice has no step")
+    else:
+        values = _check_range(kind, values, step, where)
+    return Parameter(key, kind, tuple(values), step, _parse_when(entry.get("when", {}), where))
+
+
+def _check_choices(values: list[Any], where: str) -> None:
+    if not all(isinstance(value, str | int | float | bool | None) for value in values):
+        raise StudyError(f"{where}.choice: each choice is text, a number, true, false or null, got {values!r}")
+    if len({(type(value), value) for value in values}) != len(values):
+        raise StudyError(f"{where}.choice: a choice comes twice: {values!r}")
+
+
+def _check_range(kind: str, values: list[Any], step: Any, where: str) -> list[Any]:
+    whole = kind in ("int", "log_int")
+    noun = "whole numbers" if whole else "numbers"
+    numbers = all(type(v) is int or (type(v) is float and not whole and math.isfinite(v)) for v in values)
+    if len(values) != 2 or not numbers:
+        raise StudyError(f"{where}.{kind}: two {noun} [low, high] are needed, got {values!r}")
+    low, high = values
+    if not low < high:
+        raise StudyError(f"{where}.{kind}: low must be less than high, got [{low}, {high}]")
+    if abs(low) > 1e300 or abs(high) > 1e300:
+        raise StudyError(f"{where}.{kind}: numbers up to 1e300 are allowed, got [{low}, {high}]")
+    if kind.startswith("log") and low <= 0:
+        raise StudyError(f"{where}.{kind}: a log range starts above 0, got low = {low}")
+    if step is not None:
+        if kind.startswith("log"):
+            raise StudyError(f"{where}.step: a log range has no step")
+        right_type = type(step) is int if whole else type(step) in (int, float)
+        if not right_type or not 0 < step <= high - low:
+            raise StudyError(f"{where}.step: a step above 0 and up to {high - low} is needed, got {step!r}")
+    return values if whole else [float(low), float(high)]
+
+
+def _parse_when(when: Any, where: str) -> dict[str, tuple[Scalar, ...]]:
+    if not isinstance(when, dict):
+        raise StudyError(f"{where}.when: a mapping of a searched key to its value(s) is needed, got {when!r}")
+    conditions = {}
+    for key, allowed in when.items():
+        listed = allowed if isinstance(allowed, list) else [allowed]
+        if not listed or not all(isinstance(value, str | int | float | bool | None) for value in listed):
+            raise StudyError(f"{where}.when.{key}: a value or a list of values is needed, got {allowed!r}")
+        conditions[str(key)] = tuple(listed)
+    return conditions
+
+
+def _in_order(parsed: dict[str, Parameter], where: str) -> tuple[Parameter, ...]:
+    """Sorted so that conditions come after the keys they read, otherwise as in the file."""
+    for parameter in parsed.values():
+        for key, allowed in parameter.when.items():
+            if key not in parsed:
+                raise StudyError(f"{where}.{parameter.key}.when.{key}: not a searched key; searched are {_listed(parsed)}")
+            never = [value for value in allowed if not parsed[key].contains(value)]
+            if never:
+                raise StudyError(
+                    f"{where}.{parameter.key}.when.{key}: can never be {never[0]!r}; it is {parsed[key].text()}"
+                )
+    ordered: list[Parameter] = []
+    waiting = list(parsed.values())
+    while waiting:
+        done = {parameter.key for parameter in ordered}
+        ready = next((parameter for parameter in waiting if set(parameter.when) <= done), None)
+        if ready is None:
+            raise StudyError(f"{where}: the conditions of {_listed(p.key for p in waiting)} go round in a circle")
+        ordered.append(ready)
+        waiting.remove(ready)
+    for parameter in ordered:
+        _check_reachable(parameter, parsed, where)
+    return tuple(ordered)
+
+
+def _check_reachable(parameter: Parameter, parsed: dict[str, Parameter], where: str) -> None:
+    """A condition on a key that is itself conditional needs conditions that can hold together."""
+    needed: dict[str, set[Scalar]] = {}
+    pending = [parameter]
+    while pending:
+        for key, allowed in pending.pop().when.items():
+            values = set(allowed)
+            needed[key] = needed[key] & values if key in needed else values
+            if not needed[key]:
+                raise StudyError(f"{where}.{parameter.key}.when: can never hold: {key} would need two values at once")
+            pending.append(parsed[key])
+
+
+def _listed(names: Any) -> str:
+    listed: Sequence[str] = list(names)
+    return ", ".join(listed) if listed else "none"
