@@ -45,6 +45,12 @@ class StudyPlan:
     def combinations(self) -> Combinations:
         return evaluated_combinations(self.dataset.modality_names)
 
+    @property
+    def max_epochs(self) -> int:
+        """The most epochs a trial can have."""
+        searched = [max(p.values) for p in self.space.parameters if p.key == "train.epochs"]
+        return int(searched[0]) if searched else int(self.document["train"]["epochs"])
+
     def resolved(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The document with the values of a point of the space in place."""
         return _with_point(self.document, point)

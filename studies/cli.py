@@ -1,0 +1,264 @@
+"""`dmr`: the command line. Results go to standard output, everything for people's eyes to standard error.
+
+Exit codes: 0 the budget is done and a trial succeeded; 1 the work failed or none succeeded; 2 bad input, before anything is
+started; 130 Ctrl-C. Imports are inside the commands, so that `--help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from studies.folder import StudyFolder
+    from studies.plan import StudyPlan
+
+app = typer.Typer(
+    name="dmr",
+    help="Studies of multimodal models that keep working when sensors fail.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the file.")]
+StorageOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where studies lie; else DMR_STORAGE, else ./dmr_runs.")
+]
+AddressOption = Annotated[str | None, typer.Option(metavar="ADDR", help="A Ray cluster; else RAY_ADDRESS, else a local Ray.")]
+NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Replace the study's name.")]
+TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
+
+
+class TableFormat(StrEnum):
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+class MetricSet(StrEnum):
+    main = "main"
+    all = "all"
+
+
+def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2."""
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        @app.command(name)
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            try:
+                code = function(*args, **kwargs)
+            except StudyError as error:
+                for line in error.lines:
+                    sys.stderr.write(line + "\n")
+                raise typer.Exit(2) from None
+            except LookupError as error:
+                sys.stderr.write(f"{error.args[0]}\n")
+                raise typer.Exit(2) from None
+            raise typer.Exit(code or 0)
+
+        return wrapper
+
+    return register
+
+
+@command("run")
+def run(
+    study: StudyFileArgument,
+    overrides: SetOption = None,
+    trials: TrialsOption = None,
+    name: NameOption = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
+) -> int:
+    """Run a study: search, then a table and a heatmap. Run again, it goes on or says that it is complete."""
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.plan import load_plan
+
+    plan = load_plan(study, overrides or [], trials, name)
+    folder = StudyFolder(resolve_storage(storage), plan.study.name)
+    if dry_run:
+        return _show_plan(plan, folder, _address(address))
+    if folder.exists:
+        _check_unchanged(plan, folder, str(study))
+    return _run(plan, folder, _address(address))
+
+
+@command("resume")
+def resume(
+    name: NameArgument, trials: TrialsOption = None, storage: StorageOption = None, address: AddressOption = None
+) -> int:
+    """Go on with a study after any interruption, or raise its budget."""
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.plan import make_plan, set_key
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    document = folder.document()
+    if trials is not None:
+        set_key(document, "budget.trials", trials, "--trials")
+    return _run(make_plan(document, str(folder.study_file)), folder, _address(address))
+
+
+@command("train")
+def train(
+    study: StudyFileArgument, overrides: SetOption = None, name: NameOption = None, storage: StorageOption = None
+) -> int:
+    """One training run with the file's own values, in this process, without a search."""
+    from studies.folder import resolve_storage
+    from studies.plan import load_plan
+    from studies.single import train_once
+
+    plan = load_plan(study, ["search={}", *(overrides or [])], None, name)
+    return train_once(plan, resolve_storage(storage), _people())
+
+
+@command("list")
+def list_studies(storage: StorageOption = None) -> None:
+    """The studies in the storage."""
+    from studies.folder import resolve_storage
+    from studies.status import list_lines
+
+    for line in list_lines(resolve_storage(storage)):
+        typer.echo(line)
+
+
+@command("status")
+def status(name: NameArgument, storage: StorageOption = None) -> None:
+    """How far a study is, whether it runs, and its best trial."""
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.status import status_lines
+
+    for line in status_lines(StudyFolder(resolve_storage(storage), name)):
+        typer.echo(line)
+
+
+@command("table")
+def table(
+    name: NameArgument,
+    stage: Annotated[str, typer.Option(help="search or confirm.")] = "search",
+    metrics: Annotated[MetricSet, typer.Option(help="The main metric, or all of them.")] = MetricSet.main,
+    output: Annotated[TableFormat, typer.Option("--format", help="csv, json or parquet.")] = TableFormat.csv,
+    storage: StorageOption = None,
+) -> None:
+    """Every trial, split, metric and combination as one tidy table, on standard output."""
+    results = _results(name, storage, stage, metrics.value)
+    if output is TableFormat.csv:
+        typer.echo(results.table.to_csv(index=False), nl=False)
+    elif output is TableFormat.json:
+        typer.echo(results.table.to_json(orient="records"))
+    else:
+        sys.stdout.buffer.write(results.table.to_parquet(index=False))
+
+
+@command("heatmap")
+def heatmap(
+    name: NameArgument,
+    top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 24,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help=".png, .svg or .pdf")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Draw trials by combinations."""
+    from analysis.heatmap import write_heatmap
+    from studies.folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    results = _results(name, storage, "search", "main")
+    try:
+        typer.echo(write_heatmap(results, output or folder.heatmap, top))
+    except (ValueError, OSError) as error:
+        raise StudyError(str(error)) from None
+
+
+@command("ui")
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> int:
+    """The MLflow UI on this project's store, on 127.0.0.1."""
+    import subprocess
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
+    if uri.startswith("http"):
+        raise StudyError(f"{uri}: MLFLOW_TRACKING_URI is a server: open it in a browser")
+    sys.stderr.write(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C stops it)\n")
+    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    try:
+        return subprocess.run(server, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def _address(address: str | None) -> str | None:
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+def _people() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _results(name: str, storage: Path | None, stage: str, metrics: str) -> Any:
+    from analysis.results import load_study
+    from studies.folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    document = folder.document()
+    return load_study(
+        folder.places().tracking_uri, name, experiment=document["experiment"], stage=stage, metrics=metrics
+    )
+
+
+def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:
+    """A study that exists may be run again with another budget or other resources, but not with other trials.
+
+    Raises:
+        StudyError: a line a changed key.
+    """
+    from studies.changes import changed_keys
+
+    changed = changed_keys(folder.document(), plan.document)
+    if changed:
+        raise StudyError(
+            *(f"{where}: {line}" for line in changed),
+            f"{where}: study {plan.study.name!r} exists in {folder.path} with other settings: "
+            "give this one another name (--name), or go on with `dmr resume`",
+        )
+
+
+def _run(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
+    from studies.launch import run_study
+    from studies.summary import show_summary
+
+    outcome = run_study(plan, folder, address)
+    return show_summary(plan, folder, outcome, _people())
+
+
+def _show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
+    from studies.summary import show_plan
+
+    show_plan(plan, folder, address)
+    return 0
+
+
+def main() -> None:
+    """The entry point of `dmr`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

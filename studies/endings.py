@@ -1,0 +1,35 @@
+"""How a trial ends, in Optuna, in MLflow and in the tag `stop_reason`: the table of design.md, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from optuna.trial import TrialState
+
+StopReason = Literal["completed", "pruned", "time_budget", "diverged", "out_of_memory", "error", "lost"]
+FAILURES: tuple[StopReason, ...] = ("diverged", "out_of_memory", "error", "lost")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a trial ended; `message` is one line, `details` a traceback, for those that failed."""
+
+    reason: StopReason
+    message: str = ""
+    details: str = ""
+
+
+def optuna_state(reason: StopReason, epochs: int, objectives: int) -> TrialState:
+    """The state of a trial that finished `epochs` epochs, in a study with so many objectives."""
+    if reason in FAILURES or epochs == 0:
+        return TrialState.FAIL
+    if reason == "completed" or objectives > 1:
+        return TrialState.COMPLETE  # Optuna has no intermediate values, so no pruning, with several objectives
+    return TrialState.PRUNED
+
+
+def mlflow_status(reason: StopReason, epochs: int) -> str:
+    if reason in FAILURES:
+        return "FAILED"
+    return "FINISHED" if epochs else "KILLED"

@@ -1,0 +1,103 @@
+"""The three hooks through which Ray Tune works for a study: where trials come from, what happens to them, when to stop.
+
+Tune pickles these; they leave everything behind then, since Optuna's database is what a study goes on from.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.search import Searcher
+
+from dmr.training import EpochReport
+from studies.endings import Ending
+from studies.ledger import Ledger
+from studies.screen import Screen
+from studies.scheduler import TIME
+from studies.trial import PAYLOAD
+
+if TYPE_CHECKING:
+    from studies.launch import Launch
+
+
+class _LeftBehind:
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class TrialSource(_LeftBehind, Searcher):
+    """Suggests the ledger's next trial. A searcher of our own: Ray's OptunaSearch leaves trials running for ever after a
+    NaN, a time budget or a kill, and stores a pruned trial as complete with its last value.
+    """
+
+    def __init__(self, ledger: Ledger, concurrent: int) -> None:
+        super().__init__()
+        self.ledger, self.concurrent = ledger, concurrent
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if len(self.ledger.live) >= self.concurrent:
+            return None
+        record = self.ledger.begin()
+        if record is None:
+            finished: dict[str, Any] = Searcher.FINISHED
+            return finished
+        return {"number": record.number, "settings": record.settings}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The Bookkeeper is told as well, and knows the trial."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger reads Optuna's database."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class Bookkeeper(_LeftBehind, tune.Callback):
+    """Takes what trials report to the ledger. An exception here would end the study, so the ledger's writers raise none."""
+
+    def __init__(self, ledger: Ledger, screen: Screen) -> None:
+        self.ledger, self.screen = ledger, screen
+        self.failed: dict[int, Ending] = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        payload = json.loads(result[PAYLOAD])
+        number = trial.config["number"]
+        if TIME in result:
+            self.ledger.epoch(number, EpochReport(**payload))
+        else:
+            self.failed[number] = Ending(**payload["ending"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = trial.config["number"]
+        record = self.ledger.live[number]
+        ending = self.failed.pop(number, None)
+        if ending is None:
+            ending = Ending("completed" if record.epochs >= record.settings.train.epochs else "pruned")
+        self._end(number, ending)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error()
+        reason = "lost" if isinstance(error, RayError) and not hasattr(error, "cause") else "error"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        self._end(trial.config["number"], Ending(reason, lines[-1][:300], str(error)))
+
+    def _end(self, number: int, ending: Ending) -> None:
+        self.ledger.finish(number, ending)
+        self.screen.trial_ended()
+
+
+class StudyStopper(_LeftBehind, tune.Stopper):
+    """Stops all trials when the driver wants to stop."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.launch.should_stop()

@@ -1,0 +1,155 @@
+"""Where a study lies: its folder, what it remembers of its places, and the lock that keeps a second driver out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.errors import StudyError
+from studies.schema import NAME
+from studies.yaml_files import read_yaml
+
+DEFAULT_STORAGE = "dmr_runs"
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a study resolved when it was first run, so that it goes on from any working directory."""
+
+    tracking_uri: str
+    experiment_id: str
+    optuna_url: str
+
+
+class StudyFolder:
+    """The files of one study below the storage."""
+
+    def __init__(self, storage: Path, name: str) -> None:
+        """Raises:
+        StudyError: a name that could climb out of the storage.
+        """
+        if not NAME.fullmatch(name):
+            raise StudyError(f"study name {name!r}: allowed are letters, digits and . _ - (up to 100, the first no sign)")
+        self.name = name
+        self.path = storage.resolve() / name
+
+    @property
+    def study_file(self) -> Path:
+        return self.path / "study.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials"
+
+    @property
+    def heatmap(self) -> Path:
+        return self.path / "heatmap.png"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def exists(self) -> bool:
+        return self.study_file.exists()
+
+    def document(self) -> dict[str, Any]:
+        """The study as resolved.
+
+        Raises:
+            StudyError: there is no such study here.
+        """
+        if not self.exists:
+            raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
+        return read_yaml(self.study_file)
+
+    def places(self) -> Places:
+        """Raises:
+        StudyError: the file is damaged.
+        """
+        file = self.path / "places.json"
+        try:
+            return Places(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise StudyError(f"{file}: cannot be read: {error}") from None
+
+    def remember(self, places: Places) -> None:
+        write_text(self.path / "places.json", json.dumps(asdict(places), indent=1))
+
+    def seconds_run(self) -> float:
+        """Seconds the study has run so far, summed over its drivers."""
+        try:
+            return float((self.path / "seconds").read_text())
+        except (OSError, ValueError):
+            return 0.0
+
+    def remember_seconds(self, seconds: float) -> None:
+        write_text(self.path / "seconds", f"{seconds:.1f}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study; the lock dies with the process.
+
+        Raises:
+            StudyError: another driver holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not _try_lock(descriptor):
+                holder = os.read(descriptor, 32).decode(errors="replace").strip()
+                raise StudyError(
+                    f"{self.path}: study {self.name!r} is running in process {holder}; `dmr stop {self.name}` stops it"
+                )
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def driver(self) -> int | None:
+        """The process that runs the study now, None where none does."""
+        try:
+            with open(self.path / "lock", "rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return int(lock.read() or 0) or None
+        except (OSError, ValueError):
+            return None
+        return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Tries for half a second: somebody who only asks who holds the lock holds it for an instant."""
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def resolve_storage(storage: Path | None) -> Path:
+    """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`."""
+    return (storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)).expanduser().resolve()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

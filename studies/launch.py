@@ -1,0 +1,252 @@
+"""Run a study: the driver's side of Ray Tune."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from studies.endings import Ending
+from studies.errors import StudyError
+from studies.folder import Places, StudyFolder, write_text
+from studies.ledger import Ledger
+from studies.plan import StudyPlan
+from studies.screen import Screen, engine_noise_to
+from studies.tracking import TrackingError, Tracker, open_store
+from studies.yaml_files import to_yaml
+
+log = logging.getLogger("dmr")
+
+Outcome = Literal["complete", "interrupted", "stopped"]
+SECONDS_BETWEEN_NOTES = 5.0
+ENGINE_SETTINGS = {
+    "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the report of a failed trial has no metrics
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Optuna's database is the truth, Ray's state is not read
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one trial takes of a cluster, and how many fit at a time."""
+
+    cpus: float
+    gpus: float
+    total_cpus: float
+    total_gpus: float
+
+    @property
+    def fits(self) -> int:
+        by_cpu = int(self.total_cpus / self.cpus + 1e-9)
+        return by_cpu if not self.gpus else min(by_cpu, int(self.total_gpus / self.gpus + 1e-9))
+
+    def text(self) -> str:
+        return (
+            f"a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs; "
+            f"there are {self.total_cpus:g} CPUs and {self.total_gpus:g} GPUs"
+        )
+
+
+@contextmanager
+def ray_running(address: str | None) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start a local Ray and end it.
+
+    Raises:
+        StudyError: no cluster answers there.
+    """
+    os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    import ray
+
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise StudyError(f"--address {address}: no Ray cluster answers: {' '.join(str(error).split())[:200]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def measure_need(plan: StudyPlan) -> Need:
+    """What a trial needs of the Ray this process is connected to."""
+    import ray
+
+    total = ray.cluster_resources()
+    resources = plan.study.resources
+    return Need(resources.cpus, resources.gpus, total.get("CPU", 0.0), total.get("GPU", 0.0))
+
+
+def prepare_folder(plan: StudyPlan, folder: StudyFolder) -> Places:
+    """Open the stores and write what the study remembers; a study that has places keeps them.
+
+    Raises:
+        StudyError: a store cannot be reached.
+    """
+    if (folder.path / "places.json").exists():
+        places = folder.places()
+        _open_mlflow(places.tracking_uri, plan.document["experiment"])
+    else:
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+        experiment_id = _open_mlflow(uri, plan.document["experiment"])
+        optuna_url = os.environ.get("DMR_OPTUNA_URL") or f"sqlite:///{folder.path / 'optuna.db'}"
+        places = Places(uri, experiment_id, optuna_url)
+        folder.remember(places)
+    write_text(folder.study_file, to_yaml(plan.document))
+    return places
+
+
+def _open_mlflow(uri: str, experiment: str) -> str:
+    try:
+        return open_store(uri, experiment)
+    except TrackingError as error:
+        raise StudyError(str(error)) from None
+
+
+class Launch:
+    """One driver's run of a study, from the lock to the last line."""
+
+    def __init__(self, plan: StudyPlan, folder: StudyFolder, ledger: Ledger, screen: Screen) -> None:
+        self.plan, self.folder, self.ledger, self.screen = plan, folder, ledger, screen
+        self.interrupted = False
+        self.time_is_up = False
+        self.started = time.monotonic()
+        self.seconds_before = folder.seconds_run()
+        self.noted = 0.0
+
+    def run(self) -> Outcome:
+        """Run trials until the budget is done, the time is up, or somebody stops it."""
+        from ray import tune
+
+        from studies.engine import Bookkeeper, StudyStopper, TrialSource
+        from studies.scheduler import make_scheduler
+        from studies.trial import TrialContext, run_trial
+
+        study, resources = self.plan.study, self.plan.study.resources
+        need = measure_need(self.plan)
+        if need.fits < 1:
+            raise StudyError(f"{study.name}: resources: {need.text()}: no trial can ever run here")
+        metric = self.ledger.scheduler_metric
+        scheduler = make_scheduler(
+            study.scheduler.name, metric[1], self.plan.max_epochs, self.plan.grace_epochs, study.scheduler.reduction_factor
+        )
+        scheduler.replay(self.ledger.recorded_epochs(), {trial.number for trial in self.ledger.interrupted})
+        context = TrialContext(self.folder.trials, metric, resources.cpus, resources.gpus)
+        trainable = tune.with_resources(
+            tune.with_parameters(run_trial, context=context, dataset=self.plan.dataset),
+            {"cpu": resources.cpus, "gpu": resources.gpus},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=TrialSource(self.ledger, min(need.fits, resources.concurrent or need.fits)),
+                scheduler=scheduler,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
+                trial_name_creator=lambda trial: f"trial_{trial.config['number']:04d}",
+            ),
+            run_config=tune.RunConfig(
+                name="ray",
+                storage_path=str(self.folder.path),
+                callbacks=[Bookkeeper(self.ledger, self.screen)],
+                stop=StudyStopper(self),
+                verbose=0,
+            ),
+        )
+        with self.signals(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tuner.fit()
+        return self.settle()
+
+    def should_stop(self) -> bool:
+        """Asked by Tune at every step; keeps the clock of the time budget."""
+        elapsed = self.seconds_before + time.monotonic() - self.started
+        if time.monotonic() - self.noted > SECONDS_BETWEEN_NOTES:
+            self.noted = time.monotonic()
+            self.folder.remember_seconds(elapsed)
+        minutes = self.plan.study.budget.minutes
+        self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
+        return self.interrupted or self.time_is_up
+
+    def settle(self) -> Outcome:
+        """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
+        self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
+        if self.interrupted:
+            return "interrupted"
+        for number in list(self.ledger.live):
+            self.ledger.finish(number, Ending("time_budget" if self.time_is_up else "lost"))
+        return "complete" if self.time_is_up or self.ledger.exhausted or not self.ledger.remaining else "stopped"
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the study cleanly; a second SIGINT is not caught."""
+
+        def stop(number: int, _: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outcome:
+    """Run a study or go on with it, under its lock, until its budget is done or it is stopped.
+
+    Raises:
+        StudyError: another driver runs it, a store or cluster cannot be reached, or no trial fits the cluster.
+    """
+    from optuna.storages import get_storage
+
+    with folder.locked():
+        places = prepare_folder(plan, folder)
+        with engine_noise_to(folder.log) as people, logging_to(folder.log):
+            tracker = Tracker(folder.journal, places.tracking_uri, places.experiment_id)
+            try:
+                ledger = Ledger(plan, get_storage(places.optuna_url), tracker, folder)
+                with Screen(ledger, people) as screen:
+                    if not ledger.remaining and not ledger.interrupted:
+                        outcome: Outcome = "complete"
+                    else:
+                        with ray_running(address):
+                            outcome = Launch(plan, folder, ledger, screen).run()
+                ledger.close(outcome == "complete")
+            finally:
+                tracker.close(timeout=30.0)
+    return outcome
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Write the logs of this project and of the engines to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        handler.close()

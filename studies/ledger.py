@@ -1,0 +1,247 @@
+"""The study's bookkeeping: what happens to a trial is written to Optuna and MLflow here, and nowhere else.
+
+Optuna's database is the truth. A trial is its Optuna number; its MLflow run has the key `search/NUMBER`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import subprocess
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from dmr.metrics import MAIN_METRIC
+from dmr.training import EpochReport, RunSettings
+from studies.endings import Ending, StopReason, mlflow_status, optuna_state
+from studies.folder import StudyFolder, write_text
+from studies.plan import StudyPlan
+from studies.sampling import Proposer
+from studies.scheduler import RecordedEpoch
+from studies.schema import metric_direction
+from studies.tracking import Tracker
+
+log = logging.getLogger("dmr")
+
+PARENT = "study"
+
+
+@dataclass
+class TrialRecord:
+    """A trial that runs: what it is and the last epoch it reported."""
+
+    number: int
+    trial_id: int
+    point: dict[str, Any]
+    settings: RunSettings
+    report: EpochReport | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> str:
+        return f"search/{self.number}"
+
+    @property
+    def epochs(self) -> int:
+        return 0 if self.report is None else self.report.epoch + 1
+
+
+class Ledger:
+    """Begins, follows and ends the trials of one study."""
+
+    def __init__(
+        self, plan: StudyPlan, storage: optuna.storages.BaseStorage, tracker: Tracker, folder: StudyFolder
+    ) -> None:
+        self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
+        self.objectives = plan.study.objective
+        self.live: dict[int, TrialRecord] = {}
+        self.endings: Counter[StopReason] = Counter()
+        self.best: tuple[float, int, float] | None = None  # value, trial, its worst combination
+        self.exhausted = False
+        self.study = study = optuna.create_study(
+            storage=storage,
+            study_name=plan.study.name,
+            directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
+            load_if_exists=True,
+        )
+        self.proposer = Proposer(study, plan.space, plan.study.sampler, plan.study.seed)
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                self._count(trial.number, trial.user_attrs["stop_reason"], trial.user_attrs.get("best"))
+        self.interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        self._open_parent()
+        if not study.get_trials(deepcopy=False):
+            for point in plan.first:
+                study.enqueue_trial(point)
+
+    @property
+    def finished(self) -> int:
+        """Trials that have ended, in any way."""
+        return sum(self.endings.values())
+
+    @property
+    def remaining(self) -> int:
+        """Trials of the budget that have not been started, now or by an earlier driver."""
+        return max(0, self.plan.study.budget.trials - self.finished - len(self.live) - len(self.interrupted))
+
+    def begin(self) -> TrialRecord | None:
+        """The next trial: one that an earlier driver left running, else a new one; None when there is none left."""
+        if self.interrupted:
+            trial = self.interrupted.pop(0)
+            number, trial_id, point = trial.number, trial._trial_id, dict(trial.params)
+        elif self.remaining and not self.exhausted:
+            asked = self.proposer.ask()
+            if asked is None:
+                self.exhausted = True
+                log.warning("every point of the search space was tried: the study ends with %d trials", self.finished)
+                return None
+            number, trial_id, point = asked[0].number, asked[0]._trial_id, asked[1]
+        else:
+            return None
+        record = TrialRecord(number, trial_id, point, self.plan.run_settings(point, self.plan.study.seed))
+        self.live[number] = record
+        self.tracker.start(
+            record.key,
+            name=f"{self.plan.study.name}-{record.number:04d}",
+            parent=PARENT,
+            tags=self._tags("search")
+            | {"trial": str(number), "seed": str(record.settings.seed), "method": self._method(record)},
+            params=self.plan.parameters(point, record.settings.seed),
+        )
+        return record
+
+    def epoch(self, number: int, report: EpochReport) -> None:
+        """An epoch was reported; one that is reported again, after a restart, is written once."""
+        record = self.live[number]
+        record.report = report
+        self.tracker.metrics(record.key, report.metrics, step=report.epoch)
+        if len(self.objectives) == 1:
+            self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
+
+    def finish(self, number: int, ending: Ending) -> None:
+        """The trial has ended: told to Optuna, then to MLflow."""
+        record = self.live.pop(number)
+        state = optuna_state(ending.reason, record.epochs, len(self.objectives))
+        values = self._values(record.report) if record.report is not None else None
+        worst = record.report.best_metrics[f"val/{MAIN_METRIC}_worst"] if record.report is not None else None
+        attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
+        if values is not None and state != TrialState.FAIL:
+            attributes["best"] = [values[0], worst]
+        for name, value in attributes.items():
+            self.storage.set_trial_user_attr(record.trial_id, name, value)
+        self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
+        self._count(number, ending.reason, attributes.get("best"))
+        self._end_run(record, ending)
+        if ending.message:
+            log.warning("trial %d %s: %s", number, ending.reason, ending.message)
+
+    def close(self, complete: bool) -> None:
+        """The driver is done with the study; `complete` if its budget is."""
+        if complete:
+            self.tracker.end(PARENT, "FINISHED")
+
+    def recorded_epochs(self) -> list[RecordedEpoch]:
+        """What a scheduler has to be shown again after a restart, in the order in which it came."""
+        metric, mode = self.scheduler_metric
+        better = max if mode == "max" else min
+        best: dict[int, float] = {}
+        recorded = []
+        for key, step, values in self.tracker.history():
+            if key.startswith("search/") and metric in values:
+                number = int(key.removeprefix("search/"))
+                best[number] = better(best.get(number, values[metric]), values[metric])
+                recorded.append(RecordedEpoch(number, step + 1, best[number]))
+        return recorded
+
+    @property
+    def scheduler_metric(self) -> tuple[str, str]:
+        """The metric a scheduler looks at, and its better end."""
+        metric = self.plan.study.scheduler.metric or self.objectives[0].metric
+        return metric, metric_direction(metric)
+
+    def _values(self, report: EpochReport) -> list[float]:
+        """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
+        return [report.best_metrics[objective.metric] for objective in self.objectives]
+
+    def _method(self, record: TrialRecord) -> str:
+        return str(record.point.get("model.method", self.plan.document["model"]["method"]))
+
+    def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
+        self.endings[reason] += 1
+        if best is None:
+            return
+        sign = 1.0 if self.objectives[0].mode == "max" else -1.0
+        if self.best is None or sign * best[0] > sign * self.best[0]:
+            self.best = (best[0], number, best[1])
+
+    def _tags(self, stage: str) -> dict[str, str]:
+        tags = {"study": self.plan.study.name, "stage": stage}
+        commit = git_commit()
+        return tags | ({"git_commit": commit} if commit else {})
+
+    def _open_parent(self) -> None:
+        combinations = self.plan.combinations
+        number = 2 ** len(combinations.modalities) - 1
+        self.tracker.start(
+            PARENT,
+            name=self.plan.study.name,
+            params={"dataset.name": self.plan.dataset.name, "seed": self.plan.study.seed},
+            tags=self._tags("study")
+            | {
+                "modalities": json.dumps(combinations.modalities),
+                "objectives": json.dumps([o.model_dump() for o in self.objectives]),
+                "searched": json.dumps(self.plan.space.keys),
+                "dataset": self.plan.dataset.name,
+                "main_metric": MAIN_METRIC,
+                "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
+            },
+        )
+        self.tracker.artifact(PARENT, self.folder.study_file)
+
+    def _end_run(self, record: TrialRecord, ending: Ending) -> None:
+        folder = self.folder.trials / f"{record.number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.report is not None:
+            best = {f"best/{name}": value for name, value in record.report.best_metrics.items()}
+            for split, metrics in record.report.best_values.items():
+                names = self.plan.combinations.names
+                best |= {
+                    f"best/{split}/{MAIN_METRIC}/{name}": value
+                    for name, value in zip(names, metrics[MAIN_METRIC], strict=True)
+                }
+            step = record.report.best_epoch
+            self.tracker.metrics(record.key, {"best/epoch": step, **best}, step=step)
+            write_text(folder / "combinations.csv", combinations_csv(record.report, self.plan.combinations.names))
+            self.tracker.artifact(record.key, folder / "combinations.csv")
+        if ending.details or ending.message:
+            write_text(folder / "error.txt", f"{ending.reason}: {ending.message}\n\n{ending.details}")
+            self.tracker.artifact(record.key, folder / "error.txt")
+        self.tracker.tags(record.key, {"stop_reason": ending.reason})
+        self.tracker.end(record.key, mlflow_status(ending.reason, record.epochs))
+
+
+def combinations_csv(report: EpochReport, names: tuple[str, ...]) -> str:
+    """Every metric of every combination at the best epoch: split, metric, combination, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("split", "metric", "combination", "value"))
+    for split, metrics in report.best_values.items():
+        for metric, values in metrics.items():
+            writer.writerows((split, metric, name, repr(value)) for name, value in zip(names, values, strict=True))
+    return text.getvalue()
+
+
+def git_commit() -> str | None:
+    """The commit checked out in the working directory, None where there is none."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

@@ -1,0 +1,102 @@
+"""Where the next trial's point comes from: Optuna's samplers, seeded so that no generator has to survive a restart."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from dmr.seeds import derive_seed
+from studies.space import Space
+
+MAX_ENUMERATED = 10_000
+TRIES = 10
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """A fresh Optuna sampler: `tpe`, `gp`, `cmaes`, `nsga2` or `random`. What they learn they read from the storage."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return TPESampler(seed=seed)
+        if name == "gp":
+            return GPSampler(seed=seed)
+        if name == "cmaes":
+            return CmaEsSampler(seed=seed)
+        if name == "nsga2":
+            return NSGAIISampler(seed=seed)
+        return RandomSampler(seed=seed)
+
+
+def enumerate_points(space: Space) -> list[dict[str, Any]] | None:
+    """Every point of a finite space, None where it is not finite or has more than `MAX_ENUMERATED` points."""
+    if any(parameter.grid() is None for parameter in space.parameters):
+        return None
+    points = list(itertools.islice(_points(space, 0, {}), MAX_ENUMERATED + 1))
+    return points if len(points) <= MAX_ENUMERATED else None
+
+
+def _points(space: Space, depth: int, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if depth == len(space.parameters):
+        yield chosen
+        return
+    parameter = space.parameters[depth]
+    if not parameter.active(chosen):
+        yield from _points(space, depth + 1, chosen)
+        return
+    for value in parameter.grid() or []:
+        yield from _points(space, depth + 1, {**chosen, parameter.key: value})
+
+
+class Proposer:
+    """Asks an Optuna study for its next trial; in a finite space no point comes twice.
+
+    The sampler is made anew for each trial, seeded from the study's seed and the trial's number.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, sampler: str, seed: int) -> None:
+        self.study, self.space, self.name, self.seed = study, space, sampler, seed
+        self.finite = enumerate_points(space)
+        if self.finite is not None and sampler == "grid":
+            random.Random(derive_seed(seed, "grid")).shuffle(self.finite)
+
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        """The next trial, RUNNING in the storage, and its point; None where every point of the space was tried."""
+        trials = self.study.get_trials(deepcopy=False)
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        if self.finite is not None and not waiting:
+            point = self._new_point(trials)
+            if point is None:
+                return None
+            self.study.enqueue_trial(point)
+        self.study.sampler = self._sampler(len(trials))
+        trial = self.study.ask()
+        return trial, self.space.suggest(trial)
+
+    def _sampler(self, number: int, attempt: int = 0) -> BaseSampler:
+        return make_sampler(self.name, derive_seed(self.seed, "sampler", number, attempt) % 2**32)
+
+    def _new_point(self, trials: list[optuna.trial.FrozenTrial]) -> dict[str, Any] | None:
+        """A point nobody had: the sampler's where it finds one on a copy of the study, else one at random."""
+        assert self.finite is not None
+        tried = {_key(trial.params) for trial in trials}
+        left = [point for point in self.finite if _key(point) not in tried]
+        if not left or self.name == "grid":
+            return left[0] if left else None
+        for attempt in range(TRIES):
+            copy = optuna.create_study(directions=self.study.directions, sampler=self._sampler(len(trials), attempt))
+            copy.add_trials(trials)
+            point = self.space.suggest(copy.ask())
+            if _key(point) not in tried:
+                return point
+        return random.Random(derive_seed(self.seed, "sampler", len(trials))).choice(left)
+
+
+def _key(point: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((key, repr(value)) for key, value in point.items()))

@@ -1,0 +1,337 @@
+"""The single writer to MLflow: everything goes to a local journal first and is shipped in batches by one thread.
+
+Nothing here raises into the caller or blocks it. What could not be shipped stays in the journal and is shipped exactly once
+later, by this process or by the next one that opens the journal: MLflow drops a metric row whose key, timestamp, step and
+value it already has, and a run is found again by its tag before one is created a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from studies.journal import Journal, Record
+
+log = logging.getLogger("dmr")
+
+KEY_TAG = "dmr.key"
+MAX_METRICS, MAX_OTHERS, MAX_PARAM = 1_000, 100, 6_000
+SHIP_EVERY = 0.5
+RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
+HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+
+T = TypeVar("T")
+
+
+class TrackingError(Exception):
+    """The MLflow store cannot be used; one line: which, what is wrong, what to do."""
+
+
+def mask_password(uri: str) -> str:
+    """The URI with the password in it replaced by ***."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def open_store(tracking_uri: str, experiment: str) -> str:
+    """Create the store and the experiment where they are missing; returns the experiment's id.
+
+    Raises:
+        TrackingError: within about 15 s, if the store cannot be reached or written.
+    """
+    shown = mask_password(tracking_uri)
+    scheme = tracking_uri.split(":", 1)[0] if ":" in tracking_uri else ""
+    if scheme in ("", "file") or len(scheme) == 1:
+        raise TrackingError(f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server")
+    if tracking_uri.startswith("sqlite:///"):
+        _check_sqlite(Path(tracking_uri.removeprefix("sqlite:///")), shown)
+    try:
+        client = _client(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return str(client.create_experiment(experiment))
+    except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
+        raise TrackingError(f"MLflow store {shown}: cannot be used: {_first_line(error)}") from None
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another with `experiment:`"
+        )
+    return str(found.experiment_id)
+
+
+def _check_sqlite(path: Path, shown: str) -> None:
+    if not path.parent.is_dir():
+        raise TrackingError(f"MLflow store {shown}: there is no directory {path.parent}")
+    try:
+        database = sqlite3.connect(path, timeout=10.0)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise TrackingError(f"MLflow store {shown}: cannot be written: {error}") from None
+
+
+def _client(tracking_uri: str) -> Any:
+    for name, value in HTTP_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+class Tracker:
+    """Records what happens to runs, which are known by keys such as `study` and `search/7`, and ships it to MLflow."""
+
+    def __init__(self, journal: Path, tracking_uri: str, experiment_id: str) -> None:
+        self.journal = Journal(journal)
+        self.problem: str | None = None
+        self.journal_failed = False
+        self._uri, self._experiment = tracking_uri, experiment_id
+        self._offset_file = journal.with_suffix(".shipped")
+        self._started: set[str] = set()
+        self._groups: set[tuple[str, int, str]] = set()
+        self._runs: dict[str, str] = {}
+        self._unsure: set[str] = set()
+        for record in self.journal.read_all():
+            self._remember(record)
+        self._unsure = self._started - set(self._runs)
+        self._shipped = self._read_offset()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def start(
+        self,
+        key: str,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        parent: str | None = None,
+    ) -> None:
+        """Begin a run, or go on with it where it was begun before."""
+        self._append(
+            {"op": "start", "key": key, "name": name, "tags": dict(tags), "parent": parent}
+            | {"params": {param: str(value)[:MAX_PARAM] for param, value in params.items()}},
+            durable=True,
+        )
+
+    def metrics(self, key: str, values: Mapping[str, float], *, step: int) -> None:
+        """Record values at a step. The same values at the same step, told by the first name, are recorded once."""
+        group = (key, step, next(iter(values)))
+        if group in self._groups:
+            return
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        if len(finite) < len(values):
+            finite["diverged"] = 1.0
+        self._append({"op": "metrics", "key": key, "step": step, "group": group[2], "values": finite})
+
+    def tags(self, key: str, tags: Mapping[str, str]) -> None:
+        self._append({"op": "tags", "key": key, "tags": dict(tags)})
+
+    def artifact(self, key: str, path: Path) -> None:
+        """A local file, copied when it is shipped."""
+        self._append({"op": "artifact", "key": key, "path": str(path)})
+
+    def end(self, key: str, status: str) -> None:
+        """FINISHED, FAILED or KILLED."""
+        self._append({"op": "end", "key": key, "status": status}, durable=True)
+
+    def run_id(self, key: str) -> str | None:
+        """The MLflow run's id, once it was created."""
+        return self._runs.get(key)
+
+    def history(self) -> Iterator[tuple[str, int, dict[str, float]]]:
+        """All metrics recorded so far, in order: key, step, values."""
+        for record in self.journal.read_all():
+            if record["op"] == "metrics":
+                yield record["key"], record["step"], record["values"]
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the journal that are not in MLflow yet."""
+        return self.journal.end - self._shipped
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all is in MLflow; False if it is not by then."""
+        until = time.monotonic() + timeout
+        while self.pending and time.monotonic() < until and self._thread.is_alive():
+            self._wake.set()
+            time.sleep(0.02)
+        return not self.pending
+
+    def close(self, timeout: float) -> bool:
+        """Ship what can be shipped, stop; False if something stays in the journal."""
+        done = self.flush(timeout)
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout=30.0)
+        self._write_offset()
+        self.journal.close()
+        return done
+
+    def _append(self, record: Record, durable: bool = False) -> None:
+        record["t"] = time.time_ns() // 1_000_000
+        try:
+            self.journal.append(record, durable)
+        except OSError as error:
+            self.journal_failed = True
+            self.problem = f"{self.journal.path}: {error.strerror or error}"
+            return
+        self._remember(record)
+        self._wake.set()
+
+    def _remember(self, record: Record) -> None:
+        if record["op"] == "start":
+            self._started.add(record["key"])
+        elif record["op"] == "run":
+            self._runs[record["key"]] = record["id"]
+        elif record["op"] == "metrics":
+            self._groups.add((record["key"], record["step"], record["group"]))
+
+    def _work(self) -> None:
+        wait = RETRY_AFTER
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while self.pending and not self._closing.is_set():
+                try:
+                    self._ship()
+                except Exception as error:  # whatever a store raises: the journal keeps it, and it is tried again
+                    self.problem = _first_line(error)
+                    log.info("MLflow: %s; trying again in %.1f s", self.problem, wait)
+                    self._closing.wait(wait)
+                    wait = min(2 * wait, RETRY_AT_MOST)
+                else:
+                    self.problem = None if not self.journal_failed else self.problem
+                    wait = RETRY_AFTER
+            self._closing.wait(SHIP_EVERY)
+
+    def _ship(self) -> None:
+        """Ship the next records; the offset moves only when all of them are in MLflow."""
+        client = _client(self._uri)
+        shipment = _Shipment(client, self)
+        after = self._shipped
+        for record, after in self.journal.read(self._shipped):  # noqa: B007
+            shipment.take(record)
+        shipment.send_all()
+        self._shipped = after
+        self._write_offset()
+
+    def create_run(self, client: Any, record: Record) -> str:
+        """The run of a start record: found again where an earlier process may have created it, else created."""
+        key = record["key"]
+        tag = f"{self.journal.id}/{key}"
+        run_id = self._find(client, tag) if key in self._unsure else None
+        if run_id is None:
+            tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
+            if record["parent"] is not None:
+                tags["mlflow.parentRunId"] = self._runs[record["parent"]]
+            run_id = client.create_run(
+                self._experiment, start_time=record["t"], tags=tags, run_name=record["name"]
+            ).info.run_id
+        self._append({"op": "run", "key": key, "id": run_id}, durable=True)
+        self._runs[key] = run_id
+        return run_id
+
+    def _find(self, client: Any, tag: str) -> str | None:
+        found = client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{tag}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _read_offset(self) -> int:
+        try:
+            return min(int(self._offset_file.read_text()), self.journal.end)
+        except (OSError, ValueError):
+            return 0
+
+    def _write_offset(self) -> None:
+        partial = self._offset_file.with_suffix(".partial")
+        try:
+            partial.write_text(str(self._shipped))
+            os.replace(partial, self._offset_file)
+        except OSError as error:
+            log.info("%s: %s; records will be sent again, which is harmless", self._offset_file, error)
+
+
+class _Shipment:
+    """Some records on their way: metrics and tags of a run are gathered until something else happens to the run."""
+
+    def __init__(self, client: Any, tracker: Tracker) -> None:
+        self.client, self.tracker = client, tracker
+        self.metrics: dict[str, list[Any]] = defaultdict(list)
+        self.tags: dict[str, list[Any]] = defaultdict(list)
+
+    def take(self, record: Record) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        op, key = record["op"], record.get("key", "")
+        if op == "metrics":
+            self.metrics[key] += [Metric(n, v, record["t"], record["step"]) for n, v in record["values"].items()]
+        elif op == "tags":
+            self.tags[key] += [RunTag(name, value) for name, value in record["tags"].items()]
+        elif op in ("start", "artifact", "end"):
+            self.send(key)
+            getattr(self, f"_{op}")(key, record)
+
+    def send_all(self) -> None:
+        for key in {*self.metrics, *self.tags}:
+            self.send(key)
+
+    def send(self, key: str) -> None:
+        """Send what is gathered for a run."""
+        run_id = self.tracker.run_id(key)
+        metrics, tags = self.metrics.pop(key, []), self.tags.pop(key, [])
+        while metrics or tags:
+            self._call(self.client.log_batch, run_id, metrics=metrics[:MAX_METRICS], tags=tags[:MAX_OTHERS])
+            metrics, tags = metrics[MAX_METRICS:], tags[MAX_OTHERS:]
+
+    def _start(self, key: str, record: Record) -> None:
+        from mlflow.entities import Param
+
+        run_id = self.tracker.run_id(key)
+        if run_id is not None:
+            self._call(self.client.update_run, run_id, status="RUNNING")
+        else:
+            run_id = self._call(self.tracker.create_run, self.client, record)
+        params = [Param(name, value) for name, value in record["params"].items()]
+        for start in range(0, len(params), MAX_OTHERS):
+            self._call(self.client.log_batch, run_id, params=params[start : start + MAX_OTHERS])
+
+    def _artifact(self, key: str, record: Record) -> None:
+        if not Path(record["path"]).is_file():
+            log.info("%s is gone and was not logged to MLflow", record["path"])
+            return
+        self._call(self.client.log_artifact, self.tracker.run_id(key), record["path"])
+
+    def _end(self, key: str, record: Record) -> None:
+        self._call(
+            self.client.set_terminated, self.tracker.run_id(key), status=record["status"], end_time=record["t"]
+        )
+
+    def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+        """Call MLflow; what it will never accept is left out with a line in the log."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return function(*args, **kwargs)
+        except MlflowException as error:
+            if error.error_code not in FINAL:
+                raise
+            log.warning("MLflow did not accept a record: %s", _first_line(error))
+            return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = mask_password(str(error)).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

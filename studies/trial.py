@@ -1,0 +1,121 @@
+"""One trial, in a process of Ray Tune's: Ray Train in local mode around `dmr.training.fit`.
+
+The process is reused for the next trial: whatever a trial needs it makes anew, and fit() leaves torch's global generator as
+it was. Only the data set is kept, once a process.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dmr.data.dataset import MultimodalDataset
+from dmr.training import EpochReport, Reporter, RunSettings
+from studies.scheduler import TIME, VALUE
+
+PAYLOAD = "payload"
+LAST, BEST = "last.pt", "best.pt"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a study share.
+
+    Attributes:
+        folder: where the trials' checkpoints lie.
+        scheduled: the metric a scheduler looks at, and its better end.
+    """
+
+    folder: Path
+    scheduled: tuple[str, str]
+    cpus: float
+    gpus: float
+
+
+class TuneReporter(Reporter):
+    """Checkpoints in the trial's folder, epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
+
+    def __init__(self, folder: Path, scheduled: tuple[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.metric, self.mode = scheduled
+        self.running_best: float | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        import torch
+
+        from dmr.checkpoints import load_checkpoint
+
+        state = load_checkpoint(self.folder / LAST, torch.device("cpu"))
+        if state is not None:
+            self.running_best = state.pop("running_best")
+        return state
+
+    def save(self, state: dict[str, Any], is_best: bool) -> None:
+        from dmr.checkpoints import save_checkpoint
+
+        value = state["report"]["metrics"][self.metric]
+        better = max if self.mode == "max" else min
+        self.running_best = value if self.running_best is None else better(self.running_best, value)
+        if is_best:
+            save_checkpoint(self.folder / BEST, {"network": state["network"], "report": state["report"]})
+        save_checkpoint(self.folder / LAST, {**state, "running_best": self.running_best})
+
+    def report(self, report: EpochReport) -> None:
+        from ray import tune
+
+        tune.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: json.dumps(asdict(report))})
+
+
+def run_trial(config: dict[str, Any], context: TrialContext, dataset: MultimodalDataset) -> None:
+    """Tune's trainable: trains the trial of `config` (its `number` and `settings`), and reports how it failed if it did.
+
+    Only the death of the process is left to Tune; an exception is an ending like any other.
+    """
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def loop() -> None:
+        train_here(config["number"], config["settings"], context, dataset)
+
+    TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0, use_gpu=context.gpus > 0)).fit()
+
+
+def train_here(number: int, settings: RunSettings, context: TrialContext, dataset: MultimodalDataset) -> None:
+    """Train in this process, on its share of the machine."""
+    import torch
+    from ray import tune
+
+    from dmr.training import fit
+
+    torch.set_num_threads(max(1, int(context.cpus)))
+    device = torch.device("cuda" if context.gpus > 0 else "cpu")
+    try:
+        fit(dataset, settings, device, TuneReporter(context.folder / f"{number:04d}", context.scheduled))
+    except Exception as error:
+        ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
+        tune.report({PAYLOAD: json.dumps({"ending": ending})})
+
+
+def reason_of(error: Exception) -> str:
+    """`diverged`, `out_of_memory` or `error`."""
+    import torch
+
+    from dmr.training import Diverged
+
+    if isinstance(error, Diverged):
+        return "diverged"
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if memory or (isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)):
+        return "out_of_memory"
+    return "error"
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return (f"{name}: {text}" if text and name != "Diverged" else text or name)[:300]
