@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,11 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged bytes raise almost anything: UnicodeDecodeError, IndexError, ...
         log.warning("%s cannot be read and is left aside: %s", path, error)
+        return None
+    if not isinstance(state, dict):
+        log.warning("%s cannot be read and is left aside: a %s, not a checkpoint", path, type(state).__name__)
         return None
     return state

@@ -73,7 +73,7 @@ class Combinations:
     @property
     def complete(self) -> bool:
         """True if every non-empty combination is here."""
-        return len(self) == 2 ** len(self.modalities) - 1
+        return len(self) == (1 << len(self.modalities)) - 1
 
 
 def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def deployment_weights(combinations: Combinations, odds: dict[str, float]) -> np
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{name}: a probability between 0 and 1 is needed, got {value}")
     works = np.array([odds.get(name, 1.0) for name in combinations.modalities])
-    weights = np.where(combinations.masks, works, 1.0 - works).prod(axis=1)
+    weights: npt.NDArray[np.float64] = np.where(combinations.masks, works, 1.0 - works).prod(axis=1)
     total = math.fsum(weights)
     if total == 0.0:
         raise ValueError("these odds leave no combination possible")

@@ -1,7 +1,7 @@
 """Encoders of one modality each: inputs (B, *shape) to features (B, D).
 
 Letters: B samples, D features, F input features, C channels, H height, W width.
-No encoder here depends on the other samples of the batch, so that a modality present in one sample only is no special case.
+No encoder here depends on the other samples of the batch: a modality present in one sample only is no special case.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ SUMMARIES = ("mean", "worst", "full", "expected")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name, which way is better, and its unit. Declared once: search, scheduler, tables and plots read it."""
+    """A metric's name, which way is better, and its unit. Declared once; search, scheduler and plots read it."""
 
     name: str
     direction: Literal["max", "min"]
@@ -34,18 +34,20 @@ def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     from torchmetrics.functional.classification import multiclass_accuracy
 
     predicted = logits.argmax(-1)
-    return multiclass_accuracy(
+    accuracy: Tensor = multiclass_accuracy(
         predicted, labels.expand_as(predicted), logits.shape[-1], average="micro", multidim_average="samplewise"
     )
+    return accuracy
 
 
 def _macro_f1(logits: Tensor, labels: Tensor) -> Tensor:
     from torchmetrics.functional.classification import multiclass_f1_score
 
     predicted = logits.argmax(-1)
-    return multiclass_f1_score(
+    f1: Tensor = multiclass_f1_score(
         predicted, labels.expand_as(predicted), logits.shape[-1], average="macro", multidim_average="samplewise"
     )
+    return f1
 
 
 def _nll(logits: Tensor, labels: Tensor) -> Tensor:
@@ -89,7 +91,12 @@ def summarise(
     combinations: Combinations,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
-    """`{metric}_mean`, `_worst`, `_full` over combinations, and `_expected` where `weights` (C,), which sum to 1, are given."""
+    """`{metric}_mean`, `_worst`, `_full` over combinations, and `_expected` where `weights` (C,) are given.
+
+    Args:
+        values: (C,) by metric.
+        weights: how likely each combination is met; they sum to 1.
+    """
     summary: dict[str, float] = {}
     for name, value in values.items():
         worst = np.min if METRICS[name].direction == "max" else np.max

@@ -33,8 +33,7 @@ class Network(nn.Module):
         self.names = tuple(modality.name for modality in modalities)
         self.widths = tuple(encoders[name].width for name in self.names)
         self.encoders = nn.ModuleList(
-            build_encoder(modality, encoders[modality.name], statistics[modality.name].mean, statistics[modality.name].std)
-            for modality in modalities
+            build_encoder(m, encoders[m.name], statistics[m.name].mean, statistics[m.name].std) for m in modalities
         )
         self.method = build_method(method, sum(self.widths), num_classes, num_combinations)
 
@@ -60,8 +59,8 @@ class Network(nn.Module):
 
     def fuse(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
         """Concatenate (B, D) features with those absent in `masks` (K, B, M) or (C, 1, M) set to zero: (K, B, Z)."""
-        present = masks.to(features[0].dtype)
-        return torch.cat([f * present[..., m : m + 1] for m, f in enumerate(features)], dim=-1)
+        # where, not a product: the features of an absent modality may be NaN or infinite
+        return torch.cat([torch.where(masks[..., m : m + 1], f, 0.0) for m, f in enumerate(features)], dim=-1)
 
     def predict(self, features: Sequence[Tensor], masks: Tensor) -> Prediction:
         """Predictions of every combination from one encoding: logits (C, B, classes), in eval mode.
@@ -71,9 +70,8 @@ class Network(nn.Module):
             masks: (C, M) bool.
         """
         step = max(1, EVALUATED_AT_ONCE // len(features[0]))
-        parts = [
-            self.method.predict(self.fuse(features, chunk[:, None, :])) for chunk in masks.to(features[0].device).split(step)
-        ]
+        chunks = torch.split(masks.to(features[0].device), step)
+        parts = [self.method.predict(self.fuse(features, chunk[:, None, :])) for chunk in chunks]
         variances = [part.variance for part in parts if part.variance is not None]
         return Prediction(
             torch.cat([part.logits for part in parts]), torch.cat(variances) if len(variances) == len(parts) else None

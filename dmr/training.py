@@ -1,7 +1,7 @@
 """One training run in pure torch. It talks to the outside only through a Reporter: metrics out, checkpoints in and out.
 
-Every generator is seeded from (seed, purpose, epoch), so a run that goes on from the checkpoint of an epoch continues bit
-for bit without the state of any generator.
+Every generator is seeded from (seed, purpose, epoch), so a run that goes on from the checkpoint of an epoch continues
+bit for bit without the state of any generator.
 
 Letters: N training samples, B samples of a batch, K combinations a sample, M modalities, C combinations.
 """
@@ -115,7 +115,8 @@ class _Run:
         self.device = device
         self.drawn = all_combinations(dataset.modality_names)
         self.evaluated = evaluated_combinations(dataset.modality_names)
-        self.weights = None if not settings.deployment else deployment_weights(self.evaluated, dict(settings.deployment))
+        odds = settings.deployment
+        self.weights = deployment_weights(self.evaluated, dict(odds)) if odds else None
         self.masks = torch.from_numpy(self.drawn.masks)
         self.network = build_network(dataset, settings).to(device)
         self.optimizer = OPTIMIZERS[settings.train.optimizer](
@@ -196,9 +197,10 @@ class _Run:
         """Evaluate on `val` and keep the better of this epoch and the best one before."""
         values = evaluate(self.network, self.val, self.evaluated)
         metrics = losses | {f"val/{name}": v for name, v in summarise(values, self.evaluated, self.weights).items()}
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise Diverged(f"epoch {epoch}: {name} is {value}")
         current = metrics[self.settings.select]
-        if not math.isfinite(current):
-            raise Diverged(f"epoch {epoch}: {self.settings.select} is {current}")
         if before is not None:
             best = before.best_metrics[self.settings.select]
             if not (current > best if self.settings.select_mode == "max" else current < best):
@@ -240,7 +242,7 @@ def batch_positions(count: int, size: int, order: torch.Generator) -> Iterator[T
     """Positions 0..count−1 in random order, in batches of `size`; a single sample left over is left out, since batch
     normalisation has no statistics of one sample.
     """
-    for positions in torch.randperm(count, generator=order).split(size):
+    for positions in torch.split(torch.randperm(count, generator=order), size):
         if len(positions) > 1:
             yield positions
 
@@ -248,8 +250,8 @@ def batch_positions(count: int, size: int, order: torch.Generator) -> Iterator[T
 def add_by_combination(sums: Tensor, combination: Tensor, losses: StepLosses) -> None:
     """Add a step's losses, variances and counts to `sums` (3, C), in place; a method without variances adds 0."""
     flat = combination.flatten()
-    rows = [losses.task, losses.task.new_zeros(()) if losses.variance is None else losses.variance, losses.task.new_ones(())]
-    for total, row in zip(sums, rows, strict=True):
+    variance = losses.task.new_zeros(()) if losses.variance is None else losses.variance
+    for total, row in zip(sums, (losses.task, variance, losses.task.new_ones(())), strict=True):
         total.index_add_(0, flat, row.expand(combination.shape).flatten().double())
 
 
@@ -259,7 +261,7 @@ def evaluate(network: Network, batches: Batches, combinations: Combinations) -> 
     network.eval()
     masks = torch.from_numpy(combinations.masks)
     logits, labels = [], []
-    for positions in torch.arange(len(batches)).split(EVALUATION_BATCH):
+    for positions in torch.split(torch.arange(len(batches)), EVALUATION_BATCH):
         inputs, target = batches.take(positions)
         logits.append(network.predict(network.encode(inputs), masks).logits)
         labels.append(target)

@@ -24,7 +24,6 @@ class Places:
     """What a study resolved when it was first run, so that it goes on from any working directory."""
 
     tracking_uri: str
-    experiment_id: str
     optuna_url: str
 
 

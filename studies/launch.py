@@ -66,8 +66,6 @@ def ray_running(address: str | None) -> Iterator[None]:
     Raises:
         StudyError: no cluster answers there.
     """
-    os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
-    os.environ.pop("MLFLOW_RUN_ID", None)
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -93,23 +91,10 @@ def measure_need(plan: StudyPlan) -> Need:
     return Need(resources.cpus, resources.gpus, total.get("CPU", 0.0), total.get("GPU", 0.0))
 
 
-def prepare_folder(plan: StudyPlan, folder: StudyFolder) -> Places:
-    """Open the stores and write what the study remembers; a study that has places keeps them.
-
-    Raises:
-        StudyError: a store cannot be reached.
-    """
-    if (folder.path / "places.json").exists():
-        places = folder.places()
-        _open_mlflow(places.tracking_uri, plan.document["experiment"])
-    else:
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-        experiment_id = _open_mlflow(uri, plan.document["experiment"])
-        optuna_url = os.environ.get("DMR_OPTUNA_URL") or f"sqlite:///{folder.path / 'optuna.db'}"
-        places = Places(uri, experiment_id, optuna_url)
-        folder.remember(places)
-    write_text(folder.study_file, to_yaml(plan.document))
-    return places
+def resolve_places(folder: StudyFolder) -> Places:
+    """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder."""
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return Places(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or f"sqlite:///{folder.path / 'optuna.db'}")
 
 
 def _open_mlflow(uri: str, experiment: str) -> str:
@@ -218,21 +203,26 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outc
     """
     from optuna.storages import get_storage
 
-    with folder.locked():
-        places = prepare_folder(plan, folder)
-        with engine_noise_to(folder.log) as people, logging_to(folder.log):
-            tracker = Tracker(folder.journal, places.tracking_uri, places.experiment_id)
-            try:
-                ledger = Ledger(plan, get_storage(places.optuna_url), tracker, folder)
-                with Screen(ledger, people) as screen:
-                    if not ledger.remaining and not ledger.interrupted:
-                        outcome: Outcome = "complete"
-                    else:
-                        with ray_running(address):
-                            outcome = Launch(plan, folder, ledger, screen).run()
-                ledger.close(outcome == "complete")
-            finally:
-                tracker.close(timeout=30.0)
+    os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    known = folder.places() if (folder.path / "places.json").exists() else None
+    with engine_noise_to(folder.log if known else Path(os.devnull)):
+        places = known or resolve_places(folder)
+        experiment_id = _open_mlflow(places.tracking_uri, plan.document["experiment"])
+    with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log):
+        folder.remember(places)
+        write_text(folder.study_file, to_yaml(plan.document))
+        tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
+        try:
+            ledger = Ledger(plan, get_storage(places.optuna_url), tracker, folder)
+            with Screen(ledger, people) as screen:
+                outcome: Outcome = "complete"
+                if ledger.remaining or ledger.interrupted:
+                    with ray_running(address):
+                        outcome = Launch(plan, folder, ledger, screen).run()
+            ledger.close(outcome == "complete")
+        finally:
+            tracker.close(timeout=30.0)
     return outcome
 
 

@@ -237,7 +237,7 @@ class Tracker:
         if run_id is None:
             tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
             if record["parent"] is not None:
-                tags["mlflow.parentRunId"] = self._runs[record["parent"]]
+                tags["mlflow.parentRunId"] = self._runs.get(record["parent"], "")
             run_id = client.create_run(
                 self._experiment, start_time=record["t"], tags=tags, run_name=record["name"]
             ).info.run_id

@@ -41,7 +41,7 @@ def arrays(path: Path, seed: int) -> MultimodalDataset:
             raise DataError(f"{path / 'train'}: {len(train)} samples are too few to split a val set from")
         splits |= {"train": Split(train.inputs, train.labels, kept), "val": Split(train.inputs, train.labels, held_out)}
     check_classes(path, splits["train"], class_names)
-    name = str(description.get("name", path.name))
+    name = str(description.get("name", path.resolve().name))
     return MultimodalDataset(name, "classification", class_names, modalities, splits, description)
 
 
@@ -131,8 +131,8 @@ def open_split(folder: Path, modalities: tuple[Modality, ...], num_classes: int)
     for modality in modalities:
         file = folder / f"{modality.name}.npy"
         array = open_array(file)
-        if array.dtype.name not in ALLOWED_TYPES:
-            raise DataError(f"{file}: type {array.dtype}; allowed are {', '.join(ALLOWED_TYPES)}")
+        if array.dtype.name not in ALLOWED_TYPES or not array.dtype.isnative:
+            raise DataError(f"{file}: type {array.dtype}; allowed are {', '.join(ALLOWED_TYPES)} in native byte order")
         if array.shape[1:] != modality.shape:
             raise DataError(f"{file}: samples of shape {array.shape[1:]}; dataset.yaml says {modality.shape}")
         if len(array) != len(labels):
@@ -148,7 +148,7 @@ def open_array(file: Path) -> npt.NDArray[Any]:
         DataError: missing, truncated, pickled, or no .npy file.
     """
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError) as error:
@@ -156,6 +156,9 @@ def open_array(file: Path) -> npt.NDArray[Any]:
         if "Python objects" in reason or "pickle" in reason:
             reason = "pickled objects are not read"
         raise DataError(f"{file}: not a readable .npy array: {reason}") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{file}: not a readable .npy array: an archive of several arrays (.npz)")
+    return array
 
 
 def check_classes(path: Path, train: Split, class_names: tuple[str, ...]) -> None:
@@ -164,7 +167,8 @@ def check_classes(path: Path, train: Split, class_names: tuple[str, ...]) -> Non
     """
     counts = np.bincount(train.targets(), minlength=len(class_names))
     for label in np.flatnonzero(counts == 1):
-        raise DataError(f"{path / 'train' / 'label.npy'}: class {class_names[label]!r} has a single sample; 2 are needed")
+        file = path / "train" / "label.npy"
+        raise DataError(f"{file}: class {class_names[label]!r} has a single sample; 2 are needed")
     for label in np.flatnonzero(counts == 0):
         log.warning("%s: class %r has no training sample", path / "train" / "label.npy", class_names[label])
 

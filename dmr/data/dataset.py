@@ -5,7 +5,8 @@ Letters: N samples of a split, B samples of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +24,7 @@ SplitName = Literal["train", "val", "test"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TASKS: tuple[str, ...] = get_args(Task)
 STATISTICS_ROWS = 10_000
+STATISTICS_BYTES = 256 * 2**20
 
 
 class DataError(ValueError):
@@ -64,10 +66,13 @@ class Split:
         """(N,) labels of this split's samples."""
         return np.asarray(self.labels if self.rows is None else self.labels[self.rows])
 
-    def take(self, positions: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        """The inputs at `positions` (B,) of this split, each (B, *shape), copied out of the arrays."""
+    def take(self, positions: npt.NDArray[np.int64], names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The inputs (of the modalities `names`) at `positions` (B,) of this split, each (B, *shape), copied out of the
+        arrays.
+        """
         rows = positions if self.rows is None else self.rows[positions]
-        return {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in self.inputs.items()}
+        wanted = self.inputs if names is None else names
+        return {name: torch.from_numpy(np.ascontiguousarray(self.inputs[name][rows])) for name in wanted}
 
     def nbytes(self) -> int:
         """Bytes of this split's inputs."""
@@ -130,14 +135,15 @@ class InputStatistics:
 
 def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
     """Statistics of the training split by modality: one a feature of a vector, one a channel of anything else, over at
-    most `STATISTICS_ROWS` evenly spaced samples. A constant input keeps the deviation 1.
+    most `STATISTICS_ROWS` evenly spaced samples, fewer where these would not fit in `STATISTICS_BYTES`. A constant
+    input keeps the deviation 1.
     """
     train = dataset.splits["train"]
-    positions = np.unique(np.linspace(0, len(train) - 1, min(len(train), STATISTICS_ROWS)).astype(np.int64))
-    inputs = train.take(positions)
     statistics = {}
     for modality in dataset.modalities:
-        values = inputs[modality.name].to(torch.float64)
+        fitting = max(2, STATISTICS_BYTES // (8 * math.prod(modality.shape)))
+        rows = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_ROWS, fitting)).astype(np.int64)
+        values = train.take(rows, [modality.name])[modality.name].to(torch.float64)
         over = [0] if modality.kind == "vector" else [0, *range(2, values.ndim)]
         mean = values.mean(dim=over, keepdim=True)
         std = (values - mean).square().mean(dim=over, keepdim=True).sqrt()
@@ -149,8 +155,8 @@ def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
 def stratified_split(
     labels: npt.NDArray[np.int64], fractions: tuple[float, ...], seed: int
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    """Sorted positions of each part; every class is divided by `fractions` (which sum to 1), as exactly as whole samples
-    allow, with its samples shuffled by `seed`.
+    """Sorted positions of each part; every class is divided by `fractions` (which sum to 1), as exactly as whole
+    samples allow, with its samples shuffled by `seed`.
     """
     draw = np.random.default_rng(seed)
     parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in fractions]

@@ -35,8 +35,6 @@ class Prediction(NamedTuple):
     variance: Tensor | None  # (C, B), mean over features
 
 
-
-
 class Method(nn.Module):
     """Base of the methods: a head on fused features."""
 

@@ -107,7 +107,7 @@ def draw(mean: Tensor, log_variance: Tensor, noise_scale: float, draws: int, gen
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor, prior_std: float) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(0, σ_0²)) in closed form from s = log σ², summed over the last dimension: (K, B) from (K, B, Z)."""
+    """KL(N(μ, σ²) ‖ N(0, σ_0²)) from s = log σ², summed over the last dimension: (K, B) from (K, B, Z)."""
     log_ratio = math.log(prior_std) - 0.5 * log_variance
     quadratic = (log_variance.exp() + mean.square()) / (2.0 * prior_std**2)
     return (log_ratio + quadratic - 0.5).sum(-1)
@@ -138,7 +138,8 @@ def mine(sums: Tensor, combinations: Combinations, settings: DMRNetSettings, gen
         score = torch.rand(len(combinations), generator=generator, dtype=torch.float64)
     else:
         row = 0 if settings.hard_by == "loss" else 1
-        score = torch.where(sums[2] > 0, sums[row] / sums[2].clamp(min=1), -math.inf)
+        score = sums[row] / sums[2].clamp(min=1)
+    score = torch.where(sums[2] > 0, score, -math.inf)
     score[combinations.full] = -math.inf
     hard = torch.zeros(len(combinations), dtype=torch.bool)
     hard[score.argsort(descending=True, stable=True)[:count]] = True

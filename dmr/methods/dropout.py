@@ -34,7 +34,8 @@ class Dropout(Method):
 
     def losses(self, fused: Tensor, labels: Tensor, combination: Tensor, generator: torch.Generator) -> StepLosses:
         logits = self.predict(fused).logits
-        task = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(fused)), reduction="none").view(combination.shape)
+        task = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(fused)), reduction="none")
+        task = task.view(combination.shape)
         mean = task.mean()
         return StepLosses(mean, task.detach(), None, {"task": mean.detach()})
 

@@ -1,0 +1,177 @@
+"""From MLflow to one tidy table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+PAGE = 1_000
+COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
+SUMMARIES = ("mean", "worst", "full", "expected")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study as MLflow has it.
+
+    Attributes:
+        objectives: `{metric, mode}` each, the first one orders trials.
+        searched: dotted keys, each a column of the table.
+        combinations: in words, how many of all combinations were evaluated.
+        table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`, have
+            no combination; a run without values has one row without split, metric, combination and value.
+    """
+
+    study: str
+    dataset: str
+    modalities: tuple[str, ...]
+    objectives: tuple[dict[str, str], ...]
+    searched: tuple[str, ...]
+    main_metric: str
+    combinations: str
+    parent_run_id: str
+    table: pd.DataFrame
+
+
+def load_study(
+    tracking_uri: str,
+    study: str,
+    *,
+    experiment: str,
+    stage: str | None = "search",
+    metrics: Literal["main", "all"] = "main",
+) -> StudyResults:
+    """The runs of a study, read page by page; `all` also reads each run's `combinations.csv`, `main` no artifact.
+
+    Raises:
+        LookupError: there is no such store, experiment, or study in it.
+    """
+    client = _client(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise LookupError(f"{tracking_uri}: no experiment {experiment!r}")
+    ids = [found.experiment_id]
+    parents = client.search_runs(
+        ids, f"tags.study = '{study}' and tags.stage = 'study'", max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    if not parents:
+        raise LookupError(f"{tracking_uri}: experiment {experiment!r} has no study {study!r}")
+    parent = parents[0]
+    tags = parent.data.tags
+    searched = tuple(json.loads(tags["searched"]))
+    wanted = f"tags.mlflow.parentRunId = '{parent.info.run_id}'" + (f" and tags.stage = '{stage}'" if stage else "")
+    rows: list[tuple[Any, ...]] = []
+    for run in _pages(client, ids, wanted):
+        rows.extend(_rows(run, searched))
+        if metrics == "all":
+            rows.extend(_artifact_rows(client, run, searched, tags["main_metric"]))
+    modalities = tuple(json.loads(tags["modalities"]))
+    return StudyResults(
+        study=study,
+        dataset=tags["dataset"],
+        modalities=modalities,
+        objectives=tuple(json.loads(tags["objectives"])),
+        searched=searched,
+        main_metric=tags["main_metric"],
+        combinations=tags["combinations"],
+        parent_run_id=parent.info.run_id,
+        table=_tidy(rows, searched, modalities),
+    )
+
+
+def trial_values(results: StudyResults) -> pd.DataFrame:
+    """The objectives of every trial that has them: index trial, best first by the first objective, a column an objective."""
+    table = results.table
+    columns = {}
+    for objective in results.objectives:
+        split, metric = objective["metric"].split("/")
+        rows = table[(table["split"] == split) & (table["metric"] == metric)]
+        columns[objective["metric"]] = rows.set_index("trial")["value"]
+    frame = pd.DataFrame(columns).dropna()
+    first = results.objectives[0]
+    return frame.sort_values(first["metric"], ascending=first["mode"] == "min", kind="stable")
+
+
+def combination_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
+    """The main metric: index trial, a column a combination in order."""
+    table = results.table
+    rows = table[(table["split"] == split) & (table["metric"] == results.main_metric) & table["combination"].notna()]
+    names = sorted(rows["combination"].unique(), key=lambda name: _position(name, results.modalities))
+    return rows.pivot(index="trial", columns="combination", values="value")[names]
+
+
+def _client(tracking_uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    path = tracking_uri.removeprefix("sqlite:///")
+    if path != tracking_uri and not Path(path).exists():  # asking MLflow would create it
+        raise LookupError(f"{tracking_uri}: no such MLflow store")
+    return MlflowClient(tracking_uri)
+
+
+def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs(ids, wanted, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _identity(run: Any, searched: tuple[str, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    tags, params = run.data.tags, run.data.params
+    status = tags.get("stop_reason", run.info.status.lower())
+    front = (run.info.run_id, int(tags["trial"]), tags.get("stage"), status, tags.get("method"), int(tags["seed"]))
+    return front, tuple(params.get(key) for key in searched)
+
+
+def _rows(run: Any, searched: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    front, back = _identity(run, searched)
+    empty = True
+    for name, value in run.data.metrics.items():
+        parts = name.split("/")
+        if parts[0] != "best" or len(parts) < 3 or parts[1] == "train":
+            continue
+        empty = False
+        yield (*front, parts[1], parts[2], parts[3] if len(parts) == 4 else None, value, *back)
+    if empty:
+        yield (*front, None, None, None, None, *back)
+
+
+def _artifact_rows(client: Any, run: Any, searched: tuple[str, ...], main_metric: str) -> Iterator[tuple[Any, ...]]:
+    """All metrics but the main one, which the run itself has."""
+    from mlflow.exceptions import MlflowException
+
+    front, back = _identity(run, searched)
+    try:
+        frame = pd.read_csv(client.download_artifacts(run.info.run_id, "combinations.csv"))
+    except (MlflowException, OSError):
+        return
+    for split, metric, combination, value in frame[frame["metric"] != main_metric].itertuples(index=False):
+        yield (*front, split, metric, combination, value, *back)
+
+
+def _tidy(rows: list[tuple[Any, ...]], searched: tuple[str, ...], modalities: tuple[str, ...]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *searched])
+    table["value"] = pd.to_numeric(table["value"])
+    for key in searched:
+        numbers = pd.to_numeric(table[key], errors="coerce")
+        if numbers.notna().sum() == table[key].notna().sum():
+            table[key] = numbers
+    order = {name: _position(name, modalities) for name in table["combination"].dropna().unique()}
+    rank = {name: n for n, name in enumerate(sorted(order, key=lambda name: order[name]))}
+    keyed = table.assign(_rank=table["combination"].map(rank).astype(float).fillna(-1.0))
+    keyed = keyed.sort_values(["stage", "trial", "seed", "split", "metric", "_rank"], kind="stable", na_position="first")
+    return keyed.drop(columns="_rank").reset_index(drop=True)
+
+
+def _position(name: str, modalities: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
+    """By size, then in modality order."""
+    members = tuple(modalities.index(part) for part in name.split("-"))
+    return len(members), members

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence as reference_kl
+
+from dmr.combinations import Combinations, all_combinations
+from dmr.methods.dmrnet import LOG_VARIANCE_LIMIT, DMRNet, DMRNetSettings, draw, hard_loss, kl_divergence, mine
+
+
+def of(count: int) -> Combinations:
+    return all_combinations([f"m{index}" for index in range(count)])
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sums_of(loss: list[float], variance: list[float], count: list[float]) -> Tensor:
+    """(3, C) sums from means and counts."""
+    counts = torch.tensor(count, dtype=torch.float64)
+    return torch.stack([torch.tensor(loss) * counts, torch.tensor(variance) * counts, counts]).double()
+
+
+# --- the Gaussian -----------------------------------------------------------------------------------------------------
+
+
+def test_kl_by_hand() -> None:
+    # μ = (1, 0), σ² = (4, 1), σ_0 = 1: ½(4 + 1 − 1 − ln 4) + 0 = 2 − ln 2
+    got = kl_divergence(torch.tensor([1.0, 0.0]), torch.tensor([math.log(4), 0.0]), 1.0)
+    assert got.item() == pytest.approx(2 - math.log(2), abs=1e-6)
+    # μ = 0, σ = 1, σ_0 = 2: ln 2 + 1/8 − 1/2
+    got = kl_divergence(torch.zeros(1), torch.zeros(1), 2.0)
+    assert got.item() == pytest.approx(math.log(2) - 0.375, abs=1e-6)
+
+
+@pytest.mark.parametrize("prior_std", [0.1, 1.0, 2.5])
+def test_kl_against_torch(prior_std: float) -> None:
+    mean = torch.randn((2, 5, 7), dtype=torch.float64)
+    log_variance = torch.empty_like(mean).uniform_(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+    expected = reference_kl(Normal(mean, torch.exp(0.5 * log_variance)), Normal(torch.zeros_like(mean), prior_std)).sum(
+        -1
+    )
+    torch.testing.assert_close(kl_divergence(mean, log_variance, prior_std), expected)
+
+
+def test_kl_is_zero_at_the_prior_and_has_a_gradient() -> None:
+    mean = torch.zeros((1, 3), dtype=torch.float64, requires_grad=True)
+    log_variance = torch.full((1, 3), 2 * math.log(0.5), dtype=torch.float64, requires_grad=True)
+    kl_divergence(mean, log_variance, 0.5).sum().backward()
+    torch.testing.assert_close(kl_divergence(mean, log_variance, 0.5), torch.zeros(1, dtype=torch.float64))
+    assert mean.grad is not None
+    assert log_variance.grad is not None
+    torch.testing.assert_close(mean.grad, torch.zeros_like(mean))
+    torch.testing.assert_close(log_variance.grad, torch.zeros_like(mean))
+    shifted = torch.ones((1, 3), requires_grad=True)
+    kl_divergence(shifted, torch.zeros((1, 3)), 0.5).sum().backward()
+    assert shifted.grad is not None
+    torch.testing.assert_close(shifted.grad, torch.full((1, 3), 4.0))  # d/dμ μ²/(2σ_0²) = μ/σ_0²
+
+
+@pytest.mark.parametrize("noise_scale", [0.5, 1.0, 2.0])
+def test_draws_have_the_mean_and_the_spread(noise_scale: float) -> None:
+    mean = torch.tensor([[[0.0, -3.0, 10.0]]])
+    log_variance = torch.tensor([[[0.0, 2.0, -4.0]]])
+    drawn = draw(mean, log_variance, noise_scale, 40_000, generator())
+    assert drawn.shape == (40_000, 1, 1, 3)
+    spread = noise_scale * torch.exp(0.5 * log_variance)
+    error = (drawn.mean(0) - mean).abs() / spread
+    assert (error < 5 / math.sqrt(40_000)).all()
+    torch.testing.assert_close(drawn.std(0) / spread, torch.ones_like(spread), rtol=0.03, atol=0)
+    standard = ((drawn - mean) / spread).flatten()
+    assert abs((standard**4).mean().item() - 3) < 0.15
+
+
+def test_without_noise_the_draw_is_the_mean() -> None:
+    mean, log_variance = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    assert torch.equal(draw(mean, log_variance, 0.0, 2, generator()), mean.expand(2, 2, 4, 3))
+
+
+def test_draws_come_from_the_generator_alone(
+    under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
+) -> None:
+    mean = torch.zeros(1, 8, 4)
+    one, other = under_two_global_seeds(lambda: draw(mean, mean, 1.0, 3, generator(5)))
+    assert torch.equal(one, other)
+    assert not torch.equal(one, draw(mean, mean, 1.0, 3, generator(6)))
+    assert not torch.equal(one[0], one[1])
+
+
+# --- the hard-combination term ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (3, 4), (2, 2)])
+def test_hard_loss_as_intended_is_the_loop(shape: tuple[int, int]) -> None:
+    task, hard = torch.rand(shape), torch.rand(shape) < 0.5
+    loop = sum(task[k, b].item() for k in range(shape[0]) for b in range(shape[1]) if hard[k, b])
+    assert hard_loss(task, hard, "intended").item() == pytest.approx(loop / (shape[0] * shape[1]), abs=1e-6)
+
+
+def test_hard_loss_by_hand() -> None:
+    task, hard = torch.tensor([[1.0, 2.0, 3.0, 6.0]]), torch.tensor([[True, False, True, False]])
+    assert hard_loss(task, hard, "intended").item() == 1.0  # (1 + 3) / 4
+    assert hard_loss(task, hard, "released").item() == 6.0  # 2 × (12 / 4)
+
+
+def test_hard_loss_as_released_is_what_its_broadcast_computes() -> None:
+    task = torch.rand(8)
+    hard = torch.rand(8) < 0.4
+    broadcast = task * hard.float().view(8, 1, 1, 1)
+    assert broadcast.shape == (8, 1, 1, 8)
+    released = hard_loss(task[None], hard[None], "released")
+    torch.testing.assert_close(released, broadcast.sum() / 8)
+    torch.testing.assert_close(released, hard.sum() * task.mean())
+
+
+@pytest.mark.parametrize("mode", ["intended", "released"])
+def test_nothing_hard_is_zero(mode: Any) -> None:
+    assert hard_loss(torch.rand(2, 3), torch.zeros((2, 3), dtype=torch.bool), mode).item() == 0.0
+
+
+def test_only_hard_samples_get_the_gradient_of_the_intended_term() -> None:
+    task = torch.rand((1, 4), requires_grad=True)
+    hard_loss(task, torch.tensor([[True, False, False, True]]), "intended").backward()
+    assert task.grad is not None
+    assert task.grad.tolist() == [[0.25, 0.0, 0.0, 0.25]]
+
+
+# --- mining -----------------------------------------------------------------------------------------------------------
+
+
+def test_mining_by_variance_and_by_loss() -> None:
+    # m0, m1, m2, m0-m1, m0-m2, m1-m2, full: the means decide, not the sums; the full one is never hard
+    sums = sums_of([1, 2, 3, 4, 5, 6, 9], [6, 5, 4, 3, 2, 1, 9], [9, 1, 5, 2, 8, 3, 50])
+    by_variance = mine(sums, of(3), DMRNetSettings(hard_by="variance"), generator())
+    assert by_variance.tolist() == [True, True, True, False, False, False, False]
+    by_loss = mine(sums, of(3), DMRNetSettings(hard_by="loss", hard_count=2), generator())
+    assert by_loss.tolist() == [False, False, False, False, True, True, False]
+
+
+def test_the_paper_mines_one_of_two() -> None:
+    chosen = mine(sums_of([1, 2, 3], [0.2, 0.4, 0.9], [5, 5, 5]), of(2), DMRNetSettings(), generator())
+    assert chosen.tolist() == [False, True, False]
+
+
+@given(
+    st.integers(2, 4),
+    st.sampled_from(["variance", "loss", "random"]),
+    st.one_of(st.none(), st.integers(0, 40)),
+    st.integers(0, 10_000),
+)
+def test_never_full_never_unseen_and_as_many_as_asked_for(
+    modalities: int, hard_by: Any, hard_count: int | None, seed: int
+) -> None:
+    combinations, numbers = of(modalities), np.random.default_rng(seed)
+    count = numbers.integers(0, 3, len(combinations)).astype(float).tolist()
+    sums = sums_of(numbers.random(len(count)).tolist(), numbers.random(len(count)).tolist(), count)
+    chosen = mine(sums, combinations, DMRNetSettings(hard_by=hard_by, hard_count=hard_count), generator(seed))
+    seen = sums[2] > 0
+    seen[combinations.full] = False
+    assert not chosen[combinations.full]
+    assert not (chosen & ~seen).any()
+    wanted = (len(combinations) - 1) // 2 if hard_count is None else hard_count
+    assert chosen.sum() == min(wanted, int(seen.sum()))
+    if hard_by != "random":
+        score = sums[1 if hard_by == "variance" else 0] / sums[2]
+        passed_over = seen & ~chosen
+        if chosen.any() and passed_over.any():
+            assert score[chosen].min() >= score[passed_over].max()
+
+
+def test_mining_at_random_is_uniform_and_comes_from_the_generator(
+    under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
+) -> None:
+    settings = DMRNetSettings(hard_by="random", hard_count=2)
+    sums = sums_of([1] * 7, list(range(7)), [1] * 7)
+    times = torch.stack([mine(sums, of(3), settings, generator(seed)) for seed in range(900)]).sum(0)
+    assert times[6] == 0
+    assert ((times[:6] - 300).abs() < 5 * math.sqrt(200)).all()
+    one, other = under_two_global_seeds(lambda: mine(sums, of(3), settings, generator(3)))
+    assert torch.equal(one, other)
+
+
+def hard_after_each_epoch(settings: DMRNetSettings, hardest: list[int]) -> list[list[int]]:
+    """The hard combinations in force in each epoch, when combination `hardest[epoch]` has the largest variance there."""
+    method, history = DMRNet(settings, 4, 3, 7), []
+    for epoch, largest in enumerate(hardest):
+        method.start_epoch(epoch, of(3), generator(epoch))
+        history.append(method.hard.nonzero().flatten().tolist())
+        variance = [1.0] * 7
+        variance[largest] = 3.0
+        method.end_epoch(epoch, sums_of([1.0] * 7, variance, [4.0] * 7))
+    return history
+
+
+def test_mined_once_when_the_warm_up_is_over() -> None:
+    settings = DMRNetSettings(warmup_epochs=3, hard_count=1)
+    assert hard_after_each_epoch(settings, [2, 2, 4, 5, 5, 5, 5]) == [[], [], [], [2], [2], [2], [2]]
+
+
+def test_mined_again_from_what_happened_since() -> None:
+    settings = DMRNetSettings(warmup_epochs=2, remine_every=2, hard_count=1)
+    # from epochs 0-1, 2-3, 4-5: statistics older than the last mining do not count
+    assert hard_after_each_epoch(settings, [1, 1, 4, 4, 5, 5, 0, 0]) == [[], [], [1], [1], [4], [4], [5], [5]]
+
+
+def test_without_warm_up_nothing_is_known_and_nothing_is_hard() -> None:
+    assert hard_after_each_epoch(DMRNetSettings(warmup_epochs=0), [1, 1]) == [[], []]
+    again = DMRNetSettings(warmup_epochs=0, remine_every=1, hard_count=1)
+    assert hard_after_each_epoch(again, [1, 4, 2]) == [[], [1], [4]]
+
+
+def test_the_warm_up_is_what_the_settings_say() -> None:
+    assert DMRNet.warmup_of(DMRNetSettings()) == 6
+    assert DMRNet.warmup_of(DMRNetSettings(warmup_epochs=2)) == 2
+
+
+# --- the method as a whole --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["intended", "released"])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_loss_is_the_formula(mode: Any, draws: int) -> None:
+    settings = DMRNetSettings(
+        prior_std=0.7, noise_scale=1.3, draws=draws, kl_weight=0.05, hard_weight=0.4, hard_mode=mode, head_norm="layer"
+    )
+    method = DMRNet(settings, 6, 3, 7)
+    method.hard[[1, 4]] = True
+    fused, labels, combination = torch.randn(2, 5, 6), torch.randint(0, 3, (5,)), torch.randint(0, 7, (2, 5))
+    got = method.losses(fused, labels, combination, generator(3))
+    mean = method.mean(fused)
+    log_variance = method.log_variance(fused)
+    noise = torch.randn((draws, 2, 5, 6), generator=generator(3))
+    task = torch.zeros(2, 5)
+    kl, hard, flagged = 0.0, 0.0, 0
+    for k in range(2):
+        for b in range(5):
+            sigma = torch.exp(0.5 * log_variance[k, b])
+            for s in range(draws):
+                logits = method.classify(mean[k, b] + 1.3 * sigma * noise[s, k, b])
+                task[k, b] += F.cross_entropy(logits, labels[b]).item() / draws
+            kl += reference_kl(Normal(mean[k, b], sigma), Normal(torch.zeros(6), 0.7)).sum().item() / 10
+            if combination[k, b] in (1, 4):
+                hard += task[k, b].item() / 10
+                flagged += 1
+    if mode == "released":
+        hard = flagged * task.mean().item()
+    torch.testing.assert_close(got.task, task, rtol=1e-4, atol=1e-5)
+    assert got.parts["task"].item() == pytest.approx(task.mean().item(), rel=1e-4)
+    assert got.parts["kl"].item() == pytest.approx(kl, rel=1e-4)
+    assert flagged
+    assert got.parts["hard"].item() == pytest.approx(hard, rel=1e-4)
+    assert got.total.item() == pytest.approx(task.mean().item() + 0.05 * kl + 0.4 * hard, rel=1e-4)
+    assert got.variance is not None
+    torch.testing.assert_close(got.variance, log_variance.detach().exp().mean(-1))
+
+
+def test_the_prediction_is_the_mean_embedding_and_has_no_noise(
+    under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
+) -> None:
+    method = DMRNet(DMRNetSettings(noise_scale=5.0), 6, 3, 7).eval()
+    fused = torch.randn(7, 5, 6)
+    one, other = under_two_global_seeds(lambda: method.predict(fused))
+    assert torch.equal(one.logits, other.logits)
+    expected = method.mean(fused) @ method.classify.weight.T + method.classify.bias
+    torch.testing.assert_close(one.logits, expected)
+    assert one.variance is not None
+    torch.testing.assert_close(one.variance, method.log_variance(fused).exp().mean(-1))
+
+
+def test_the_log_variance_is_clamped() -> None:
+    method = DMRNet(DMRNetSettings(head_norm="none"), 4, 3, 7)
+    _, log_variance = method.gaussian(1e6 * torch.randn(1, 50, 4))
+    assert log_variance.min() == -LOG_VARIANCE_LIMIT
+    assert log_variance.max() == LOG_VARIANCE_LIMIT
+    losses = method.losses(1e3 * torch.randn(1, 50, 4), torch.zeros(50).long(), torch.zeros(1, 50).long(), generator())
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("combination", [[0, 0], [6, 6], [0, 6]])
+@pytest.mark.parametrize("mode", ["intended", "released"])
+def test_batches_of_two_that_lack_combinations(combination: list[int], mode: Any) -> None:
+    method = DMRNet(DMRNetSettings(hard_mode=mode), 4, 3, 7)
+    method.hard[[1, 2]] = True
+    got = method.losses(torch.randn(1, 2, 4), torch.tensor([0, 1]), torch.tensor([combination]), generator())
+    got.total.backward()
+    assert got.total.isfinite()
+    assert got.parts["hard"].item() == 0.0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_the_kl_weight_reaches_the_gradient() -> None:
+    gradients = []
+    for kl_weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        method = DMRNet(DMRNetSettings(kl_weight=kl_weight, noise_scale=0.0, head_norm="none"), 4, 3, 7)
+        fused = torch.randn(1, 8, 4)
+        method.losses(fused, torch.arange(8) % 3, torch.zeros(1, 8).long(), generator()).total.backward()
+        gradients.append(method.log_variance.linear.weight.grad)
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert gradients[0].abs().max() == 0  # without noise and KL nothing depends on the variance
+    assert gradients[1].abs().max() > 1e-3
