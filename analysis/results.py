@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+
+from dmr.combinations import all_combinations
 
 PAGE = 1_000
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
@@ -22,9 +25,10 @@ class StudyResults:
     Attributes:
         objectives: `{metric, mode}` each, the first one orders trials.
         searched: dotted keys, each a column of the table.
+        main_metric: the metric every combination has a value of, and `main_mode` its better end.
         combinations: in words, how many of all combinations were evaluated.
-        table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`, have
-            no combination; a run without values has one row without split, metric, combination and value.
+        table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`,
+            have no combination; a run without values has one row without split, metric, combination and value.
     """
 
     study: str
@@ -33,6 +37,7 @@ class StudyResults:
     objectives: tuple[dict[str, str], ...]
     searched: tuple[str, ...]
     main_metric: str
+    main_mode: Literal["max", "min"]
     combinations: str
     parent_run_id: str
     table: pd.DataFrame
@@ -49,18 +54,28 @@ def load_study(
     """The runs of a study, read page by page; `all` also reads each run's `combinations.csv`, `main` no artifact.
 
     Raises:
-        LookupError: there is no such store, experiment, or study in it.
+        LookupError: there is no such store, experiment, or study in it, or the store cannot be read.
     """
-    client = _client(tracking_uri)
-    found = client.get_experiment_by_name(experiment)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    store = "MLflow store " + re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", tracking_uri)
+    path = tracking_uri.removeprefix("sqlite:///")
+    if path != tracking_uri and not Path(path).is_file():  # asking MLflow would create it
+        raise LookupError(f"{store}: there is no such file")
+    try:
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+    except MlflowException as error:
+        raise LookupError(f"{store}: cannot be read: {str(error).splitlines()[0]}") from None
     if found is None:
-        raise LookupError(f"{tracking_uri}: no experiment {experiment!r}")
+        raise LookupError(f"{store}: no experiment {experiment!r}")
     ids = [found.experiment_id]
     parents = client.search_runs(
         ids, f"tags.study = '{study}' and tags.stage = 'study'", max_results=1, order_by=["attributes.start_time DESC"]
     )
     if not parents:
-        raise LookupError(f"{tracking_uri}: experiment {experiment!r} has no study {study!r}")
+        raise LookupError(f"{store}: experiment {experiment!r} has no study {study!r}")
     parent = parents[0]
     tags = parent.data.tags
     searched = tuple(json.loads(tags["searched"]))
@@ -78,6 +93,7 @@ def load_study(
         objectives=tuple(json.loads(tags["objectives"])),
         searched=searched,
         main_metric=tags["main_metric"],
+        main_mode="min" if tags.get("main_metric_mode") == "min" else "max",
         combinations=tags["combinations"],
         parent_run_id=parent.info.run_id,
         table=_tidy(rows, searched, modalities),
@@ -85,7 +101,7 @@ def load_study(
 
 
 def trial_values(results: StudyResults) -> pd.DataFrame:
-    """The objectives of every trial that has them: index trial, best first by the first objective, a column an objective."""
+    """Index trial, a column an objective: every trial that has them all, best first by the first objective."""
     table = results.table
     columns = {}
     for objective in results.objectives:
@@ -101,17 +117,17 @@ def combination_values(results: StudyResults, split: str = "val") -> pd.DataFram
     """The main metric: index trial, a column a combination in order."""
     table = results.table
     rows = table[(table["split"] == split) & (table["metric"] == results.main_metric) & table["combination"].notna()]
-    names = sorted(rows["combination"].unique(), key=lambda name: _position(name, results.modalities))
-    return rows.pivot(index="trial", columns="combination", values="value")[names]
+    values = rows.pivot(index="trial", columns="combination", values="value")
+    return values[[name for name in all_combinations(results.modalities).names if name in values]]
 
 
-def _client(tracking_uri: str) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    path = tracking_uri.removeprefix("sqlite:///")
-    if path != tracking_uri and not Path(path).exists():  # asking MLflow would create it
-        raise LookupError(f"{tracking_uri}: no such MLflow store")
-    return MlflowClient(tracking_uri)
+def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
+    """The main metric's summaries over combinations: index trial, columns such as `accuracy_mean`."""
+    table = results.table
+    names = [f"{results.main_metric}_{summary}" for summary in SUMMARIES]
+    rows = table[(table["split"] == split) & table["metric"].isin(names) & table["combination"].isna()]
+    frame = rows.pivot(index="trial", columns="metric", values="value")
+    return frame[[name for name in names if name in frame]]
 
 
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
@@ -164,14 +180,11 @@ def _tidy(rows: list[tuple[Any, ...]], searched: tuple[str, ...], modalities: tu
         numbers = pd.to_numeric(table[key], errors="coerce")
         if numbers.notna().sum() == table[key].notna().sum():
             table[key] = numbers
-    order = {name: _position(name, modalities) for name in table["combination"].dropna().unique()}
-    rank = {name: n for n, name in enumerate(sorted(order, key=lambda name: order[name]))}
-    keyed = table.assign(_rank=table["combination"].map(rank).astype(float).fillna(-1.0))
-    keyed = keyed.sort_values(["stage", "trial", "seed", "split", "metric", "_rank"], kind="stable", na_position="first")
-    return keyed.drop(columns="_rank").reset_index(drop=True)
-
-
-def _position(name: str, modalities: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
-    """By size, then in modality order."""
-    members = tuple(modalities.index(part) for part in name.split("-"))
-    return len(members), members
+    rank = {name: position for position, name in enumerate(all_combinations(modalities).names)}
+    return table.sort_values(
+        ["stage", "trial", "seed", "split", "metric", "combination"],
+        key=lambda column: column.map(rank) if column.name == "combination" else column,
+        kind="stable",
+        na_position="first",
+        ignore_index=True,
+    )

@@ -1,7 +1,7 @@
 """`dmr`: the command line. Results go to standard output, everything for people's eyes to standard error.
 
-Exit codes: 0 the budget is done and a trial succeeded; 1 the work failed or none succeeded; 2 bad input, before anything is
-started; 130 Ctrl-C. Imports are inside the commands, so that `--help` costs nothing.
+Exit codes: 0 the budget is done and a trial succeeded; 1 the work failed or none succeeded; 2 bad input, before
+anything is started; 130 Ctrl-C. Imports are inside the commands, so that `--help` costs nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +20,7 @@ from studies.errors import StudyError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from analysis.results import StudyResults
     from studies.folder import StudyFolder
     from studies.plan import StudyPlan
 
@@ -38,20 +38,11 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE
 StorageOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where studies lie; else DMR_STORAGE, else ./dmr_runs.")
 ]
-AddressOption = Annotated[str | None, typer.Option(metavar="ADDR", help="A Ray cluster; else RAY_ADDRESS, else a local Ray.")]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="ADDR", help="A Ray cluster; else RAY_ADDRESS, else a local Ray.")
+]
 NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Replace the study's name.")]
 TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
-
-
-class TableFormat(StrEnum):
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-
-
-class MetricSet(StrEnum):
-    main = "main"
-    all = "all"
 
 
 def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
@@ -151,17 +142,19 @@ def status(name: NameArgument, storage: StorageOption = None) -> None:
 @command("table")
 def table(
     name: NameArgument,
-    stage: Annotated[str, typer.Option(help="search or confirm.")] = "search",
-    metrics: Annotated[MetricSet, typer.Option(help="The main metric, or all of them.")] = MetricSet.main,
-    output: Annotated[TableFormat, typer.Option("--format", help="csv, json or parquet.")] = TableFormat.csv,
+    stage: Annotated[Literal["search"], typer.Option(help="Which runs.")] = "search",
+    metrics: Annotated[Literal["main", "all"], typer.Option(help="The main metric, or all of them.")] = "main",
+    output: Annotated[
+        Literal["csv", "json", "parquet"], typer.Option("--format", help="The form of the table.")
+    ] = "csv",
     storage: StorageOption = None,
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
-    results = _results(name, storage, stage, metrics.value)
-    if output is TableFormat.csv:
+    results = _results(name, storage, stage, metrics)
+    if output == "csv":
         typer.echo(results.table.to_csv(index=False), nl=False)
-    elif output is TableFormat.json:
-        typer.echo(results.table.to_json(orient="records"))
+    elif output == "json":
+        typer.echo(results.table.to_json(orient="records", double_precision=15))
     else:
         sys.stdout.buffer.write(results.table.to_parquet(index=False))
 
@@ -196,7 +189,18 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     if uri.startswith("http"):
         raise StudyError(f"{uri}: MLFLOW_TRACKING_URI is a server: open it in a browser")
     sys.stderr.write(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C stops it)\n")
-    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    server = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     try:
         return subprocess.run(server, check=False).returncode
     except KeyboardInterrupt:
@@ -213,7 +217,8 @@ def _people() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _results(name: str, storage: Path | None, stage: str, metrics: str) -> Any:
+def _results(name: str, storage: Path | None, stage: str, metrics: Literal["main", "all"]) -> StudyResults:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
 

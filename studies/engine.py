@@ -13,10 +13,9 @@ from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from dmr.training import EpochReport
-from studies.endings import Ending
+from studies.endings import Ending, StopReason
 from studies.ledger import Ledger
 from studies.screen import Screen
-from studies.scheduler import TIME
 from studies.trial import PAYLOAD
 
 if TYPE_CHECKING:
@@ -40,7 +39,9 @@ class TrialSource(_LeftBehind, Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if len(self.ledger.live) >= self.concurrent:
             return None
-        record = self.ledger.begin()
+        record = None
+        with self.ledger.guarded():
+            record = self.ledger.begin()
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
             return finished
@@ -57,19 +58,24 @@ class TrialSource(_LeftBehind, Searcher):
 
 
 class Bookkeeper(_LeftBehind, tune.Callback):
-    """Takes what trials report to the ledger. An exception here would end the study, so the ledger's writers raise none."""
+    """Takes what trials report to the ledger. An exception here would end the study with a traceback; it is guarded."""
 
     def __init__(self, ledger: Ledger, screen: Screen) -> None:
         self.ledger, self.screen = ledger, screen
         self.failed: dict[int, Ending] = {}
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         payload = json.loads(result[PAYLOAD])
         number = trial.config["number"]
-        if TIME in result:
-            self.ledger.epoch(number, EpochReport(**payload))
-        else:
+        if "trouble" in payload:
+            self.ledger.trouble = payload["trouble"]
+        elif "ending" in payload:
             self.failed[number] = Ending(**payload["ending"])
+        else:
+            with self.ledger.guarded():
+                self.ledger.epoch(number, EpochReport(**payload))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
@@ -81,13 +87,16 @@ class Bookkeeper(_LeftBehind, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         error = trial.get_pickled_error() or trial.get_error()
-        reason = "lost" if isinstance(error, RayError) and not hasattr(error, "cause") else "error"
+        reason: StopReason = "lost" if isinstance(error, RayError) and not hasattr(error, "cause") else "error"
         lines = str(error).strip().splitlines() or [type(error).__name__]
         self._end(trial.config["number"], Ending(reason, lines[-1][:300], str(error)))
 
     def _end(self, number: int, ending: Ending) -> None:
-        self.ledger.finish(number, ending)
-        self.screen.trial_ended()
+        """After trouble nothing more is written: the trial stays as it is, and goes on with `dmr resume`."""
+        if self.ledger.trouble is None:
+            with self.ledger.guarded():
+                self.ledger.finish(number, ending)
+            self.screen.trial_ended()
 
 
 class StudyStopper(_LeftBehind, tune.Stopper):

@@ -35,7 +35,9 @@ class StudyFolder:
         StudyError: a name that could climb out of the storage.
         """
         if not NAME.fullmatch(name):
-            raise StudyError(f"study name {name!r}: allowed are letters, digits and . _ - (up to 100, the first no sign)")
+            raise StudyError(
+                f"study name {name!r}: allowed are letters, digits and . _ - (up to 100, the first no sign)"
+            )
         self.name = name
         self.path = storage.resolve() / name
 
@@ -50,6 +52,10 @@ class StudyFolder:
     @property
     def trials(self) -> Path:
         return self.path / "trials"
+
+    def trial(self, number: int) -> Path:
+        """The checkpoints and small files of a trial."""
+        return self.trials / f"{number:04d}"
 
     @property
     def heatmap(self) -> Path:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from studies.endings import Ending
 from studies.errors import StudyError
 from studies.folder import Places, StudyFolder, write_text
-from studies.ledger import Ledger
+from studies.ledger import PARENT, Ledger
 from studies.plan import StudyPlan
 from studies.screen import Screen, engine_noise_to
-from studies.tracking import TrackingError, Tracker, open_store
+from studies.tracking import Tracker, TrackingError, open_store
 from studies.yaml_files import to_yaml
 
 log = logging.getLogger("dmr")
@@ -91,13 +91,34 @@ def measure_need(plan: StudyPlan) -> Need:
     return Need(resources.cpus, resources.gpus, total.get("CPU", 0.0), total.get("GPU", 0.0))
 
 
+def local_need(plan: StudyPlan) -> Need:
+    """What a trial needs of a Ray of its own on this machine."""
+    import torch
+
+    resources = plan.study.resources
+    return Need(resources.cpus, resources.gpus, float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+
+
+def check_fits(plan: StudyPlan, need: Need) -> None:
+    """Raises:
+    StudyError: no trial can ever run there.
+    """
+    if need.fits < 1:
+        raise StudyError(f"{plan.study.name}: resources: {need.text()}: no trial can ever run here")
+
+
 def resolve_places(folder: StudyFolder) -> Places:
     """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder."""
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     return Places(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or f"sqlite:///{folder.path / 'optuna.db'}")
 
 
-def _open_mlflow(uri: str, experiment: str) -> str:
+def open_mlflow(uri: str, experiment: str) -> str:
+    """The id of the experiment, made where it is missing.
+
+    Raises:
+        StudyError: the store cannot be used.
+    """
     try:
         return open_store(uri, experiment)
     except TrackingError as error:
@@ -125,14 +146,17 @@ class Launch:
 
         study, resources = self.plan.study, self.plan.study.resources
         need = measure_need(self.plan)
-        if need.fits < 1:
-            raise StudyError(f"{study.name}: resources: {need.text()}: no trial can ever run here")
+        check_fits(self.plan, need)
         metric = self.ledger.scheduler_metric
         scheduler = make_scheduler(
-            study.scheduler.name, metric[1], self.plan.max_epochs, self.plan.grace_epochs, study.scheduler.reduction_factor
+            study.scheduler.name,
+            metric[1],
+            self.plan.max_epochs,
+            self.plan.grace_epochs,
+            study.scheduler.reduction_factor,
         )
         scheduler.replay(self.ledger.recorded_epochs(), {trial.number for trial in self.ledger.interrupted})
-        context = TrialContext(self.folder.trials, metric, resources.cpus, resources.gpus)
+        context = TrialContext(self.folder, metric, resources.cpus, resources.gpus)
         trainable = tune.with_resources(
             tune.with_parameters(run_trial, context=context, dataset=self.plan.dataset),
             {"cpu": resources.cpus, "gpu": resources.gpus},
@@ -157,7 +181,8 @@ class Launch:
         )
         with self.signals(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tuner.fit()
+            with self.ledger.guarded():
+                tuner.fit()
         return self.settle()
 
     def should_stop(self) -> bool:
@@ -168,16 +193,21 @@ class Launch:
             self.folder.remember_seconds(elapsed)
         minutes = self.plan.study.budget.minutes
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
-        return self.interrupted or self.time_is_up
+        if self.ledger.tracker.journal_failed:
+            self.ledger.trouble = self.ledger.tracker.problem
+        return self.interrupted or self.time_is_up or self.ledger.trouble is not None
 
     def settle(self) -> Outcome:
         """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
+        if self.ledger.trouble is not None:
+            log.error("the study stops: %s", self.ledger.trouble)
+            return "stopped"
         self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
         if self.interrupted:
             return "interrupted"
         for number in list(self.ledger.live):
             self.ledger.finish(number, Ending("time_budget" if self.time_is_up else "lost"))
-        return "complete" if self.time_is_up or self.ledger.exhausted or not self.ledger.remaining else "stopped"
+        return "complete"
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -205,10 +235,12 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outc
 
     os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
     os.environ.pop("MLFLOW_RUN_ID", None)
+    if address is None:
+        check_fits(plan, local_need(plan))
     known = folder.places() if (folder.path / "places.json").exists() else None
     with engine_noise_to(folder.log if known else Path(os.devnull)):
         places = known or resolve_places(folder)
-        experiment_id = _open_mlflow(places.tracking_uri, plan.document["experiment"])
+        experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
     with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log):
         folder.remember(places)
         write_text(folder.study_file, to_yaml(plan.document))
@@ -220,10 +252,29 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outc
                 if ledger.remaining or ledger.interrupted:
                     with ray_running(address):
                         outcome = Launch(plan, folder, ledger, screen).run()
-            ledger.close(outcome == "complete")
+            if outcome == "complete":
+                ledger.close()
+                _keep_heatmap(plan, folder, tracker)
         finally:
-            tracker.close(timeout=30.0)
+            if not tracker.close(timeout=30.0):
+                log.warning(
+                    "MLflow: %s: what it has not got is in %s; `dmr resume` sends it", tracker.problem, folder.journal
+                )
     return outcome
+
+
+def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> None:
+    """Draw the heatmap and put it on the parent run, where MLflow has everything it is drawn from."""
+    from analysis.heatmap import write_heatmap
+    from analysis.results import load_study
+
+    if not tracker.flush(timeout=30.0):
+        return
+    try:
+        results = load_study(folder.places().tracking_uri, plan.study.name, experiment=plan.document["experiment"])
+        tracker.artifact(PARENT, write_heatmap(results, folder.heatmap))
+    except ValueError as error:  # no trial has values
+        log.info("%s", error)
 
 
 @contextmanager

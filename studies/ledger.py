@@ -5,14 +5,12 @@ Optuna's database is the truth. A trial is its Optuna number; its MLflow run has
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
-import subprocess
-import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,9 +18,11 @@ from optuna.trial import TrialState
 
 from dmr.metrics import MAIN_METRIC
 from dmr.training import EpochReport, RunSettings
-from studies.endings import Ending, StopReason, mlflow_status, optuna_state
-from studies.folder import StudyFolder, write_text
+from studies.endings import Ending, StopReason, optuna_state
+from studies.folder import StudyFolder
 from studies.plan import StudyPlan
+from studies.reporters import LAST
+from studies.runs import end_run, stage_tags, start_run
 from studies.sampling import Proposer
 from studies.scheduler import RecordedEpoch
 from studies.schema import metric_direction
@@ -42,7 +42,6 @@ class TrialRecord:
     point: dict[str, Any]
     settings: RunSettings
     report: EpochReport | None = None
-    started: float = field(default_factory=time.monotonic)
 
     @property
     def key(self) -> str:
@@ -65,6 +64,7 @@ class Ledger:
         self.endings: Counter[StopReason] = Counter()
         self.best: tuple[float, int, float] | None = None  # value, trial, its worst combination
         self.exhausted = False
+        self.trouble: str | None = None
         self.study = study = optuna.create_study(
             storage=storage,
             study_name=plan.study.name,
@@ -74,7 +74,7 @@ class Ledger:
         self.proposer = Proposer(study, plan.space, plan.study.sampler, plan.study.seed)
         for trial in study.get_trials(deepcopy=False):
             if trial.state.is_finished():
-                self._count(trial.number, trial.user_attrs["stop_reason"], trial.user_attrs.get("best"))
+                self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
         self.interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
         self._open_parent()
         if not study.get_trials(deepcopy=False):
@@ -91,11 +91,20 @@ class Ledger:
         """Trials of the budget that have not been started, now or by an earlier driver."""
         return max(0, self.plan.study.budget.trials - self.finished - len(self.live) - len(self.interrupted))
 
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What Optuna's storage, a disk or Ray raises here becomes `trouble`: the study stops and can go on later."""
+        try:
+            yield
+        except Exception as error:
+            log.info("the bookkeeping failed", exc_info=True)
+            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
     def begin(self) -> TrialRecord | None:
         """The next trial: one that an earlier driver left running, else a new one; None when there is none left."""
         if self.interrupted:
             trial = self.interrupted.pop(0)
-            number, trial_id, point = trial.number, trial._trial_id, dict(trial.params)
+            number, trial_id, point = trial.number, trial._trial_id, self.proposer.complete(trial)
         elif self.remaining and not self.exhausted:
             asked = self.proposer.ask()
             if asked is None:
@@ -107,14 +116,8 @@ class Ledger:
             return None
         record = TrialRecord(number, trial_id, point, self.plan.run_settings(point, self.plan.study.seed))
         self.live[number] = record
-        self.tracker.start(
-            record.key,
-            name=f"{self.plan.study.name}-{record.number:04d}",
-            parent=PARENT,
-            tags=self._tags("search")
-            | {"trial": str(number), "seed": str(record.settings.seed), "method": self._method(record)},
-            params=self.plan.parameters(point, record.settings.seed),
-        )
+        name = f"{self.plan.study.name}-{number:04d}"
+        start_run(self.tracker, self.plan, record.key, name, "search", point, PARENT, {"trial": str(number)})
         return record
 
     def epoch(self, number: int, report: EpochReport) -> None:
@@ -126,26 +129,29 @@ class Ledger:
             self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
 
     def finish(self, number: int, ending: Ending) -> None:
-        """The trial has ended: told to Optuna, then to MLflow."""
-        record = self.live.pop(number)
+        """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
+        that goes on, ends again, and is written once.
+        """
+        record = self.live[number]
         state = optuna_state(ending.reason, record.epochs, len(self.objectives))
         values = self._values(record.report) if record.report is not None else None
         worst = record.report.best_metrics[f"val/{MAIN_METRIC}_worst"] if record.report is not None else None
         attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
         if values is not None and state != TrialState.FAIL:
             attributes["best"] = [values[0], worst]
+        end_run(self.tracker, self.plan, record.key, self.folder.trial(number), record.report, ending)
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(record.trial_id, name, value)
         self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
+        del self.live[number]
         self._count(number, ending.reason, attributes.get("best"))
-        self._end_run(record, ending)
+        (self.folder.trial(number) / LAST).unlink(missing_ok=True)
         if ending.message:
             log.warning("trial %d %s: %s", number, ending.reason, ending.message)
 
-    def close(self, complete: bool) -> None:
-        """The driver is done with the study; `complete` if its budget is."""
-        if complete:
-            self.tracker.end(PARENT, "FINISHED")
+    def close(self) -> None:
+        """The study is complete."""
+        self.tracker.end(PARENT, "FINISHED")
 
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
@@ -170,9 +176,6 @@ class Ledger:
         """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
         return [report.best_metrics[objective.metric] for objective in self.objectives]
 
-    def _method(self, record: TrialRecord) -> str:
-        return str(record.point.get("model.method", self.plan.document["model"]["method"]))
-
     def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
         self.endings[reason] += 1
         if best is None:
@@ -181,11 +184,6 @@ class Ledger:
         if self.best is None or sign * best[0] > sign * self.best[0]:
             self.best = (best[0], number, best[1])
 
-    def _tags(self, stage: str) -> dict[str, str]:
-        tags = {"study": self.plan.study.name, "stage": stage}
-        commit = git_commit()
-        return tags | ({"git_commit": commit} if commit else {})
-
     def _open_parent(self) -> None:
         combinations = self.plan.combinations
         number = 2 ** len(combinations.modalities) - 1
@@ -193,7 +191,7 @@ class Ledger:
             PARENT,
             name=self.plan.study.name,
             params={"dataset.name": self.plan.dataset.name, "seed": self.plan.study.seed},
-            tags=self._tags("study")
+            tags=stage_tags(self.plan, "study")
             | {
                 "modalities": json.dumps(combinations.modalities),
                 "objectives": json.dumps([o.model_dump() for o in self.objectives]),
@@ -204,44 +202,3 @@ class Ledger:
             },
         )
         self.tracker.artifact(PARENT, self.folder.study_file)
-
-    def _end_run(self, record: TrialRecord, ending: Ending) -> None:
-        folder = self.folder.trials / f"{record.number:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if record.report is not None:
-            best = {f"best/{name}": value for name, value in record.report.best_metrics.items()}
-            for split, metrics in record.report.best_values.items():
-                names = self.plan.combinations.names
-                best |= {
-                    f"best/{split}/{MAIN_METRIC}/{name}": value
-                    for name, value in zip(names, metrics[MAIN_METRIC], strict=True)
-                }
-            step = record.report.best_epoch
-            self.tracker.metrics(record.key, {"best/epoch": step, **best}, step=step)
-            write_text(folder / "combinations.csv", combinations_csv(record.report, self.plan.combinations.names))
-            self.tracker.artifact(record.key, folder / "combinations.csv")
-        if ending.details or ending.message:
-            write_text(folder / "error.txt", f"{ending.reason}: {ending.message}\n\n{ending.details}")
-            self.tracker.artifact(record.key, folder / "error.txt")
-        self.tracker.tags(record.key, {"stop_reason": ending.reason})
-        self.tracker.end(record.key, mlflow_status(ending.reason, record.epochs))
-
-
-def combinations_csv(report: EpochReport, names: tuple[str, ...]) -> str:
-    """Every metric of every combination at the best epoch: split, metric, combination, value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("split", "metric", "combination", "value"))
-    for split, metrics in report.best_values.items():
-        for metric, values in metrics.items():
-            writer.writerows((split, metric, name, repr(value)) for name, value in zip(names, values, strict=True))
-    return text.getvalue()
-
-
-def git_commit() -> str | None:
-    """The commit checked out in the working directory, None where there is none."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None

@@ -81,7 +81,9 @@ class StudyPlan:
 
         document = self.resolved(point)
         flat = {key: value for section in SEARCHED_SECTIONS for key, value in _flatten(document[section], section)}
-        logs = {f"log10_{p.key}": log10(point[p.key]) for p in self.space.parameters if "log" in p.kind and p.key in point}
+        logs = {
+            f"log10_{p.key}": log10(point[p.key]) for p in self.space.parameters if "log" in p.kind and p.key in point
+        }
         return {"dataset.name": self.dataset.name, "seed": seed, **flat, **logs}
 
 
@@ -235,7 +237,9 @@ def _check_data(document: dict[str, Any], space: Space, dataset: MultimodalDatas
 
 def _encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) -> dict[str, EncoderSettings]:
     """The encoder settings of every modality."""
-    entries = {prefix.removeprefix("model.encoder.").removesuffix("."): entry for prefix, entry in encoder_entries(document)}
+    entries = {
+        prefix.removeprefix("model.encoder.").removesuffix("."): entry for prefix, entry in encoder_entries(document)
+    }
     unknown = set(entries) - {"", *dataset.modality_names}
     if unknown:
         raise StudyError(
@@ -259,7 +263,9 @@ def _check_sampler(study: StudyFile, space: Space, where: str) -> None:
         return
     for parameter in space.parameters:
         if parameter.grid() is None:
-            raise StudyError(f"{where}: sampler: grid needs a finite space; search.{parameter.key} is {parameter.text()}")
+            raise StudyError(
+                f"{where}: sampler: grid needs a finite space; search.{parameter.key} is {parameter.text()}"
+            )
         if parameter.when:
             raise StudyError(f"{where}: sampler: grid has no conditions; search.{parameter.key} has `when`")
 
@@ -271,7 +277,9 @@ def _first_point(entry: Any, number: int, document: dict[str, Any], space: Space
     unknown = set(given) - set(space.keys)
     if unknown:
         raise StudyError(f"{at}: {sorted(unknown)[0]} is not searched; searched are {', '.join(space.keys)}")
-    defaults = dict(pair for section in SEARCHED_SECTIONS for pair in _flatten(_with_point(document, given)[section], section))
+    defaults = dict(
+        pair for section in SEARCHED_SECTIONS for pair in _flatten(_with_point(document, given)[section], section)
+    )
     point: dict[str, Any] = {}
     for parameter in space.parameters:
         if not parameter.active(point):
@@ -295,7 +303,11 @@ def _distinct(points: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
 
 def _grace_epochs(document: dict[str, Any], space: Space, study: StudyFile, where: str) -> int:
     """Epochs a scheduler leaves every trial: at least the warm-up of the method, the longest in the space, and 2 more."""
-    warmups = [p.values[-1] if p.kind != "choice" else max(p.values) for p in space.parameters if p.key == "model.warmup_epochs"]
+    warmups = [
+        p.values[-1] if p.kind != "choice" else max(p.values)
+        for p in space.parameters
+        if p.key == "model.warmup_epochs"
+    ]
     for method in _methods(document, space):
         settings = METHODS[method].Settings
         model = _with_point(document, {"model.method": method})["model"]
@@ -304,5 +316,7 @@ def _grace_epochs(document: dict[str, Any], space: Space, study: StudyFile, wher
     needed = longest + 2 if longest else 1
     given = study.scheduler.grace_epochs
     if given is not None and given < needed and study.scheduler.name != "none":
-        raise StudyError(f"{where}: scheduler.grace_epochs: got {given}; the warm-up of {longest} epochs needs at least {needed}")
+        raise StudyError(
+            f"{where}: scheduler.grace_epochs: got {given}; the warm-up of {longest} epochs needs at least {needed}"
+        )
     return given or max(DEFAULT_GRACE_EPOCHS, needed)

@@ -79,6 +79,18 @@ class Proposer:
         trial = self.study.ask()
         return trial, self.space.suggest(trial)
 
+    def complete(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        """The point of a RUNNING trial that an earlier driver began; a kill may have come before all of it was written."""
+        point = self.space.active(trial.params)
+        if all(p.key in point or not p.active(point) for p in self.space.parameters):
+            return point
+        if "fixed_params" not in trial.system_attrs:
+            copy = optuna.create_study(directions=self.study.directions, sampler=self._sampler(trial.number))
+            copy.add_trials([t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number])
+            point = self.space.suggest(copy.ask())
+            self.study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", point)
+        return self.space.suggest(optuna.Trial(self.study, trial._trial_id))
+
     def _sampler(self, number: int, attempt: int = 0) -> BaseSampler:
         return make_sampler(self.name, derive_seed(self.seed, "sampler", number, attempt) % 2**32)
 

@@ -125,7 +125,9 @@ def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
     if not NAME.fullmatch(study.name):
         mistakes.append(f"{where}: name: got {study.name!r}; allowed are letters, digits and . _ - (up to 100)")
     if study.experiment is not None and not NAME.fullmatch(study.experiment):
-        mistakes.append(f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)")
+        mistakes.append(
+            f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)"
+        )
     if study.dataset.name == "arrays" and not study.dataset.path:
         mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
     if study.dataset.name != "arrays" and study.dataset.path is not None:
@@ -200,9 +202,7 @@ def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, An
     return [("model.encoder.", dict(document))]
 
 
-def _validated(
-    section: type[Section], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]
-) -> Any:
+def _validated(section: type[Section], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]) -> Any:
     try:
         return section.model_validate(document)
     except ValidationError as error:

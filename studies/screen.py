@@ -1,4 +1,4 @@
-"""What people see while a study runs: a compact live table on a terminal, plain lines elsewhere; the engines' noise in log.txt."""
+"""What people see while a study runs: a live table on a terminal, plain lines elsewhere; engines' noise in log.txt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("dmr")
 
 @contextmanager
 def engine_noise_to(path: Path) -> Iterator[TextIO]:
-    """Send what this process and its children write on their standard streams to a file; yields the real standard error."""
+    """Send what this process and its children write on standard streams to a file; yields the real standard error."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

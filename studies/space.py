@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 RANGES = ("uniform", "log_uniform", "int", "log_int")
 KINDS = (*RANGES, "choice")
+MAX_ENUMERATED = 10_000
+MAX_STEPS = 1_000_000_000
 Scalar = str | int | float | bool | None
 
 
@@ -40,13 +43,24 @@ class Parameter:
 
     def contains(self, value: Any) -> bool:
         if self.kind == "choice":
-            return any(value == choice and type(value) is type(choice) for choice in self.values)
+            return any(_same(value, choice) for choice in self.values)
         whole = self.kind in ("int", "log_int")
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             return False
         low, high = self.values
-        on_step = not self.step or math.isclose((value - low) / self.step, round((value - low) / self.step), abs_tol=1e-9)
+        on_step = not self.step or math.isclose(
+            (value - low) / self.step, round((value - low) / self.step), abs_tol=1e-9
+        )
         return bool(low <= value <= high and on_step)
+
+    def canonical(self, value: Any) -> Any:
+        """`value`, which this key contains, written in the one way in which two equal points are equal texts."""
+        if self.kind == "choice":
+            return next(choice for choice in self.values if _same(value, choice))
+        if self.kind in ("int", "log_int"):
+            return int(value)
+        low, high = self.values
+        return min(low + self.step * round((value - low) / self.step), high) if self.step else float(value)
 
     def suggest(self, trial: optuna.Trial) -> Any:
         if self.kind == "choice":
@@ -57,15 +71,16 @@ class Parameter:
         return trial.suggest_float(self.key, low, high, step=self.step, log=self.kind == "log_uniform")
 
     def grid(self) -> list[Any] | None:
-        """All values, None where there is no finite set of them."""
+        """All values, None where they are not finite or more than `MAX_ENUMERATED`."""
         if self.kind == "choice":
             return list(self.values)
+        step = 1 if self.kind == "int" else self.step
+        if self.kind == "int" and self.step:
+            step = self.step
         low, high = self.values
-        if self.kind == "int":
-            return list(range(low, high + 1, int(self.step or 1)))
-        if self.kind == "uniform" and self.step:
-            return [low + self.step * n for n in range(math.floor((high - low) / self.step + 1e-9) + 1)]
-        return None
+        if self.kind not in ("int", "uniform") or not step or (high - low) / step >= MAX_ENUMERATED:
+            return None
+        return [self.canonical(low + step * n) for n in range(math.floor((high - low) / step + 1e-9) + 1)]
 
     def text(self) -> str:
         """For people: `log_uniform [0.1, 3]  when sampling.strategy is bernoulli`."""
@@ -190,7 +205,9 @@ def _in_order(parsed: dict[str, Parameter], where: str) -> tuple[Parameter, ...]
     for parameter in parsed.values():
         for key, allowed in parameter.when.items():
             if key not in parsed:
-                raise StudyError(f"{where}.{parameter.key}.when.{key}: not a searched key; searched are {_listed(parsed)}")
+                raise StudyError(
+                    f"{where}.{parameter.key}.when.{key}: not a searched key; searched are {_listed(parsed)}"
+                )
             never = [value for value in allowed if not parsed[key].contains(value)]
             if never:
                 raise StudyError(

@@ -46,7 +46,9 @@ def status_lines(folder: StudyFolder) -> list[str]:
         lines.append(f"best: {metric} {value:.4f}, worst combination {worst:.4f} (trial {best.number})")
     minutes = document["budget"]["minutes"]
     lines.append(f"ran {folder.seconds_run() / 60:.1f} min" + (f" of {minutes:g}" if minutes else ""))
-    lines.append(f"MLflow: {folder.places().tracking_uri}, filter: tags.study = '{folder.name}' and tags.stage = 'search'")
+    lines.append(
+        f"MLflow: {folder.places().tracking_uri}, filter: tags.study = '{folder.name}' and tags.stage = 'search'"
+    )
     return lines
 
 
@@ -66,5 +68,3 @@ def _trials(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
         return optuna.load_study(study_name=folder.name, storage=url).get_trials(deepcopy=False)
     except KeyError:
         return []
-
-

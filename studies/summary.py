@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from studies.errors import StudyError
+from studies.endings import FAILURES
 from studies.folder import StudyFolder
-from studies.launch import Need, Outcome, measure_need, ray_running
+from studies.launch import Outcome, check_fits, local_need, measure_need, ray_running
 from studies.plan import StudyPlan
 from studies.yaml_files import to_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.results import StudyResults
 
 SHOWN_TRIALS = 10
 
@@ -36,66 +42,61 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     number = 2 ** len(dataset.modalities) - 1
     out.print(f"combinations evaluated: {len(combinations)} of {number}")
     out.print(f"folder: {folder.path}")
-    need = _need(plan, address)
+    with nullcontext() if address is None else ray_running(address):
+        need = local_need(plan) if address is None else measure_need(plan)
+    check_fits(plan, need)
     concurrent = min(need.fits, plan.study.resources.concurrent or need.fits)
     out.print(f"resources: {need.text()}; {concurrent} at a time")
-    if need.fits < 1:
-        raise StudyError(f"{plan.study.name}: resources: {need.text()}: no trial can ever run here")
-
-
-def _need(plan: StudyPlan, address: str | None) -> Need:
-    if address is not None:
-        with ray_running(address):
-            return measure_need(plan)
-    import torch
-
-    resources = plan.study.resources
-    return Need(resources.cpus, resources.gpus, float(os.cpu_count() or 1), float(torch.cuda.device_count()))
 
 
 def show_summary(plan: StudyPlan, folder: StudyFolder, outcome: Outcome, people: Console) -> int:
     """The best trials on standard output, where to look further on standard error; returns the exit code."""
     name = plan.study.name
-    if outcome == "interrupted":
-        people.print(f"stopped; go on with: dmr resume {name}", markup=False)
-        return 130
-    from analysis.heatmap import write_heatmap
-    from analysis.results import best_trials, load_study
 
-    places = folder.places()
-    results = load_study(places.tracking_uri, name, experiment=plan.document["experiment"])
-    table = results.table
-    statuses = table.groupby("trial")["status"].first()
-    failed = sorted(int(trial) for trial in statuses[statuses.isin(["diverged", "out_of_memory", "error", "lost"])].index)
-    best = best_trials(results, SHOWN_TRIALS)
-    if failed:
-        people.print(f"{len(failed)} of {len(statuses)} trials failed: {', '.join(map(str, failed))}", markup=False)
-    if not len(best):
-        people.print(f"{name}: no trial succeeded; see {folder.log}", markup=False)
+    def tell(text: str) -> None:
+        people.print(text, markup=False, soft_wrap=True)
+
+    if outcome != "complete":
+        tell(f"stopped; go on with: dmr resume {name}")
+        return 130 if outcome == "interrupted" else 1
+    from analysis.results import load_study
+
+    results = load_study(folder.places().tracking_uri, name, experiment=plan.document["experiment"])
+    trials = results.table.groupby("trial")[["status", *results.searched]].first()
+    failed = trials.index[trials["status"].isin(FAILURES)]
+    if len(failed):
+        tell(f"{len(failed)} of {len(trials)} trials failed: {', '.join(map(str, failed))}")
+    if not results.table["value"].notna().any():
+        tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
-    Console(highlight=False, width=None).print(_trial_table(results, best, plan))
-    write_heatmap(results, folder.heatmap)
-    people.print(f"study {name} is complete: {len(statuses)} trials" if outcome == "complete" else f"study {name} ended early")
-    people.print(f"heatmap: {folder.heatmap}", markup=False)
-    people.print(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')", markup=False)
-    return 0 if outcome == "complete" else 1
+    Console(highlight=False).print(_trial_table(results, trials))
+    tell(f"study {name} is complete: {len(trials)} trials")
+    tell(f"heatmap: {folder.heatmap}")
+    tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
+    return 0
 
 
-def _trial_table(results: Any, best: list[int], plan: StudyPlan) -> Table:
-    summaries = [f"accuracy_{summary}" for summary in ("mean", "worst", "full")]
-    frame = results.table
-    table = Table(title=f"{plan.study.name}: best {len(best)} trials by {plan.study.objective[0].metric}")
-    for column in ("trial", "status", *(s.removeprefix("accuracy_") for s in summaries), *results.searched):
-        table.add_column(column.split(".", 1)[-1] if "." in column else column, justify="right" if column != "status" else "left")
+def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:
+    """The best trials: objectives, summaries of the main metric over combinations, and the values searched."""
+    from analysis.results import summary_values, trial_values
+
+    objectives, summaries = trial_values(results), summary_values(results)
+    best = objectives.index[:SHOWN_TRIALS]
+    title = f"{results.study}: best {len(best)} of {len(trials)} trials by {results.objectives[0]['metric']}"
+    others = objectives[[name for name in objectives if str(name).removeprefix("val/") not in summaries]]
+    numbers = others.join(summaries.rename(columns=lambda name: name.removeprefix(f"{results.main_metric}_")))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("trial", *numbers, "ended", "searched values"):
+        left = column in ("ended", "searched values")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "searched values")
     for trial in best:
-        rows = frame[frame["trial"] == trial]
-        values = rows[rows["metric"].isin(summaries) & (rows["split"] == "val")].set_index("metric")["value"]
-        searched = [rows[key].iloc[0] for key in results.searched]
-        table.add_row(str(trial), rows["status"].iloc[0], *(f"{values[s]:.4f}" for s in summaries), *map(_cell, searched))
+        status, *searched = trials.loc[trial]
+        values = ", ".join(
+            f"{key.rpartition('.')[2]} {_cell(v)}" for key, v in zip(results.searched, searched, strict=True)
+        )
+        table.add_row(str(trial), *(f"{value:.4f}" for value in numbers.loc[trial]), status, values)
     return table
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,8 @@
 """The single writer to MLflow: everything goes to a local journal first and is shipped in batches by one thread.
 
-Nothing here raises into the caller or blocks it. What could not be shipped stays in the journal and is shipped exactly once
-later, by this process or by the next one that opens the journal: MLflow drops a metric row whose key, timestamp, step and
-value it already has, and a run is found again by its tag before one is created a second time.
+Nothing here raises into the caller or blocks it. What could not be shipped stays in the journal and is shipped exactly
+once later, by this process or by the next one that opens the journal: MLflow drops a metric row whose key, timestamp,
+step and value it already has, and a run is found again by its tag before one is created a second time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ MAX_METRICS, MAX_OTHERS, MAX_PARAM = 1_000, 100, 6_000
 SHIP_EVERY = 0.5
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-FINAL = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+FINAL = (
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE",
+)
 
 T = TypeVar("T")
 
@@ -51,7 +57,9 @@ def open_store(tracking_uri: str, experiment: str) -> str:
     shown = mask_password(tracking_uri)
     scheme = tracking_uri.split(":", 1)[0] if ":" in tracking_uri else ""
     if scheme in ("", "file") or len(scheme) == 1:
-        raise TrackingError(f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server")
+        raise TrackingError(
+            f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server"
+        )
     if tracking_uri.startswith("sqlite:///"):
         _check_sqlite(Path(tracking_uri.removeprefix("sqlite:///")), shown)
     try:
@@ -63,7 +71,7 @@ def open_store(tracking_uri: str, experiment: str) -> str:
         raise TrackingError(f"MLflow store {shown}: cannot be used: {_first_line(error)}") from None
     if found.lifecycle_stage != "active":
         raise TrackingError(
-            f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another with `experiment:`"
+            f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
         )
     return str(found.experiment_id)
 
@@ -315,9 +323,7 @@ class _Shipment:
         self._call(self.client.log_artifact, self.tracker.run_id(key), record["path"])
 
     def _end(self, key: str, record: Record) -> None:
-        self._call(
-            self.client.set_terminated, self.tracker.run_id(key), status=record["status"], end_time=record["t"]
-        )
+        self._call(self.client.set_terminated, self.tracker.run_id(key), status=record["status"], end_time=record["t"])
 
     def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
         """Call MLflow; what it will never accept is left out with a line in the log."""

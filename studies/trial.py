@@ -1,7 +1,7 @@
 """One trial, in a process of Ray Tune's: Ray Train in local mode around `dmr.training.fit`.
 
-The process is reused for the next trial: whatever a trial needs it makes anew, and fit() leaves torch's global generator as
-it was. Only the data set is kept, once a process.
+The process is reused for the next trial: whatever a trial needs it makes anew, and fit() leaves torch's global
+generator as it was. Only the data set is kept, once a process.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import traceback
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from dmr.data.dataset import MultimodalDataset
-from dmr.training import EpochReport, Reporter, RunSettings
+from dmr.training import EpochReport, RunSettings
+from studies.folder import StudyFolder
+from studies.reporters import FolderReporter, StorageFailed
 from studies.scheduler import TIME, VALUE
 
 PAYLOAD = "payload"
-LAST, BEST = "last.pt", "best.pt"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -26,44 +26,18 @@ class TrialContext:
     """What all trials of a study share.
 
     Attributes:
-        folder: where the trials' checkpoints lie.
+        folder: the study's.
         scheduled: the metric a scheduler looks at, and its better end.
     """
 
-    folder: Path
+    folder: StudyFolder
     scheduled: tuple[str, str]
     cpus: float
     gpus: float
 
 
-class TuneReporter(Reporter):
-    """Checkpoints in the trial's folder, epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
-
-    def __init__(self, folder: Path, scheduled: tuple[str, str]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.metric, self.mode = scheduled
-        self.running_best: float | None = None
-
-    def load(self) -> dict[str, Any] | None:
-        import torch
-
-        from dmr.checkpoints import load_checkpoint
-
-        state = load_checkpoint(self.folder / LAST, torch.device("cpu"))
-        if state is not None:
-            self.running_best = state.pop("running_best")
-        return state
-
-    def save(self, state: dict[str, Any], is_best: bool) -> None:
-        from dmr.checkpoints import save_checkpoint
-
-        value = state["report"]["metrics"][self.metric]
-        better = max if self.mode == "max" else min
-        self.running_best = value if self.running_best is None else better(self.running_best, value)
-        if is_best:
-            save_checkpoint(self.folder / BEST, {"network": state["network"], "report": state["report"]})
-        save_checkpoint(self.folder / LAST, {**state, "running_best": self.running_best})
+class TuneReporter(FolderReporter):
+    """Hands epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
 
     def report(self, report: EpochReport) -> None:
         from ray import tune
@@ -72,7 +46,7 @@ class TuneReporter(Reporter):
 
 
 def run_trial(config: dict[str, Any], context: TrialContext, dataset: MultimodalDataset) -> None:
-    """Tune's trainable: trains the trial of `config` (its `number` and `settings`), and reports how it failed if it did.
+    """Tune's trainable: trains the trial of `config` (its `number` and `settings`), and reports how it failed, if so.
 
     Only the death of the process is left to Tune; an exception is an ending like any other.
     """
@@ -95,7 +69,9 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
     torch.set_num_threads(max(1, int(context.cpus)))
     device = torch.device("cuda" if context.gpus > 0 else "cpu")
     try:
-        fit(dataset, settings, device, TuneReporter(context.folder / f"{number:04d}", context.scheduled))
+        fit(dataset, settings, device, TuneReporter(context.folder.trial(number), context.scheduled))
+    except StorageFailed as error:
+        tune.report({PAYLOAD: json.dumps({"trouble": str(error)})})
     except Exception as error:
         ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
         tune.report({PAYLOAD: json.dumps({"ending": ending})})

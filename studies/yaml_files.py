@@ -82,4 +82,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def to_yaml(value: Any) -> str:
     """YAML with keys in the order given."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)

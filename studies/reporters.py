@@ -1,0 +1,54 @@
+"""Where a training run keeps its checkpoints: the half of a Reporter that every kind of run shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dmr.checkpoints import load_checkpoint, save_checkpoint
+from dmr.training import EpochReport, Reporter
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+class StorageFailed(Exception):
+    """A checkpoint could not be written: nothing is wrong with the run, and it can go on later."""
+
+
+class FolderReporter(Reporter):
+    """Checkpoints in a folder: `last.pt` with everything the next epoch needs, `best.pt` with the chosen network.
+
+    Args:
+        followed: a metric and its better end, `max` or `min`; its running best is kept in `running_best`.
+    """
+
+    def __init__(self, folder: Path, followed: tuple[str, str]) -> None:
+        self.folder = folder
+        self.metric, self.mode = followed
+        self.running_best: float | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        state = load_checkpoint(self.folder / LAST, torch.device("cpu"))
+        if state is not None:
+            self.running_best = state.pop("running_best")
+        return state
+
+    def save(self, state: dict[str, Any], is_best: bool) -> None:
+        """Raises:
+        StorageFailed: the disk is full, gone or read-only.
+        """
+        value = state["report"]["metrics"][self.metric]
+        better = max if self.mode == "max" else min
+        self.running_best = value if self.running_best is None else better(self.running_best, value)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if is_best:
+                save_checkpoint(self.folder / BEST, {"network": state["network"], "report": state["report"]})
+            save_checkpoint(self.folder / LAST, {**state, "running_best": self.running_best})
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a write fails
+            raise StorageFailed(f"{self.folder}: cannot be written: {error}") from error
+
+    def report(self, report: EpochReport) -> None:
+        raise NotImplementedError

@@ -1,0 +1,85 @@
+"""A training run as MLflow keeps it: the same for the trials of a search and for a run of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dmr.metrics import MAIN_METRIC
+from dmr.training import EpochReport
+from studies.endings import Ending, mlflow_status
+from studies.folder import write_text
+from studies.plan import StudyPlan
+from studies.tracking import Tracker
+
+
+def stage_tags(plan: StudyPlan, stage: str) -> dict[str, str]:
+    """The tags of every run of a study."""
+    commit = git_commit()
+    return {"study": plan.study.name, "stage": stage} | ({"git_commit": commit} if commit else {})
+
+
+def start_run(
+    tracker: Tracker,
+    plan: StudyPlan,
+    key: str,
+    name: str,
+    stage: str,
+    point: Mapping[str, Any],
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Begin the run of a point of the space, or go on with it."""
+    seed = plan.study.seed
+    method = str(plan.resolved(point)["model"]["method"])
+    own = {"seed": str(seed), "method": method, **(tags or {})}
+    tracker.start(
+        key, name=name, parent=parent, tags=stage_tags(plan, stage) | own, params=plan.parameters(point, seed)
+    )
+
+
+def end_run(
+    tracker: Tracker, plan: StudyPlan, key: str, folder: Path, report: EpochReport | None, ending: Ending
+) -> None:
+    """Keep the values of the epoch the checkpoint was chosen at, how the run ended, and its small files in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if report is not None:
+        best = {f"best/{name}": value for name, value in report.best_metrics.items()}
+        names = plan.combinations.names
+        for split, metrics in report.best_values.items():
+            values = zip(names, metrics[MAIN_METRIC], strict=True)
+            best |= {f"best/{split}/{MAIN_METRIC}/{name}": value for name, value in values}
+        tracker.metrics(key, {"best/epoch": report.best_epoch, **best}, step=report.best_epoch)
+        write_text(folder / "combinations.csv", combinations_csv(report, names))
+        tracker.artifact(key, folder / "combinations.csv")
+    if ending.details or ending.message:
+        write_text(folder / "error.txt", f"{ending.reason}: {ending.message}\n\n{ending.details}")
+        tracker.artifact(key, folder / "error.txt")
+    tracker.tags(key, {"stop_reason": ending.reason})
+    tracker.end(key, mlflow_status(ending.reason, 0 if report is None else report.epoch + 1))
+
+
+def combinations_csv(report: EpochReport, names: tuple[str, ...]) -> str:
+    """Every metric of every combination at the best epoch: split, metric, combination, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("split", "metric", "combination", "value"))
+    for split, metrics in report.best_values.items():
+        for metric, values in metrics.items():
+            writer.writerows((split, metric, name, repr(value)) for name, value in zip(names, values, strict=True))
+    return text.getvalue()
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit checked out in the working directory, None where there is none."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

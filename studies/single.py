@@ -1,0 +1,89 @@
+"""`dmr train`: one training run with the file's own values, in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dmr.training import Diverged, EpochReport, fit
+from studies.endings import Ending
+from studies.folder import StudyFolder
+from studies.launch import logging_to, open_mlflow, resolve_places
+from studies.plan import StudyPlan
+from studies.reporters import FolderReporter
+from studies.runs import end_run, start_run
+from studies.screen import engine_noise_to
+from studies.tracking import Tracker
+
+KEY = "train"
+
+
+class TrackedReporter(FolderReporter):
+    """Hands epochs to MLflow and to a progress bar."""
+
+    def __init__(
+        self, folder: Path, followed: tuple[str, str], tracker: Tracker, progress: Progress, epochs: int
+    ) -> None:
+        super().__init__(folder, followed)
+        self.tracker, self.progress = tracker, progress
+        self.task = progress.add_task("training", total=epochs)
+
+    def report(self, report: EpochReport) -> None:
+        self.tracker.metrics(KEY, report.metrics, step=report.epoch)
+        text = f"{self.metric} {report.metrics[self.metric]:.4f}, best {self.running_best:.4f}"
+        self.progress.update(self.task, completed=report.epoch + 1, description=text)
+
+
+def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
+    """Train, or go on with the same run after an interruption; returns the exit code.
+
+    Raises:
+        StudyError: MLflow cannot be reached, or the run is being trained by another process.
+    """
+    settings = plan.run_settings({}, plan.study.seed)
+    digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
+    folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
+    places = resolve_places(folder)
+    with engine_noise_to(Path(os.devnull)):
+        experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
+    with folder.locked(), logging_to(folder.log):
+        tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
+        try:
+            start_run(tracker, plan, KEY, f"{plan.study.name}-train", "train", {}, tags={"trial": "0"})
+            objective = plan.study.objective[0]
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=people, transient=True) as progress:
+                followed = (objective.metric, settings.select_mode)
+                reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs)
+                device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
+                try:
+                    report = fit(plan.dataset, settings, device, reporter)
+                except Diverged as error:
+                    end_run(tracker, plan, KEY, folder.path, None, Ending("diverged", str(error)))
+                    people.print(f"{plan.study.name}: diverged: {error}", markup=False)
+                    return 1
+            end_run(tracker, plan, KEY, folder.path, report, Ending("completed"))
+        finally:
+            tracker.close(timeout=30.0)
+    Console(highlight=False).print(combination_table(plan, report))
+    people.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def combination_table(plan: StudyPlan, report: EpochReport) -> Table:
+    """A row a combination, a column a metric, at the epoch the checkpoint was chosen at."""
+    metrics = report.best_values["val"]
+    table = Table(title=f"{plan.study.name}: val, epoch {report.best_epoch}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("combination", *metrics):
+        table.add_column(column, justify="left" if column == "combination" else "right", overflow="fold")
+    for name, *values in zip(plan.combinations.names, *metrics.values(), strict=True):
+        table.add_row(name, *(f"{value:.4f}" for value in values))
+    return table

@@ -1,0 +1,161 @@
+"""What the tests of the command line share: a working directory with data and a study file, and the real `dmr`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+DMR = Path(sys.executable).with_name("dmr")
+MODALITIES = ("ecg", "motion", "skin")
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "dataset": {"name": "arrays", "path": "sensors"},
+    "model": {"method": "dmrnet", "encoder": {"name": "mlp", "width": 8}, "warmup_epochs": 1},
+    "train": {"epochs": 4, "batch_size": 32, "learning_rate": 0.01},
+    "search": {
+        "model.prior_std": {"log_uniform": [0.1, 3.0]},
+        "model.kl_weight": {"log_uniform": [1e-5, 1e-1]},
+        "sampling.strategy": {"choice": ["uniform", "bernoulli"]},
+        "sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}},
+    },
+    "scheduler": {"name": "none"},
+    "budget": {"trials": 4},
+}
+
+
+def write_arrays(folder: Path, samples: int = 120, classes: int = 3) -> Path:
+    """Three vector modalities; `ecg` tells the classes best, `skin` hardly."""
+    draw = np.random.default_rng(7)
+    widths = {"ecg": (6, 2.0), "motion": (4, 1.0), "skin": (3, 0.2)}
+    centres = {name: signal * draw.standard_normal((classes, width)) for name, (width, signal) in widths.items()}
+    for split, count in (("train", samples), ("val", samples // 2)):
+        (folder / split).mkdir(parents=True)
+        labels = np.arange(count, dtype=np.int64) % classes
+        np.save(folder / split / "label.npy", labels)
+        for name, (width, _) in widths.items():
+            values = centres[name][labels] + draw.standard_normal((count, width))
+            np.save(folder / split / f"{name}.npy", values.astype(np.float32))
+    description = {
+        "task": "classification",
+        "num_classes": classes,
+        "class_names": [f"c{n}" for n in range(classes)],
+        "modalities": [{"name": name, "kind": "vector", "shape": [width]} for name, (width, _) in widths.items()],
+    }
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(description))
+    return folder
+
+
+@dataclass
+class Workplace:
+    """A directory in which a user works."""
+
+    path: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str = "small", **changes: Any) -> Path:
+        """A study file: the small study, with dotted keys as `train__epochs=2` replaced."""
+        document = copy.deepcopy(STUDY) | {"name": name}
+        for key, value in changes.items():
+            *path, last = key.split("__")
+            section = document
+            for part in path:
+                section = section.setdefault(part, {})
+            section[last] = value
+        file = self.path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        return file
+
+    def start(self, *arguments: Any) -> subprocess.Popen[str]:
+        """The command in a process group of its own."""
+        return subprocess.Popen(
+            [DMR, *map(str, arguments)],
+            cwd=self.path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def dmr(self, *arguments: Any, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def run(self, *arguments: Any) -> subprocess.CompletedProcess[str]:
+        """A command that has to succeed."""
+        done = self.dmr(*arguments)
+        assert done.returncode == 0, f"{done.args}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+
+    def mlflow_runs(self, study: str = "small", stage: str = "search") -> list[Run]:
+        """The runs of a stage, by trial."""
+        client = self.client
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(ids, f"tags.study = '{study}' and tags.stage = '{stage}'", max_results=1000)
+        return sorted(runs, key=lambda run: int(run.data.tags.get("trial", -1)))
+
+    def history(self, run: Run) -> dict[str, list[tuple[int, float]]]:
+        """Every metric of a run: step and value of each point, by step."""
+        client = self.client
+        return {
+            name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+            for name in run.data.metrics
+        }
+
+    def optuna_trials(self, study: str = "small", storage: str = "dmr_runs") -> list[optuna.trial.FrozenTrial]:
+        url = f"sqlite:///{self.path / storage / study / 'optuna.db'}"
+        return optuna.load_study(study_name=study, storage=url).get_trials()
+
+
+@pytest.fixture(scope="session")
+def sensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_arrays(tmp_path_factory.mktemp("data") / "sensors")
+
+
+def _open_workplace(path: Path, sensors: Path) -> Workplace:
+    (path / "sensors").symlink_to(sensors)
+    return Workplace(path)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, sensors: Path) -> Workplace:
+    return _open_workplace(tmp_path, sensors)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, sensors: Path) -> Iterator[Workplace]:
+    """A workplace in which the small study has run."""
+    place = _open_workplace(tmp_path_factory.mktemp("finished"), sensors)
+    place.write()
+    place.run("run", "small.yaml")
+    yield place
+
+
+@pytest.fixture
+def make_arrays() -> Callable[..., Path]:
+    return write_arrays

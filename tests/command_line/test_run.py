@@ -1,0 +1,231 @@
+"""A study through the command line alone, on a folder in the `arrays` layout."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import pytest
+from mlflow.entities import Run
+from optuna.trial import TrialState
+
+from dmr.combinations import all_combinations
+
+NAMES = all_combinations(("ecg", "motion", "skin")).names
+
+
+def test_a_study_leaves_a_heatmap_and_one_parent_with_a_child_a_trial(finished):
+    assert (finished.path / "dmr_runs/small/heatmap.png").read_bytes().startswith(b"\x89PNG")
+    (parent,) = finished.mlflow_runs(stage="study")
+    children = finished.mlflow_runs()
+    assert [int(child.data.tags["trial"]) for child in children] == [0, 1, 2, 3]
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    assert {child.data.tags["stop_reason"] for child in children} == {"completed"}
+    figures = {artifact.path for artifact in finished.client.list_artifacts(parent.info.run_id)}
+    assert {"heatmap.png", "study.yaml"} <= figures
+    assert parent.info.run_name == "small"
+
+
+def test_every_epoch_is_there_once_and_the_best_one_is_kept(finished):
+    for child in finished.mlflow_runs():
+        history = finished.history(child)
+        for name in ("train/loss", "train/kl", "val/accuracy_mean", "val/accuracy_worst", "val/accuracy_full"):
+            assert [step for step, _ in history[name]] == [0, 1, 2, 3], name
+        values = dict(history["val/accuracy_mean"])
+        best = int(child.data.metrics["best/epoch"])
+        assert values[best] == max(values.values())
+        assert child.data.metrics["best/val/accuracy_mean"] == values[best]
+        each = [child.data.metrics[f"best/val/accuracy/{name}"] for name in NAMES]
+        assert math.isclose(sum(each) / 7, values[best])
+        assert math.isclose(min(each), child.data.metrics["best/val/accuracy_worst"])
+
+
+def test_parameters_lie_under_dotted_keys_and_agree_with_optuna(finished):
+    for child, trial in zip(finished.mlflow_runs(), finished.optuna_trials(), strict=True):
+        assert trial.state == TrialState.COMPLETE
+        assert trial.value == child.data.metrics["best/val/accuracy_mean"]
+        for key, value in trial.params.items():
+            assert child.data.params[key] == str(value)
+        assert float(child.data.params["log10_model.prior_std"]) == pytest.approx(
+            math.log10(trial.params["model.prior_std"])
+        )
+        assert child.data.params["train.epochs"] == "4"
+
+
+def test_the_first_trial_has_the_files_own_values(finished):
+    first = finished.optuna_trials()[0]
+    assert first.params == {"model.prior_std": 1.0, "model.kl_weight": 1e-3, "sampling.strategy": "uniform"}
+
+
+def test_a_conditional_parameter_is_there_where_its_condition_holds(finished):
+    strategies = set()
+    for trial in finished.optuna_trials():
+        strategies.add(trial.params["sampling.strategy"])
+        assert ("sampling.keep_prob" in trial.params) == (trial.params["sampling.strategy"] == "bernoulli")
+    assert "bernoulli" in strategies
+
+
+def test_run_again_says_complete_and_changes_nothing(finished):
+    before = [trial.params for trial in finished.optuna_trials()]
+    again = finished.run("run", "small.yaml")
+    assert "study small is complete: 4 trials" in again.stderr
+    assert "best 4 of 4 trials" in again.stdout
+    assert [trial.params for trial in finished.optuna_trials()] == before
+    assert len(finished.mlflow_runs()) == 4
+    assert {run.info.status for run in finished.mlflow_runs(stage="study")} == {"FINISHED"}
+
+
+def test_the_screen_shows_no_engine_noise(finished):
+    again = finished.run("run", "small.yaml", "--name", "quiet", "--trials", "2")
+    lines = again.stderr.strip().splitlines()
+    assert [line.split(" trials")[0] for line in lines[:2]] == ["1/2", "2/2"]
+    assert lines[2] == "study quiet is complete: 2 trials"
+    assert len(lines) == 5
+
+
+def test_table_heatmap_list_and_status(finished):
+    rows = list(csv.DictReader(io.StringIO(finished.run("table", "small").stdout)))
+    assert {row["combination"] for row in rows} == {"", *NAMES}
+    children = {child.data.tags["trial"]: child for child in finished.mlflow_runs()}
+    for row in rows:
+        suffix = f"/{row['combination']}" if row["combination"] else ""
+        metrics = children[row["trial"]].data.metrics
+        assert float(row["value"]) == metrics[f"best/{row['split']}/{row['metric']}{suffix}"]
+        assert row["model.prior_std"] == children[row["trial"]].data.params["model.prior_std"]
+    everything = json.loads(finished.run("table", "small", "--metrics", "all", "--format", "json").stdout)
+    assert {row["metric"] for row in everything if row["combination"]} == {"accuracy", "macro_f1", "nll", "ece"}
+    svg = finished.run("heatmap", "small", "-o", "h.svg", "--top", "2").stdout.strip()
+    assert "<svg" in (finished.path / svg).read_text()
+    assert "small: complete, 4 of 4 trials" in finished.run("list").stdout
+    assert "trials: 4 completed" in finished.run("status", "small").stdout
+
+
+def test_train_runs_once_without_a_search(workplace):
+    workplace.write()
+    first = workplace.run("train", "small.yaml")
+    assert "ecg-motion-skin" in first.stdout
+    (run,) = workplace.mlflow_runs(stage="train")
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in workplace.history(run)["val/accuracy_mean"]] == [0, 1, 2, 3]
+    again = workplace.run("train", "small.yaml")
+    assert again.stdout == first.stdout
+    assert len(workplace.mlflow_runs(stage="train")) == 1
+
+
+def test_dry_run_shows_the_study_and_leaves_nothing(workplace):
+    workplace.write()
+    shown = workplace.run("run", "small.yaml", "--dry-run", "--set", "train.epochs=9").stdout
+    assert "epochs: 9" in shown
+    assert "sampling.keep_prob: uniform [0.3, 0.9]  when sampling.strategy is bernoulli" in shown
+    assert "combinations evaluated: 7 of 7" in shown
+    assert {entry.name for entry in workplace.path.iterdir()} == {"sensors", "small.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [("gp", "none"), ("cmaes", "median"), ("nsga2", "asha"), ("random", "median"), ("tpe", "asha")],
+)
+def test_samplers_and_schedulers(workplace, sampler, scheduler):
+    workplace.write(
+        sampler=sampler,
+        scheduler={"name": scheduler, "grace_epochs": 3},
+        search={
+            "model.prior_std": {"log_uniform": [0.1, 3.0]},
+            "model.noise_scale": {"uniform": [0.0, 2.0]},
+            "train.learning_rate": {"log_uniform": [1e-6, 1e-1]},
+        },
+        train__epochs=9,
+        budget={"trials": 6 if scheduler == "none" else 9},
+    )
+    workplace.run("run", "small.yaml")
+    trials = workplace.optuna_trials()
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert len({tuple(trial.params.values()) for trial in trials}) == len(trials)
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert (scheduler != "none") or not pruned
+    for trial, child in zip(trials, workplace.mlflow_runs(), strict=True):
+        epochs = [step for step, _ in workplace.history(child)["train/loss"]]
+        assert epochs == list(range(trial.user_attrs["epochs"]))
+        assert child.data.tags["stop_reason"] == ("pruned" if trial in pruned else "completed")
+        if trial in pruned:
+            running_best = max(trial.intermediate_values.values())
+            assert 3 <= len(epochs) < 9
+            assert child.data.metrics["best/val/accuracy_mean"] == running_best
+
+
+def test_asha_stops_bad_trials(workplace):
+    """Nine learning rates, of which six cannot learn in nine epochs."""
+    rates = [3e-2, 1e-2, 5e-3, 1e-7, 1e-7, 2e-7, 3e-7, 4e-7, 5e-7]
+    workplace.write(
+        scheduler={"name": "asha", "grace_epochs": 3},
+        search={"train.learning_rate": {"log_uniform": [1e-8, 1e-1]}, "model.prior_std": {"uniform": [0.5, 2.0]}},
+        first=[{"train.learning_rate": rate, "model.prior_std": 1.0 + n / 10} for n, rate in enumerate(rates)],
+        train__epochs=9,
+        budget={"trials": 9},
+        resources={"concurrent": 1},
+    )
+    workplace.run("run", "small.yaml")
+    reasons = [child.data.tags["stop_reason"] for child in workplace.mlflow_runs()]
+    assert reasons[0] == "completed"
+    assert reasons[3:] == ["pruned"] * 6
+
+
+def test_grid_runs_every_point_once_and_then_stops(workplace):
+    workplace.write(
+        sampler="grid",
+        search={"model.draws": {"int": [1, 3]}, "sampling.strategy": {"choice": ["uniform", "by_size"]}},
+        budget={"trials": 10},
+        train__epochs=2,
+    )
+    done = workplace.run("run", "small.yaml")
+    points = {(t.params["model.draws"], t.params["sampling.strategy"]) for t in workplace.optuna_trials()}
+    assert points == {(draws, strategy) for draws in (1, 2, 3) for strategy in ("uniform", "by_size")}
+    assert len(workplace.optuna_trials()) == 6
+    assert "every point of the search space was tried" in done.stderr
+
+
+def test_two_objectives_with_asha_on_one_of_them(workplace):
+    workplace.write(
+        objective=[{"metric": "val/accuracy_mean"}, {"metric": "val/nll_full"}],
+        scheduler={"name": "asha", "grace_epochs": 3, "metric": "val/accuracy_mean"},
+        sampler="nsga2",
+        search={"train.learning_rate": {"log_uniform": [1e-7, 1e-1]}},
+        train__epochs=9,
+        budget={"trials": 8},
+    )
+    workplace.run("run", "small.yaml")
+    children = workplace.mlflow_runs()
+    assert {child.data.tags["stop_reason"] for child in children} == {"completed", "pruned"}
+    for trial, child in zip(workplace.optuna_trials(), children, strict=True):
+        assert trial.state == TrialState.COMPLETE
+        names = ("best/val/accuracy_mean", "best/val/nll_full")
+        assert trial.values == [child.data.metrics[name] for name in names]
+
+
+def _all_points(workplace, runs: list[Run]) -> list[dict[str, list[tuple[int, float]]]]:
+    return [workplace.history(run) for run in runs]
+
+
+def test_one_trial_at_a_time_gives_the_same_study_twice_to_the_last_digit(finished):
+    for name in ("one", "two"):
+        finished.write(name, resources={"concurrent": 1}, scheduler={"name": "asha", "grace_epochs": 3})
+        finished.run("run", f"{name}.yaml")
+    one, two = (finished.optuna_trials(name) for name in ("one", "two"))
+    assert [trial.params for trial in one] == [trial.params for trial in two]
+    assert [trial.state for trial in one] == [trial.state for trial in two]
+    assert _all_points(finished, finished.mlflow_runs("one")) == _all_points(finished, finished.mlflow_runs("two"))
+
+
+def test_a_trial_is_the_same_alone_and_after_others_in_the_same_process(finished):
+    point = {"model.prior_std": 0.7, "model.kl_weight": 1e-3, "sampling.strategy": "bernoulli", "sampling.keep_prob": 0.5}
+    other = {"model.prior_std": 2.0, "model.kl_weight": 1e-2, "sampling.strategy": "uniform"}
+    last = {}
+    for name, first in (("alone", [point]), ("after", [other, "defaults", point])):
+        finished.write(name, resources={"concurrent": 1}, first=first, budget={"trials": len(first)})
+        finished.run("run", f"{name}.yaml")
+        last[name] = finished.mlflow_runs(name)[-1]
+    assert last["alone"].data.params == last["after"].data.params
+    assert finished.history(last["alone"]) == finished.history(last["after"])
