@@ -218,7 +218,7 @@ def _header(axes: Axes, x: float, text: str) -> None:
 
 
 def _scale(table: HeatmapTable) -> ScalarMappable:
-    """From the lowest to the highest value, but never so narrow that the colours make much of differences that are none."""
+    """From the lowest to the highest value, but never so narrow that noise fills it."""
     values = table.cells.to_numpy(dtype=float)
     low, high = np.nanmin(values), np.nanmax(values)
     widen = max(0.0, NARROWEST - (high - low)) / 2

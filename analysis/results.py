@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,18 +57,18 @@ def load_study(
     Raises:
         LookupError: there is no such store, experiment, or study in it, or the store cannot be read.
     """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one a run
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    store = "MLflow store " + re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", tracking_uri)
+    store = f"MLflow store {_without_password(tracking_uri)}"
     path = tracking_uri.removeprefix("sqlite:///")
     if path != tracking_uri and not Path(path).is_file():  # asking MLflow would create it
         raise LookupError(f"{store}: there is no such file")
     try:
         client = MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(experiment)
-    except MlflowException as error:
-        raise LookupError(f"{store}: cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
+        raise LookupError(f"{store}: cannot be read: {_without_password(str(error)).splitlines()[0]}") from None
     if found is None:
         raise LookupError(f"{store}: no experiment {experiment!r}")
     ids = [found.experiment_id]
@@ -130,6 +131,10 @@ def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
     return frame[[name for name in names if name in frame]]
 
 
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", text)
+
+
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
     token = None
     while True:
@@ -162,13 +167,11 @@ def _rows(run: Any, searched: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
 
 def _artifact_rows(client: Any, run: Any, searched: tuple[str, ...], main_metric: str) -> Iterator[tuple[Any, ...]]:
     """All metrics but the main one, which the run itself has."""
-    from mlflow.exceptions import MlflowException
-
-    front, back = _identity(run, searched)
-    try:
-        frame = pd.read_csv(client.download_artifacts(run.info.run_id, "combinations.csv"))
-    except (MlflowException, OSError):
+    run_id = run.info.run_id
+    if all(file.path != "combinations.csv" for file in client.list_artifacts(run_id)):
         return
+    front, back = _identity(run, searched)
+    frame = pd.read_csv(client.download_artifacts(run_id, "combinations.csv"))
     for split, metric, combination, value in frame[frame["metric"] != main_metric].itertuples(index=False):
         yield (*front, split, metric, combination, value, *back)
 

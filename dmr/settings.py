@@ -29,7 +29,10 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The optimisation of one training run. `schedule` is over all steps; linear and cosine end at 0."""
+    """The optimisation of one training run. `schedule` is over all steps; linear and cosine end at 0.
+
+    `epoch_minutes` is for whoever runs fit() in a process of its own: an epoch that takes longer ends that process.
+    """
 
     epochs: int = setting(40, ge=1)
     batch_size: int = setting(64, ge=2)
@@ -38,3 +41,4 @@ class TrainSettings:
     weight_decay: float = setting(1e-3, ge=0.0)
     schedule: Schedule = "constant"
     clip_norm: float | None = setting(None, gt=0.0)
+    epoch_minutes: float | None = setting(None, gt=0.0)

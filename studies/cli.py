@@ -139,6 +139,34 @@ def status(name: NameArgument, storage: StorageOption = None) -> None:
         typer.echo(line)
 
 
+@command("stop")
+def stop(name: NameArgument, storage: StorageOption = None) -> None:
+    """Stop a study that runs in another shell, so that `dmr resume` can go on with it."""
+    from studies.control import stop_study
+    from studies.folder import StudyFolder, resolve_storage
+
+    typer.echo(stop_study(StudyFolder(resolve_storage(storage), name)))
+
+
+@command("rm")
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    storage: StorageOption = None,
+) -> int:
+    """Delete a study: its folder, Optuna's database and its runs in MLflow."""
+    from studies.control import remove_study
+    from studies.folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    folder.document()
+    if not yes and not typer.confirm(f"delete study {name} in {folder.path} and its runs in MLflow?", err=True):
+        return 1
+    remove_study(folder)
+    typer.echo(f"{name} is deleted")
+    return 0
+
+
 @command("table")
 def table(
     name: NameArgument,

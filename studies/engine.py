@@ -9,14 +9,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
 from dmr.training import EpochReport
-from studies.endings import Ending, StopReason
+from studies.endings import Ending
 from studies.ledger import Ledger
 from studies.screen import Screen
-from studies.trial import PAYLOAD
+from studies.trial import HUNG, PAYLOAD
 
 if TYPE_CHECKING:
     from studies.launch import Launch
@@ -86,10 +86,17 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         self._end(number, ending)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error()
-        reason: StopReason = "lost" if isinstance(error, RayError) and not hasattr(error, "cause") else "error"
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        self._end(trial.config["number"], Ending(reason, lines[-1][:300], str(error)))
+        """The trial's process died more often than `retries` allows."""
+        number = trial.config["number"]
+        error = trial.get_pickled_error()
+        hung = self.ledger.folder.trial(number) / HUNG
+        if isinstance(error, OutOfMemoryError):
+            ending = Ending("out_of_memory", "killed when the machine ran out of memory", str(error))
+        elif hung.exists() and hung.stat().st_size:
+            ending = Ending("lost", "an epoch took longer than train.epoch_minutes", hung.read_text())
+        else:
+            ending = Ending("lost", "its process died", str(error or trial.get_error()))
+        self._end(number, ending)
 
     def _end(self, number: int, ending: Ending) -> None:
         """After trouble nothing more is written: the trial stays as it is, and goes on with `dmr resume`."""

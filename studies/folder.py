@@ -7,10 +7,12 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from studies.errors import StudyError
 from studies.schema import NAME
@@ -117,11 +119,38 @@ class StudyFolder:
                 raise StudyError(
                     f"{self.path}: study {self.name!r} is running in process {holder}; `dmr stop {self.name}` stops it"
                 )
+            self.end_leftovers()
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
+            self._processes.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
+
+    def remember_processes(self) -> None:
+        """Note what this driver has started on this machine, for the case that it is killed."""
+        found = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found.append((child.pid, child.create_time()))
+        write_text(self._processes, json.dumps(found))
+
+    def end_leftovers(self) -> None:
+        """Kill what a dead driver left running on this machine: processes known by their number and time of birth."""
+        try:
+            remembered = json.loads(self._processes.read_text())
+        except (OSError, ValueError):
+            return
+        for number, born in remembered:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(number)
+                if process.create_time() == born:
+                    process.kill()
+        self._processes.unlink(missing_ok=True)
+
+    @property
+    def _processes(self) -> Path:
+        return self.path / "processes.json"
 
     def driver(self) -> int | None:
         """The process that runs the study now, None where none does."""

@@ -176,6 +176,7 @@ class Launch:
                 storage_path=str(self.folder.path),
                 callbacks=[Bookkeeper(self.ledger, self.screen)],
                 stop=StudyStopper(self),
+                failure_config=tune.FailureConfig(max_failures=study.retries),
                 verbose=0,
             ),
         )
@@ -191,6 +192,7 @@ class Launch:
         if time.monotonic() - self.noted > SECONDS_BETWEEN_NOTES:
             self.noted = time.monotonic()
             self.folder.remember_seconds(elapsed)
+            self.folder.remember_processes()
         minutes = self.plan.study.budget.minutes
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.ledger.tracker.journal_failed:

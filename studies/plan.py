@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from dmr.encoders import ENCODERS, EncoderSettings, check_encoder, default_encod
 from dmr.methods import METHODS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings
+from studies.data_checks import check_once
 from studies.errors import StudyError
 from studies.schema import SAMPLING_SEARCH, StudyFile, encoder_entries, validate_study
-from studies.space import Parameter, Space, parse_space
+from studies.space import MAX_ENUMERATED, Parameter, Space, parse_space
 from studies.yaml_files import parse_yaml, read_yaml
 
 SEARCHED_SECTIONS = ("model", "sampling", "train")
@@ -48,8 +49,7 @@ class StudyPlan:
     @property
     def max_epochs(self) -> int:
         """The most epochs a trial can have."""
-        searched = [max(p.values) for p in self.space.parameters if p.key == "train.epochs"]
-        return int(searched[0]) if searched else int(self.document["train"]["epochs"])
+        return int(max(_values_met(self.document, self.space, "train.epochs")))
 
     def resolved(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The document with the values of a point of the space in place."""
@@ -74,8 +74,8 @@ class StudyPlan:
         )
 
     def parameters(self, point: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """What MLflow keeps as a run's parameters: every value under its dotted key, and the logarithm of what is searched
-        on a log scale, since MLflow's parallel coordinates have no log axis.
+        """What MLflow keeps as a run's parameters: every value under its dotted key, and the logarithm of what is
+        searched on a log scale, since MLflow's parallel coordinates have no log axis.
         """
         from math import log10
 
@@ -123,19 +123,22 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     space = parse_space(search, f"{where}: search")
     try:
         dataset = open_dataset(study.dataset.name, study.dataset.path, study.seed)
+        if study.dataset.path is not None:
+            check_once(Path(study.dataset.path), dataset)
     except DataError as error:
         raise StudyError(str(error)) from None
     path = str(Path(study.dataset.path).resolve()) if study.dataset.path else None
     experiment = study.experiment or _experiment_name(dataset.name)
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
     resolved["dataset"]["path"] = path
+    resolved["model"]["encoder"] = _resolved_encoder(resolved["model"]["encoder"], space, dataset, where)
     _check_space(resolved, space, where)
     _check_data(resolved, space, dataset, where)
     _check_sampler(study, space, where)
-    first = tuple(_first_point(entry, n, resolved, space, where) for n, entry in enumerate(study.first))
+    first = _distinct([_first_point(entry, n, resolved, space, where) for n, entry in enumerate(study.first)])
     if len(first) > study.budget.trials:
         raise StudyError(f"{where}: first: {len(first)} points; budget.trials is {study.budget.trials}")
-    return StudyPlan(study, resolved, space, dataset, _distinct(first), _grace_epochs(resolved, space, study, where))
+    return StudyPlan(study, resolved, space, dataset, first, _grace_epochs(resolved, space, study, where))
 
 
 def default_search(method: str) -> dict[str, Any]:
@@ -144,12 +147,12 @@ def default_search(method: str) -> dict[str, Any]:
 
 
 def set_key(document: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set a dotted key, in place.
+    """Set a dotted key, in place; below `search` the rest of the key is a searched key.
 
     Raises:
         StudyError: the key goes through something that is no mapping.
     """
-    *path, last = key.split(".")
+    *path, last = key.split(".", 1 if key.startswith("search.") else -1)
     for part in path:
         if document.get(part) is None:
             document[part] = {}
@@ -182,13 +185,26 @@ def _experiment_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100] or "dmr"
 
 
+def _values_met(document: dict[str, Any], space: Space, key: str, at: Mapping[str, Any] | None = None) -> list[Any]:
+    """The values a key has in trials: what is searched (a range's ends) and, where that is not always, the file's.
+
+    Args:
+        at: look only at trials in which these searched keys have these values.
+    """
+    section, name = key.split(".")
+    given = at or {}
+    parameters = [p for p in space.parameters if p.key == key]
+    searched = [p for p in parameters if all(given.get(k, allowed[0]) in allowed for k, allowed in p.when.items())]
+    always = any(set(p.when) <= set(given) for p in searched)
+    return [value for p in searched for value in p.values] + ([] if always else [document[section][name]])
+
+
 def _methods(document: dict[str, Any], space: Space) -> list[str]:
-    searched = next((p for p in space.parameters if p.key == "model.method"), None)
-    return list(searched.values) if searched else [document["model"]["method"]]
+    return _values_met(document, space, "model.method")
 
 
 def _check_space(document: dict[str, Any], space: Space, where: str) -> None:
-    """Every searched key exists, for every method it can meet, and the ends of its range are values the file may have."""
+    """Every searched key exists, for every method it can meet, and the ends of its range are values it may have."""
     mistakes = []
     for parameter in space.parameters:
         at = f"{where}: search.{parameter.key}"
@@ -221,8 +237,7 @@ def _mistakes_with(document: dict[str, Any], parameter: Parameter, value: Any, m
 
 
 def _check_data(document: dict[str, Any], space: Space, dataset: MultimodalDataset, where: str) -> None:
-    """Encoders and deployment odds fit the modalities, also at every choice of encoder in the space."""
-    _encoders(document["model"]["encoder"], dataset, where)
+    """Deployment odds and every choice of encoder in the space fit the modalities."""
     for parameter in space.parameters:
         if parameter.key.startswith("model.encoder") and parameter.kind == "choice":
             for value in parameter.values:
@@ -242,9 +257,8 @@ def _encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) 
     }
     unknown = set(entries) - {"", *dataset.modality_names}
     if unknown:
-        raise StudyError(
-            f"{where}: model.encoder.{sorted(unknown)[0]}: no such modality; they are {', '.join(dataset.modality_names)}"
-        )
+        known = ", ".join(dataset.modality_names)
+        raise StudyError(f"{where}: model.encoder.{sorted(unknown)[0]}: no such modality; they are {known}")
     chosen = {}
     for modality in dataset.modalities:
         entry = dict(entries.get(modality.name, entries.get("", {})))
@@ -258,6 +272,20 @@ def _encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) 
     return chosen
 
 
+def _resolved_encoder(document: dict[str, Any], space: Space, dataset: MultimodalDataset, where: str) -> dict[str, Any]:
+    """`model.encoder` with its defaults: one for all, where neither the file nor the space tells modalities apart."""
+    names = {settings: name for name, settings in ENCODERS.items()}
+    chosen = {
+        modality: {"name": names[type(settings)], **asdict(settings)}
+        for modality, settings in _encoders(document, dataset, where).items()
+    }
+    by_modality = [prefix for prefix, _ in encoder_entries(document) if prefix != "model.encoder."]
+    if by_modality or any(key.startswith(f"model.encoder.{modality}.") for key in space.keys for modality in chosen):
+        return chosen
+    one, *others = chosen.values()
+    return {key: value for key, value in one.items() if all(key in o and o[key] == value for o in others)}
+
+
 def _check_sampler(study: StudyFile, space: Space, where: str) -> None:
     if study.sampler != "grid":
         return
@@ -268,51 +296,58 @@ def _check_sampler(study: StudyFile, space: Space, where: str) -> None:
             )
         if parameter.when:
             raise StudyError(f"{where}: sampler: grid has no conditions; search.{parameter.key} has `when`")
+    if space.points() is None:
+        raise StudyError(f"{where}: sampler: grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
 
 
 def _first_point(entry: Any, number: int, document: dict[str, Any], space: Space, where: str) -> dict[str, Any]:
     """A point to run first; keys it does not name have the file's own values."""
     at = f"{where}: first[{number}]"
     given = {} if entry == DEFAULTS else entry
-    unknown = set(given) - set(space.keys)
+    if not isinstance(given, dict):
+        raise StudyError(f"{at}: got {entry!r}; allowed: {DEFAULTS}, or a mapping of searched keys to values")
+    unknown = sorted(str(key) for key in given if key not in space.keys)
     if unknown:
-        raise StudyError(f"{at}: {sorted(unknown)[0]} is not searched; searched are {', '.join(space.keys)}")
-    defaults = dict(
+        raise StudyError(f"{at}: {unknown[0]} is not searched; searched are {', '.join(space.keys) or 'none'}")
+    for parameter in space.parameters:
+        if parameter.key in given and not parameter.contains(given[parameter.key]):
+            value = given[parameter.key]
+            raise StudyError(f"{at}: {parameter.key}: got {value!r}, outside its {parameter.text()}")
+    own = dict(
         pair for section in SEARCHED_SECTIONS for pair in _flatten(_with_point(document, given)[section], section)
     )
     point: dict[str, Any] = {}
     for parameter in space.parameters:
         if not parameter.active(point):
             continue
-        value = given.get(parameter.key, defaults.get(parameter.key))
-        if type(value) is int and parameter.kind in ("uniform", "log_uniform"):
-            value = float(value)
+        value = given.get(parameter.key, own.get(parameter.key))
         if not parameter.contains(value):
-            whose = "got" if parameter.key in given else "the file's own value is"
-            raise StudyError(f"{at}: {parameter.key}: {whose} {value!r}, outside its {parameter.text()}")
-        point[parameter.key] = value
-    inactive = set(given) - set(point)
+            raise StudyError(
+                f"{at}: {parameter.key}: the file's own value is {value!r}, outside its {parameter.text()}; "
+                "change one of them, or what is in `first`"
+            )
+        point[parameter.key] = parameter.canonical(value)
+    inactive = sorted(set(given) - set(point))
     if inactive:
-        raise StudyError(f"{at}: {sorted(inactive)[0]} is not searched there: its `when` does not hold")
+        raise StudyError(f"{at}: {inactive[0]} is not searched there: its `when` does not hold")
     return point
 
 
-def _distinct(points: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+def _distinct(points: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     return tuple(point for n, point in enumerate(points) if point not in points[:n])
 
 
 def _grace_epochs(document: dict[str, Any], space: Space, study: StudyFile, where: str) -> int:
-    """Epochs a scheduler leaves every trial: at least the warm-up of the method, the longest in the space, and 2 more."""
-    warmups = [
-        p.values[-1] if p.kind != "choice" else max(p.values)
-        for p in space.parameters
-        if p.key == "model.warmup_epochs"
-    ]
-    for method in _methods(document, space):
-        settings = METHODS[method].Settings
-        model = _with_point(document, {"model.method": method})["model"]
-        warmups.append(METHODS[method].warmup_of(settings(**{f.name: model[f.name] for f in fields(settings)})))
-    longest = max(warmups)
+    """Epochs a scheduler leaves every trial: at least the longest warm-up of a method in the space, and 2 more."""
+    longest = 0
+    for name in _methods(document, space):
+        method = METHODS[name]
+        at = {"model.method": name}
+        changed = _with_point(document, at)
+        own = {f.name: changed["model"][f.name] for f in fields(method.Settings)}
+        met = _values_met(changed, space, "model.warmup_epochs", at) if "warmup_epochs" in own else []
+        for settings in [own | {"warmup_epochs": value} for value in met] or [own]:
+            longest = max(longest, method.warmup_of(method.Settings(**settings)))
     needed = longest + 2 if longest else 1
     given = study.scheduler.grace_epochs
     if given is not None and given < needed and study.scheduler.name != "none":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -15,7 +13,6 @@ from optuna.trial import TrialState
 from dmr.seeds import derive_seed
 from studies.space import Space
 
-MAX_ENUMERATED = 10_000
 TRIES = 10
 
 
@@ -34,26 +31,6 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         return RandomSampler(seed=seed)
 
 
-def enumerate_points(space: Space) -> list[dict[str, Any]] | None:
-    """Every point of a finite space, None where it is not finite or has more than `MAX_ENUMERATED` points."""
-    if any(parameter.grid() is None for parameter in space.parameters):
-        return None
-    points = list(itertools.islice(_points(space, 0, {}), MAX_ENUMERATED + 1))
-    return points if len(points) <= MAX_ENUMERATED else None
-
-
-def _points(space: Space, depth: int, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if depth == len(space.parameters):
-        yield chosen
-        return
-    parameter = space.parameters[depth]
-    if not parameter.active(chosen):
-        yield from _points(space, depth + 1, chosen)
-        return
-    for value in parameter.grid() or []:
-        yield from _points(space, depth + 1, {**chosen, parameter.key: value})
-
-
 class Proposer:
     """Asks an Optuna study for its next trial; in a finite space no point comes twice.
 
@@ -62,7 +39,7 @@ class Proposer:
 
     def __init__(self, study: optuna.Study, space: Space, sampler: str, seed: int) -> None:
         self.study, self.space, self.name, self.seed = study, space, sampler, seed
-        self.finite = enumerate_points(space)
+        self.finite = space.points()
         if self.finite is not None and sampler == "grid":
             random.Random(derive_seed(seed, "grid")).shuffle(self.finite)
 
@@ -80,7 +57,7 @@ class Proposer:
         return trial, self.space.suggest(trial)
 
     def complete(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-        """The point of a RUNNING trial that an earlier driver began; a kill may have come before all of it was written."""
+        """The point of a RUNNING trial of an earlier driver, which may have died before it had written all of it."""
         point = self.space.active(trial.params)
         if all(p.key in point or not p.active(point) for p in self.space.parameters):
             return point
@@ -89,6 +66,7 @@ class Proposer:
             copy.add_trials([t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number])
             point = self.space.suggest(copy.ask())
             self.study._storage.set_trial_system_attr(trial._trial_id, "fixed_params", point)
+        self.study.sampler = self._sampler(trial.number)
         return self.space.suggest(optuna.Trial(self.study, trial._trial_id))
 
     def _sampler(self, number: int, attempt: int = 0) -> BaseSampler:
@@ -97,18 +75,18 @@ class Proposer:
     def _new_point(self, trials: list[optuna.trial.FrozenTrial]) -> dict[str, Any] | None:
         """A point nobody had: the sampler's where it finds one on a copy of the study, else one at random."""
         assert self.finite is not None
-        tried = {_key(trial.params) for trial in trials}
-        left = [point for point in self.finite if _key(point) not in tried]
+        tried = {self._key(trial.params) for trial in trials}
+        left = [point for point in self.finite if self._key(point) not in tried]
         if not left or self.name == "grid":
             return left[0] if left else None
         for attempt in range(TRIES):
             copy = optuna.create_study(directions=self.study.directions, sampler=self._sampler(len(trials), attempt))
             copy.add_trials(trials)
             point = self.space.suggest(copy.ask())
-            if _key(point) not in tried:
+            if self._key(point) not in tried:
                 return point
         return random.Random(derive_seed(self.seed, "sampler", len(trials))).choice(left)
 
-
-def _key(point: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((key, repr(value)) for key, value in point.items()))
+    def _key(self, point: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Equal for equal points, however their numbers were rounded."""
+        return tuple(sorted((key, repr(value)) for key, value in self.space.canonical(point).items()))

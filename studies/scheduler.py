@@ -1,6 +1,6 @@
 """Which trials are stopped early: Ray Tune's schedulers, made restartable.
 
-A scheduler's memory is not saved; after a restart it is shown the recorded epochs again, in the order in which they came.
+A scheduler's memory is not saved; after a restart it is shown the recorded epochs again, in the order they came in.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 TIME = "epochs"
 VALUE = "scheduled"
+CONTINUE: str = TrialScheduler.CONTINUE
+STOP: str = TrialScheduler.STOP
 
 
 class RecordedEpoch(NamedTuple):
@@ -51,50 +53,45 @@ def make_scheduler(name: str, mode: str, epochs: int, grace_epochs: int, reducti
 
 
 class StudyScheduler(FIFOScheduler):
-    """Passes results to a scheduler of Tune's under the trials' own numbers, never pauses, and can be shown the past."""
+    """Shows each epoch once to a scheduler of Tune's, under the trial's own number; never pauses; can be replayed."""
 
     def __init__(self, inner: TrialScheduler) -> None:
         super().__init__()
         self.inner = inner
-        self.held: dict[str, RecordedEpoch] = {}
+        self.held: dict[_Key, RecordedEpoch] = {}
+        self.shown: dict[_Key, int] = {}
 
     def replay(self, recorded: Iterable[RecordedEpoch], live: set[int]) -> None:
         """Show recorded epochs again.
 
-        The last epoch of a `live` trial, one that goes on, is held back: it reports that epoch again, and the decision that
-        was made on it may not have been carried out.
+        The last epoch of a `live` trial, one that goes on, is held back: it reports that epoch again, and the decision
+        made on it may not have been carried out.
         """
         epochs = list(recorded)
         last = {epoch.trial: n for n, epoch in enumerate(epochs)}
-        known: set[int] = set()
         for n, epoch in enumerate(epochs):
-            key = _Key(str(epoch.trial))
             if epoch.trial in live and last[epoch.trial] == n:
-                self.held[key.trial_id] = epoch
-                continue
-            if epoch.trial not in known:
-                self.inner.on_trial_add(_NoController(), key)
-                known.add(epoch.trial)
-            result = {TIME: epoch.epochs, VALUE: epoch.value}
-            self.inner.on_trial_result(_NoController(), key, result)
-            if last[epoch.trial] == n:
-                self.inner.on_trial_complete(_NoController(), key, result)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self.inner.on_trial_add(tune_controller, _key(trial))
+                self.held[_Key(str(epoch.trial))] = epoch
+            else:
+                self._show(_NoController(), _Key(str(epoch.trial)), epoch.epochs, epoch.value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        key = _key(trial)
-        held = self.held.pop(key.trial_id, None)
-        if held is not None and result.get(TIME, 0) > held.epochs:
-            self.inner.on_trial_result(tune_controller, key, {TIME: held.epochs, VALUE: held.value})
-        decision: str = self.inner.on_trial_result(tune_controller, key, result)
-        return TrialScheduler.STOP if decision == TrialScheduler.STOP else TrialScheduler.CONTINUE
+        key = _Key(str(trial.config["number"]))
+        if TIME not in result or VALUE not in result:
+            return CONTINUE
+        held = self.held.pop(key, None)
+        if held is not None and result[TIME] > held.epochs:
+            self._show(tune_controller, key, held.epochs, held.value)
+        return self._show(tune_controller, key, result[TIME], result[VALUE])
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if TIME in result and VALUE in result:
-            self.inner.on_trial_complete(tune_controller, _key(trial), result)
-
-
-def _key(trial: Any) -> _Key:
-    return _Key(str(trial.config["number"]))
+    def _show(self, controller: Any, key: _Key, epochs: int, value: float) -> str:
+        """The decision after an epoch; an epoch that was shown before changes nothing."""
+        if epochs <= self.shown.get(key, 0):
+            return CONTINUE
+        if key not in self.shown:
+            self.inner.on_trial_add(controller, key)
+        self.shown[key] = epochs
+        decision = self.inner.on_trial_result(controller, key, {TIME: epochs, VALUE: value})
+        if isinstance(self.inner, MedianStoppingRule):  # fails on a trial that goes on after it would have stopped it
+            self.inner._stopped_trials.discard(key)
+        return STOP if decision == STOP else CONTINUE

@@ -1,4 +1,4 @@
-"""The study file: its keys, defaults and limits. Whatever is wrong is one line that names the key, what came, what is allowed.
+"""The study file: its keys, defaults and limits. Whatever is wrong is one line: the key, what came, what is allowed.
 
 Limits of the science's own keys come from the dataclasses in `dmr`; they are declared once, there.
 """
@@ -10,9 +10,10 @@ import difflib
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from dmr.encoders import ENCODERS
 from dmr.methods import METHODS
@@ -21,6 +22,19 @@ from dmr.settings import SamplingSettings, TrainSettings
 from studies.errors import StudyError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RULES = {
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "too_short": "a list with at least {min_length} entry",
+    "string_too_short": "at least {min_length} character(s)",
+    "string_too_long": "at most {max_length} characters",
+    "invalid_key": "keys that are text",
+}
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
 DATASETS = ("digits", "arrays")
 SAMPLING_SEARCH: dict[str, Any] = {
@@ -33,6 +47,9 @@ class Section(BaseModel):
     """A part of the study file: unknown keys and silent conversions are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 def section_of(settings: type, **more: Any) -> type[Section]:
@@ -52,7 +69,7 @@ ModelSections = {
     name: section_of(
         method.Settings,
         method=(Literal[name], name),
-        encoder=(dict[str, Any], Field(default_factory=dict)),
+        encoder=(Any, Field(default_factory=dict)),  # checked by _validate_encoder
         fusion=(Literal["concat"], "concat"),
     )
     for name, method in METHODS.items()
@@ -99,13 +116,14 @@ class StudyFile(Section):
     sampling: SamplingSection = SamplingSection()  # type: ignore[valid-type]
     train: TrainSection = TrainSection()  # type: ignore[valid-type]
     search: dict[str, Any] | None = None
-    first: list[Literal["defaults"] | dict[str, Any]] = ["defaults"]
+    first: list[Any] = ["defaults"]
     objective: list[ObjectiveSection] = Field(default=[ObjectiveSection()], min_length=1)
     deployment: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
     scheduler: SchedulerSection = SchedulerSection()
     budget: BudgetSection = BudgetSection()
     resources: ResourcesSection = ResourcesSection()
+    retries: int = Field(default=2, ge=0, le=100)
 
 
 def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
@@ -166,13 +184,14 @@ def _metric_mistakes(study: StudyFile, where: str) -> Iterator[str]:
         if o.metric in known and o.mode not in (None, metric_direction(o.metric)):
             yield f"{where}: objective[{n}].mode: got {o.mode!r}; {o.metric} has mode {metric_direction(o.metric)!r}"
     if len(metrics) > 1 and study.sampler == "cmaes":
-        yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are tpe, nsga2, gp, random, grid"
+        others = ", ".join(sampler for sampler in SAMPLERS if sampler != "cmaes")
+        yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are {others}"
 
 
 def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section | None:
     document = {} if document is None else document
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: model: a mapping is needed, got {document!r}")
+        mistakes.append(f"{where}: model: a mapping is needed, got {_short(document)}")
         return None
     method = document.get("method", "dmrnet")
     if not isinstance(method, str) or method not in ModelSections:
@@ -185,7 +204,7 @@ def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section |
 def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
     """One encoder for all modalities, `{name, width, ...}`, or a mapping from modality to such a mapping."""
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {document!r}")
+        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {_short(document)}")
         return
     for prefix, entry in encoder_entries(document):
         name = entry.get("name", "mlp")
@@ -202,7 +221,9 @@ def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, An
     return [("model.encoder.", dict(document))]
 
 
-def _validated(section: type[Section], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]) -> Any:
+def _validated(
+    section: type[SectionType], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]
+) -> SectionType | None:
     try:
         return section.model_validate(document)
     except ValidationError as error:
@@ -223,8 +244,13 @@ def _mistake_lines(error: ValidationError, section: type[Section], prefix: str) 
         elif item["type"] == "missing":
             yield f"{key}: this key is needed"
         else:
-            rule = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            yield f"{key}: got {_short(item['input'])}; allowed: {rule}"
+            yield f"{key}: got {_short(item['input'])}; allowed: {_rule(item)}"
+
+
+def _rule(item: ErrorDetails) -> str:
+    """What is allowed, without pydantic's own words for it."""
+    rule = RULES.get(item["type"])
+    return rule.format(**item.get("ctx", {})) if rule else item["msg"].removeprefix("Input should be ")
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -54,9 +54,9 @@ class Parameter:
         return bool(low <= value <= high and on_step)
 
     def canonical(self, value: Any) -> Any:
-        """`value`, which this key contains, written in the one way in which two equal points are equal texts."""
+        """`value`, which this key contains, as a choice or a step is written here: 1.0 for 1, 0.3 for 0.1 + 0.2."""
         if self.kind == "choice":
-            return next(choice for choice in self.values if _same(value, choice))
+            return next((choice for choice in self.values if _same(value, choice)), value)
         if self.kind in ("int", "log_int"):
             return int(value)
         low, high = self.values
@@ -74,11 +74,9 @@ class Parameter:
         """All values, None where they are not finite or more than `MAX_ENUMERATED`."""
         if self.kind == "choice":
             return list(self.values)
-        step = 1 if self.kind == "int" else self.step
-        if self.kind == "int" and self.step:
-            step = self.step
+        step = self.step or (1 if self.kind in ("int", "log_int") else None)
         low, high = self.values
-        if self.kind not in ("int", "uniform") or not step or (high - low) / step >= MAX_ENUMERATED:
+        if not step or (high - low) / step >= MAX_ENUMERATED:
             return None
         return [self.canonical(low + step * n) for n in range(math.floor((high - low) / step + 1e-9) + 1)]
 
@@ -115,6 +113,28 @@ class Space:
             if parameter.key in point and parameter.active(kept):
                 kept[parameter.key] = point[parameter.key]
         return kept
+
+    def canonical(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """`point` with its values as the space writes them."""
+        return {p.key: p.canonical(point[p.key]) for p in self.parameters if p.key in point}
+
+    def points(self) -> list[dict[str, Any]] | None:
+        """Every point of a finite space, None where it is not finite or has more than `MAX_ENUMERATED` points."""
+        if any(parameter.grid() is None for parameter in self.parameters):
+            return None
+        points = list(itertools.islice(self._points(0, {}), MAX_ENUMERATED + 1))
+        return points if len(points) <= MAX_ENUMERATED else None
+
+    def _points(self, depth: int, chosen: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if depth == len(self.parameters):
+            yield chosen
+            return
+        parameter = self.parameters[depth]
+        if not parameter.active(chosen):
+            yield from self._points(depth + 1, chosen)
+            return
+        for value in parameter.grid() or []:
+            yield from self._points(depth + 1, {**chosen, parameter.key: value})
 
 
 def parse_space(search: Any, where: str) -> Space:
@@ -162,7 +182,7 @@ def _parse_parameter(key: str, entry: Any, where: str) -> Parameter:
 def _check_choices(values: list[Any], where: str) -> None:
     if not all(isinstance(value, str | int | float | bool | None) for value in values):
         raise StudyError(f"{where}.choice: each choice is text, a number, true, false or null, got {values!r}")
-    if len({(type(value), value) for value in values}) != len(values):
+    if len(set(values)) != len(values):  # Optuna takes 1, 1.0 and true for one choice
         raise StudyError(f"{where}.choice: a choice comes twice: {values!r}")
 
 
@@ -183,7 +203,7 @@ def _check_range(kind: str, values: list[Any], step: Any, where: str) -> list[An
         if kind.startswith("log"):
             raise StudyError(f"{where}.step: a log range has no step")
         right_type = type(step) is int if whole else type(step) in (int, float)
-        if not right_type or not 0 < step <= high - low:
+        if not right_type or not 0 < step <= high - low or (high - low) / step > MAX_STEPS:
             raise StudyError(f"{where}.step: a step above 0 and up to {high - low} is needed, got {step!r}")
     return values if whole else [float(low), float(high)]
 
@@ -207,6 +227,11 @@ def _in_order(parsed: dict[str, Parameter], where: str) -> tuple[Parameter, ...]
             if key not in parsed:
                 raise StudyError(
                     f"{where}.{parameter.key}.when.{key}: not a searched key; searched are {_listed(parsed)}"
+                )
+            if parsed[key].kind == "log_uniform" or (parsed[key].kind == "uniform" and not parsed[key].step):
+                raise StudyError(
+                    f"{where}.{parameter.key}.when.{key}: it is {parsed[key].text()}, which hardly ever is one value; "
+                    "a condition reads a choice, whole numbers or a range with a step"
                 )
             never = [value for value in allowed if not parsed[key].contains(value)]
             if never:
@@ -238,6 +263,11 @@ def _check_reachable(parameter: Parameter, parsed: dict[str, Parameter], where: 
             if not needed[key]:
                 raise StudyError(f"{where}.{parameter.key}.when: can never hold: {key} would need two values at once")
             pending.append(parsed[key])
+
+
+def _same(value: Any, choice: Any) -> bool:
+    """1 is 1.0, but neither is true."""
+    return bool(value == choice and isinstance(value, bool) == isinstance(choice, bool))
 
 
 def _listed(names: Any) -> str:

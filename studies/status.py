@@ -19,6 +19,8 @@ def list_lines(storage: Path) -> list[str]:
     for entry in folders:
         folder = StudyFolder(storage, entry.name)
         if folder.exists:
+            if folder.driver() is None:
+                folder.end_leftovers()
             try:
                 lines.append(_headline(folder))
             except StudyError as error:
@@ -33,6 +35,8 @@ def status_lines(folder: StudyFolder) -> list[str]:
         StudyError: no such study.
     """
     document = folder.document()
+    if folder.driver() is None:
+        folder.end_leftovers()
     trials = _trials(folder)
     reasons = Counter(trial.user_attrs.get("stop_reason", trial.state.name.lower()) for trial in trials)
     lines = [_headline(folder), "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none")]

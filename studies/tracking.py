@@ -98,6 +98,18 @@ def _client(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri)
 
 
+def delete_runs(tracking_uri: str, experiment: str, study: str) -> None:
+    """Mark every run of a study as deleted. What the store raises is passed on."""
+    client = _client(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    while found is not None:
+        runs = client.search_runs([found.experiment_id], f"tags.study = '{study}'", max_results=1_000)
+        for run in runs:
+            client.delete_run(run.info.run_id)
+        if not runs:
+            return
+
+
 class Tracker:
     """Records what happens to runs, which are known by keys such as `study` and `search/7`, and ships it to MLflow."""
 

@@ -6,9 +6,11 @@ generator as it was. Only the data set is kept, once a process.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import traceback
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from dmr.data.dataset import MultimodalDataset
@@ -18,6 +20,7 @@ from studies.reporters import FolderReporter, StorageFailed
 from studies.scheduler import TIME, VALUE
 
 PAYLOAD = "payload"
+HUNG = "hung.txt"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -36,13 +39,38 @@ class TrialContext:
     gpus: float
 
 
+class EpochWatch:
+    """Ends this process where an epoch takes too long, and leaves the traceback of every thread in `hung.txt`.
+
+    The watch is faulthandler's thread in C, which also works while Python is stuck.
+    """
+
+    def __init__(self, folder: Path, minutes: float | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.minutes = minutes
+        self.file = open(folder / HUNG, "w")  # noqa: SIM115  # open as long as the process may end
+
+    def start(self) -> None:
+        if self.minutes is not None:
+            faulthandler.dump_traceback_later(60.0 * self.minutes, exit=True, file=self.file)
+
+    def stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
 class TuneReporter(FolderReporter):
     """Hands epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
+
+    def __init__(self, folder: Path, followed: tuple[str, str], watch: EpochWatch) -> None:
+        super().__init__(folder, followed)
+        self.watch = watch
 
     def report(self, report: EpochReport) -> None:
         from ray import tune
 
+        self.watch.stop()
         tune.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: json.dumps(asdict(report))})
+        self.watch.start()
 
 
 def run_trial(config: dict[str, Any], context: TrialContext, dataset: MultimodalDataset) -> None:
@@ -68,13 +96,18 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
 
     torch.set_num_threads(max(1, int(context.cpus)))
     device = torch.device("cuda" if context.gpus > 0 else "cpu")
+    folder = context.folder.trial(number)
     try:
-        fit(dataset, settings, device, TuneReporter(context.folder.trial(number), context.scheduled))
+        watch = EpochWatch(folder, settings.train.epoch_minutes)
+        watch.start()
+        fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch))
     except StorageFailed as error:
         tune.report({PAYLOAD: json.dumps({"trouble": str(error)})})
     except Exception as error:
         ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
         tune.report({PAYLOAD: json.dumps({"ending": ending})})
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def reason_of(error: Exception) -> str:

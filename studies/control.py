@@ -1,0 +1,56 @@
+"""`dmr stop` and `dmr rm`, from another shell than the one that runs the study."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+
+import optuna
+
+from studies.errors import StudyError
+from studies.folder import StudyFolder
+from studies.tracking import delete_runs, mask_password
+
+STOP_SECONDS = 120.0
+
+
+def stop_study(folder: StudyFolder) -> str:
+    """Ask the driver to stop and wait until it has; returns what there is to say.
+
+    Raises:
+        StudyError: no such study, or its driver does not stop.
+    """
+    folder.document()
+    driver = folder.driver()
+    if driver is None:
+        return f"{folder.name} is not running"
+    os.kill(driver, signal.SIGTERM)
+    until = time.monotonic() + STOP_SECONDS
+    while folder.driver() == driver:
+        if time.monotonic() > until:
+            raise StudyError(f"{folder.name}: process {driver} was told to stop and still runs; see {folder.log}")
+        time.sleep(0.2)
+    return f"{folder.name} has stopped; go on with: dmr resume {folder.name}"
+
+
+def remove_study(folder: StudyFolder) -> None:
+    """Delete a study: its runs in MLflow (which keeps deleted runs until `mlflow gc`), Optuna's study, and its folder.
+
+    Raises:
+        StudyError: it runs, or a store cannot be reached; then nothing is deleted from the folder.
+    """
+    document = folder.document()
+    places = folder.places()
+    with folder.locked():
+        try:
+            delete_runs(places.tracking_uri, document["experiment"], folder.name)
+            if not places.optuna_url.startswith("sqlite:"):
+                optuna.delete_study(study_name=folder.name, storage=places.optuna_url)
+        except KeyError:
+            pass  # Optuna has no such study
+        except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
+            reason = mask_password(" ".join(str(error).split()))[:300]
+            raise StudyError(f"{folder.name}: its runs cannot be deleted, so nothing was: {reason}") from None
+        shutil.rmtree(folder.path)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from studies.changes import changed_keys
+
+BEFORE: dict[str, Any] = {
+    "name": "s",
+    "seed": 0,
+    "train": {"epochs": 40, "learning_rate": 1e-3},
+    "model": {"method": "dmrnet", "encoder": {"name": "mlp", "width": 64}},
+    "search": {"model.prior_std": {"log_uniform": [0.1, 3.0]}, "model.kl_weight": {"uniform": [0.0, 1.0]}},
+    "objective": [{"metric": "val/accuracy_mean", "mode": "max"}],
+    "deployment": None,
+    "budget": {"trials": 24, "minutes": None},
+    "resources": {"cpus": 1, "gpus": 0},
+}
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return copy.deepcopy(BEFORE) | sections
+
+
+def test_the_same_document_has_no_changes() -> None:
+    assert changed_keys(BEFORE, changed()) == []
+    reordered = {key: BEFORE[key] for key in reversed(BEFORE)}
+    assert changed_keys(BEFORE, reordered) == []
+
+
+@pytest.mark.parametrize(
+    "after", [changed(budget={"trials": 100, "minutes": 5.0}), changed(resources={"cpus": 4, "gpus": 1})]
+)
+def test_budget_and_resources_may_change(after: dict[str, Any]) -> None:
+    assert changed_keys(BEFORE, after) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "line"),
+    [
+        (changed(seed=1), "seed: was 0, is 1"),
+        (changed(train=BEFORE["train"] | {"epochs": 10}), "train.epochs: was 40, is 10"),
+        (
+            changed(model={"method": "dmrnet", "encoder": {"name": "mlp", "width": 8}}),
+            "model.encoder.width: was 64, is 8",
+        ),
+        (changed(deployment={"a": 0.5}), "deployment: was None, is {'a': 0.5}"),
+        (
+            changed(objective=[{"metric": "val/nll_mean", "mode": "min"}]),
+            "objective: was [{'metric': 'val/accuracy_mean', 'mode': 'max'}], "
+            "is [{'metric': 'val/nll_mean', 'mode': 'min'}]",
+        ),
+        (
+            changed(search=BEFORE["search"] | {"model.kl_weight": {"uniform": [0.0, 2.0]}}),
+            "search.model.kl_weight: was {'uniform': [0.0, 1.0]}, is {'uniform': [0.0, 2.0]}",
+        ),
+        (
+            changed(search={"model.prior_std": BEFORE["search"]["model.prior_std"]}),
+            "search.model.kl_weight: was {'uniform': [0.0, 1.0]}, is None",
+        ),
+        (
+            changed(search=BEFORE["search"] | {"train.epochs": {"int": [1, 2]}}),
+            "search.train.epochs: was None, is {'int': [1, 2]}",
+        ),
+    ],
+)
+def test_every_other_change_is_a_line(after: dict[str, Any], line: str) -> None:
+    assert changed_keys(BEFORE, after) == [line]
+
+
+def test_keys_that_come_or_go_are_changes() -> None:
+    after = changed(train={"epochs": 40, "clip_norm": 1.0})
+    assert changed_keys(BEFORE, after) == ["train.learning_rate: was 0.001, is None", "train.clip_norm: was None, is 1.0"]
