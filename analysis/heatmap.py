@@ -92,10 +92,12 @@ def write_heatmap(results: StudyResults, path: Path, top: int = 24) -> Path:
     """Draw the best `top` trials to a .png, .svg or .pdf file; the file is there whole or not at all.
 
     Raises:
-        ValueError: another ending, or no trial has values.
+        ValueError: another ending, no such directory, or no trial has values.
     """
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: a figure ends in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no directory {path.parent}")
     figure = draw_heatmap(heatmap_table(results, top))
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:

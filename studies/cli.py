@@ -246,9 +246,11 @@ def _people() -> Console:
 
 
 def _results(name: str, storage: Path | None, stage: str, metrics: Literal["main", "all"]) -> StudyResults:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
+    from studies.tracking import fail_soon
+
+    fail_soon()
 
     folder = StudyFolder(resolve_storage(storage), name)
     document = folder.document()

@@ -28,8 +28,8 @@ class _LeftBehind:
 
 
 class TrialSource(_LeftBehind, Searcher):
-    """Suggests the ledger's next trial. A searcher of our own: Ray's OptunaSearch leaves trials running for ever after a
-    NaN, a time budget or a kill, and stores a pruned trial as complete with its last value.
+    """Suggests the ledger's next trial. A searcher of our own: Ray's OptunaSearch leaves trials running for ever after
+    a NaN, a time budget or a kill, and stores a pruned trial as complete with its last value.
     """
 
     def __init__(self, ledger: Ledger, concurrent: int) -> None:

@@ -201,15 +201,17 @@ class Launch:
 
     def settle(self) -> Outcome:
         """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
+        if self.time_is_up and not self.interrupted and self.ledger.trouble is None:
+            with self.ledger.guarded():
+                self.ledger.end_all(Ending("time_budget"))
+            left, minutes = self.ledger.remaining, self.plan.study.budget.minutes
+            log.warning("the time budget of %g minutes is used up; %d trials of the budget were not run", minutes, left)
+        with self.ledger.guarded():
+            self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
         if self.ledger.trouble is not None:
             log.error("the study stops: %s", self.ledger.trouble)
             return "stopped"
-        self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
-        if self.interrupted:
-            return "interrupted"
-        for number in list(self.ledger.live):
-            self.ledger.finish(number, Ending("time_budget" if self.time_is_up else "lost"))
-        return "complete"
+        return "interrupted" if self.interrupted else "complete"
 
     @contextmanager
     def signals(self) -> Iterator[None]:

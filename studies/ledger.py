@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import TrialState
 
-from dmr.metrics import MAIN_METRIC
+from dmr.checkpoints import load_checkpoint
+from dmr.metrics import MAIN_METRIC, METRICS
 from dmr.training import EpochReport, RunSettings
 from studies.endings import Ending, StopReason, optuna_state
 from studies.folder import StudyFolder
@@ -149,6 +151,16 @@ class Ledger:
         if ending.message:
             log.warning("trial %d %s: %s", number, ending.reason, ending.message)
 
+    def end_all(self, ending: Ending) -> None:
+        """End the trials that run and those an earlier driver left running, which came as far as their checkpoint."""
+        while self.interrupted:
+            record = self.begin()
+            assert record is not None
+            state = load_checkpoint(self.folder.trial(record.number) / LAST, torch.device("cpu"))
+            record.report = EpochReport(**state["report"]) if state is not None else None
+        for number in list(self.live):
+            self.finish(number, ending)
+
     def close(self) -> None:
         """The study is complete."""
         self.tracker.end(PARENT, "FINISHED")
@@ -198,6 +210,7 @@ class Ledger:
                 "searched": json.dumps(self.plan.space.keys),
                 "dataset": self.plan.dataset.name,
                 "main_metric": MAIN_METRIC,
+                "main_metric_mode": METRICS[MAIN_METRIC].direction,
                 "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
             },
         )

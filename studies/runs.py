@@ -12,7 +12,7 @@ from typing import Any
 
 from dmr.metrics import MAIN_METRIC
 from dmr.training import EpochReport
-from studies.endings import Ending, mlflow_status
+from studies.endings import FAILURES, Ending, mlflow_status
 from studies.folder import write_text
 from studies.plan import StudyPlan
 from studies.tracking import Tracker
@@ -46,9 +46,11 @@ def start_run(
 def end_run(
     tracker: Tracker, plan: StudyPlan, key: str, folder: Path, report: EpochReport | None, ending: Ending
 ) -> None:
-    """Keep the values of the epoch the checkpoint was chosen at, how the run ended, and its small files in `folder`."""
+    """Keep how the run ended, its small files in `folder` and, unless it failed, the values of the epoch the checkpoint
+    was chosen at.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if report is not None:
+    if report is not None and ending.reason not in FAILURES:
         best = {f"best/{name}": value for name, value in report.best_metrics.items()}
         names = plan.combinations.names
         for split, metrics in report.best_values.items():

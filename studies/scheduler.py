@@ -58,31 +58,28 @@ class StudyScheduler(FIFOScheduler):
     def __init__(self, inner: TrialScheduler) -> None:
         super().__init__()
         self.inner = inner
-        self.held: dict[_Key, RecordedEpoch] = {}
         self.shown: dict[_Key, int] = {}
+        self.overdue: set[_Key] = set()
 
     def replay(self, recorded: Iterable[RecordedEpoch], live: set[int]) -> None:
         """Show recorded epochs again.
 
-        The last epoch of a `live` trial, one that goes on, is held back: it reports that epoch again, and the decision
-        made on it may not have been carried out.
+        A `live` trial goes on: it reports its last epoch again, or the next one. Where it was to be stopped, and the
+        driver died before that was done, it is stopped then.
         """
-        epochs = list(recorded)
-        last = {epoch.trial: n for n, epoch in enumerate(epochs)}
-        for n, epoch in enumerate(epochs):
-            if epoch.trial in live and last[epoch.trial] == n:
-                self.held[_Key(str(epoch.trial))] = epoch
+        for epoch in recorded:
+            key = _Key(str(epoch.trial))
+            decision = self._show(_NoController(), key, epoch.epochs, epoch.value)
+            if decision == STOP and epoch.trial in live:
+                self.overdue.add(key)
             else:
-                self._show(_NoController(), _Key(str(epoch.trial)), epoch.epochs, epoch.value)
+                self.overdue.discard(key)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         key = _Key(str(trial.config["number"]))
         if TIME not in result or VALUE not in result:
             return CONTINUE
-        held = self.held.pop(key, None)
-        if held is not None and result[TIME] > held.epochs:
-            self._show(tune_controller, key, held.epochs, held.value)
-        return self._show(tune_controller, key, result[TIME], result[VALUE])
+        return STOP if key in self.overdue else self._show(tune_controller, key, result[TIME], result[VALUE])
 
     def _show(self, controller: Any, key: _Key, epochs: int, value: float) -> str:
         """The decision after an epoch; an epoch that was shown before changes nothing."""
@@ -92,6 +89,6 @@ class StudyScheduler(FIFOScheduler):
             self.inner.on_trial_add(controller, key)
         self.shown[key] = epochs
         decision = self.inner.on_trial_result(controller, key, {TIME: epochs, VALUE: value})
-        if isinstance(self.inner, MedianStoppingRule):  # fails on a trial that goes on after it would have stopped it
+        if isinstance(self.inner, MedianStoppingRule):  # it fails on a trial that goes on after it said stop
             self.inner._stopped_trials.discard(key)
         return STOP if decision == STOP else CONTINUE

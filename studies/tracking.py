@@ -90,9 +90,14 @@ def _check_sqlite(path: Path, shown: str) -> None:
         raise TrackingError(f"MLflow store {shown}: cannot be written: {error}") from None
 
 
-def _client(tracking_uri: str) -> Any:
+def fail_soon() -> None:
+    """Let MLflow's client give up within seconds where a server does not answer; its default is minutes."""
     for name, value in HTTP_SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def _client(tracking_uri: str) -> Any:
+    fail_soon()
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri)

@@ -34,9 +34,15 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+_POWERS = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text "1e-3", so that it stays text."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _POWERS, list("-+0123456789"))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -82,4 +88,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def to_yaml(value: Any) -> str:
     """YAML with keys in the order given."""
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120
+    )
+    return text

@@ -258,7 +258,7 @@ def test_long_titles_are_wrapped_and_dollars_are_no_formula() -> None:
     name = "a-study_with.a-name-of-a-hundred-letters-and-not-one-blank-in-it" + "x" * 36
     table = replace(
         made_up(SHORT_NAMES[:2], 1),
-        title=f"{name}: $x^2$",
+        title=f"{name}: $\\frac$",
         subtitle=f"data {name}$y$",
     )
     figure = draw_heatmap(table)
@@ -311,10 +311,12 @@ def test_a_figure_that_fails_half_way_leaves_the_old_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_another_ending_is_refused_before_anything_is_drawn(study: StudyResults, tmp_path: Path) -> None:
+def test_another_ending_or_folder_is_refused_before_anything_is_drawn(study: StudyResults, tmp_path: Path) -> None:
     for name in ("heatmap.jpg", "heatmap"):
         with pytest.raises(ValueError, match=rf"{name}: a figure ends in \.png, \.svg, \.pdf"):
             write_heatmap(study, tmp_path / name)
+    with pytest.raises(ValueError, match=r"nowhere/heatmap\.png: there is no directory .*nowhere"):
+        write_heatmap(study, tmp_path / "nowhere" / "heatmap.png")
     assert list(tmp_path.iterdir()) == []
 
 

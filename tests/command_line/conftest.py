@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+HERE = Path(__file__).parent
 DMR = Path(sys.executable).with_name("dmr")
 MODALITIES = ("ecg", "motion", "skin")
 STUDY: dict[str, Any] = {
@@ -65,6 +66,7 @@ class Workplace:
 
     path: Path
     environment: dict[str, str] = field(default_factory=dict)
+    command: tuple[Any, ...] = (DMR,)
 
     def write(self, name: str = "small", **changes: Any) -> Path:
         """A study file: the small study, with dotted keys as `train__epochs=2` replaced."""
@@ -82,7 +84,7 @@ class Workplace:
     def start(self, *arguments: Any) -> subprocess.Popen[str]:
         """The command in a process group of its own."""
         return subprocess.Popen(
-            [DMR, *map(str, arguments)],
+            [str(part) for part in (*self.command, *arguments)],
             cwd=self.path,
             env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment},
             stdin=subprocess.DEVNULL,
@@ -101,6 +103,12 @@ class Workplace:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def with_faulty_method(self) -> Workplace:
+        """`dmr` with the method of faulty.py; the study file then has `model: {method: faulty, ...}`."""
+        self.environment |= {"PYTHONPATH": str(HERE), "FAULTY_HOME": str(self.path)}
+        self.command = (sys.executable, "-c", "import faulty; from studies.cli import main; main()")
+        return self
 
     def run(self, *arguments: Any) -> subprocess.CompletedProcess[str]:
         """A command that has to succeed."""
@@ -148,12 +156,17 @@ def workplace(tmp_path: Path, sensors: Path) -> Workplace:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, sensors: Path) -> Iterator[Workplace]:
+def finished(tmp_path_factory: pytest.TempPathFactory, sensors: Path) -> Workplace:
     """A workplace in which the small study has run."""
     place = _open_workplace(tmp_path_factory.mktemp("finished"), sensors)
     place.write()
     place.run("run", "small.yaml")
-    yield place
+    return place
+
+
+@pytest.fixture(scope="session")
+def make_workplace() -> Callable[[Path], Workplace]:
+    return Workplace
 
 
 @pytest.fixture

@@ -220,7 +220,12 @@ def test_one_trial_at_a_time_gives_the_same_study_twice_to_the_last_digit(finish
 
 
 def test_a_trial_is_the_same_alone_and_after_others_in_the_same_process(finished):
-    point = {"model.prior_std": 0.7, "model.kl_weight": 1e-3, "sampling.strategy": "bernoulli", "sampling.keep_prob": 0.5}
+    point = {
+        "model.prior_std": 0.7,
+        "model.kl_weight": 1e-3,
+        "sampling.strategy": "bernoulli",
+        "sampling.keep_prob": 0.5,
+    }
     other = {"model.prior_std": 2.0, "model.kl_weight": 1e-2, "sampling.strategy": "uniform"}
     last = {}
     for name, first in (("alone", [point]), ("after", [other, "defaults", point])):

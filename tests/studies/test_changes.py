@@ -31,9 +31,14 @@ def test_the_same_document_has_no_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    "after", [changed(budget={"trials": 100, "minutes": 5.0}), changed(resources={"cpus": 4, "gpus": 1})]
+    "after",
+    [
+        changed(budget={"trials": 100, "minutes": 5.0}),
+        changed(resources={"cpus": 4, "gpus": 1}),
+        changed(retries=5),
+    ],
 )
-def test_budget_and_resources_may_change(after: dict[str, Any]) -> None:
+def test_budget_resources_and_retries_may_change(after: dict[str, Any]) -> None:
     assert changed_keys(BEFORE, after) == []
 
 
@@ -72,4 +77,5 @@ def test_every_other_change_is_a_line(after: dict[str, Any], line: str) -> None:
 
 def test_keys_that_come_or_go_are_changes() -> None:
     after = changed(train={"epochs": 40, "clip_norm": 1.0})
-    assert changed_keys(BEFORE, after) == ["train.learning_rate: was 0.001, is None", "train.clip_norm: was None, is 1.0"]
+    came_and_gone = ["train.learning_rate: was 0.001, is None", "train.clip_norm: was None, is 1.0"]
+    assert changed_keys(BEFORE, after) == came_and_gone

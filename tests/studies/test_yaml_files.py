@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from studies.errors import StudyError
 from studies.yaml_files import MAX_BYTES, parse_yaml, read_yaml, to_yaml
 
-PLAIN = st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | st.text(max_size=20)
+TEXT = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), max_size=20) | st.sampled_from(
+    ["1e5", "1e-3", "2E+4", "12", "0.5", "true", "null", "2024-01-31", "", " a ", "a: b", "# a", "- a"]
+)
+PLAIN = st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | TEXT
 DOCUMENTS = st.dictionaries(
-    st.text(max_size=20),
-    st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner)),
+    TEXT,
+    st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=2)),
     max_size=4,
 )
 
@@ -121,3 +124,8 @@ def test_what_is_written_is_what_is_read(document: dict[str, Any]) -> None:
 
 def test_written_keys_keep_their_order() -> None:
     assert list(parse_yaml(to_yaml({"z": 1, "a": 2, "m": 3}), "here")) == ["z", "a", "m"]
+
+
+@pytest.mark.parametrize("text", ["1e5", "2E-4", "12", "0.5", "yes", "null", "2024-01-31"])
+def test_text_that_looks_like_a_number_stays_text(text: str) -> None:
+    assert parse_yaml(to_yaml({"name": text, text: 1}), "here") == {"name": text, text: 1}

@@ -1,0 +1,60 @@
+"""A method that goes wrong on purpose. A trial's process learns of it when it unpickles the settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+
+from dmr.methods import METHODS
+from dmr.methods.base import StepLosses
+from dmr.methods.dropout import Dropout, DropoutSettings
+from dmr.settings import setting
+
+HOME = Path(os.environ.get("FAULTY_HOME", "."))
+
+
+@dataclass(frozen=True)
+class FaultySettings(DropoutSettings):
+    """`fault` happens in the epoch `at`, `kill_once` only once; every epoch takes `slow` seconds longer."""
+
+    fault: Literal["none", "nan", "memory", "error", "kill", "kill_once", "hang"] = "none"
+    at: int = setting(2, ge=0)
+    slow: float = setting(0.0, ge=0.0)
+
+
+class Faulty(Dropout):
+    Settings = FaultySettings
+    search_space: ClassVar = {}
+
+    def __init__(self, settings, *rest):
+        super().__init__(settings, *rest)
+        self.settings = settings
+
+    def start_epoch(self, epoch, combinations, generator):
+        super().start_epoch(epoch, combinations, generator)
+        self.fault = self.settings.fault if epoch == self.settings.at else "none"
+        time.sleep(self.settings.slow)
+
+    def losses(self, fused, labels, combination, generator):
+        if self.fault == "error":
+            raise KeyError("a fault on purpose")
+        if self.fault == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        if self.fault == "kill_once" and not (HOME / "killed").exists():
+            (HOME / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "hang":
+            time.sleep(600)
+        found = super().losses(fused, labels, combination, generator)
+        return StepLosses(found.total * torch.nan, *found[1:]) if self.fault == "nan" else found
+
+
+METHODS["faulty"] = Faulty
