@@ -11,7 +11,7 @@ import optuna
 
 from studies.errors import StudyError
 from studies.folder import StudyFolder
-from studies.tracking import delete_runs, mask_password
+from studies.tracking import delete_runs, first_line
 
 STOP_SECONDS = 120.0
 
@@ -51,6 +51,5 @@ def remove_study(folder: StudyFolder) -> None:
         except KeyError:
             pass  # Optuna has no such study
         except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
-            reason = mask_password(" ".join(str(error).split()))[:300]
-            raise StudyError(f"{folder.name}: its runs cannot be deleted, so nothing was: {reason}") from None
+            raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None
         shutil.rmtree(folder.path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from studies.endings import Ending
 from studies.errors import StudyError
@@ -19,8 +19,11 @@ from studies.folder import Places, StudyFolder, write_text
 from studies.ledger import PARENT, Ledger
 from studies.plan import StudyPlan
 from studies.screen import Screen, engine_noise_to
-from studies.tracking import Tracker, TrackingError, open_store
+from studies.tracking import Tracker, TrackingError, first_line, mask_password, open_store
 from studies.yaml_files import to_yaml
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 log = logging.getLogger("dmr")
 
@@ -123,6 +126,26 @@ def open_mlflow(uri: str, experiment: str) -> str:
         return open_store(uri, experiment)
     except TrackingError as error:
         raise StudyError(str(error)) from None
+
+
+def open_optuna(url: str) -> BaseStorage:
+    """Optuna's storage. A SQLite file appears complete, so that another shell never reads a half-made one.
+
+    Raises:
+        StudyError: it cannot be used.
+    """
+    from optuna.storages import RDBStorage, get_storage
+
+    file = Path(url.removeprefix("sqlite:///"))
+    try:
+        if url.startswith("sqlite:///") and not file.exists():
+            partial = file.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            RDBStorage(f"sqlite:///{partial}").engine.dispose()
+            os.replace(partial, file)
+        return get_storage(url)
+    except Exception as error:  # whatever a database driver raises
+        raise StudyError(f"Optuna's storage {mask_password(url)}: cannot be used: {first_line(error)}") from None
 
 
 class Launch:
@@ -235,8 +258,6 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outc
     Raises:
         StudyError: another driver runs it, a store or cluster cannot be reached, or no trial fits the cluster.
     """
-    from optuna.storages import get_storage
-
     os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
@@ -246,11 +267,12 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outc
         places = known or resolve_places(folder)
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
     with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log):
+        storage = open_optuna(places.optuna_url)
         folder.remember(places)
         write_text(folder.study_file, to_yaml(plan.document))
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
-            ledger = Ledger(plan, get_storage(places.optuna_url), tracker, folder)
+            ledger = Ledger(plan, storage, tracker, folder)
             with Screen(ledger, people) as screen:
                 outcome: Outcome = "complete"
                 if ledger.remaining or ledger.interrupted:

@@ -254,12 +254,12 @@ def _rule(item: ErrorDetails) -> str:
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
-    """`objective[0].metric`; parts that name a pydantic type rather than a key are left out."""
+    """`objective[0].metric`, without pydantic's mark of a mistake in a key itself."""
     text = ""
     for part in location:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif not re.search(r"[\[\]('\"]", part):
+        elif part != "[key]":
             text += f".{part}" if text else part
     return text
 

@@ -68,7 +68,7 @@ def open_store(tracking_uri: str, experiment: str) -> str:
         if found is None:
             return str(client.create_experiment(experiment))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
-        raise TrackingError(f"MLflow store {shown}: cannot be used: {_first_line(error)}") from None
+        raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
@@ -234,7 +234,7 @@ class Tracker:
                 try:
                     self._ship()
                 except Exception as error:  # whatever a store raises: the journal keeps it, and it is tried again
-                    self.problem = _first_line(error)
+                    self.problem = first_line(error)
                     log.info("MLflow: %s; trying again in %.1f s", self.problem, wait)
                     self._closing.wait(wait)
                     wait = min(2 * wait, RETRY_AT_MOST)
@@ -351,10 +351,11 @@ class _Shipment:
         except MlflowException as error:
             if error.error_code not in FINAL:
                 raise
-            log.warning("MLflow did not accept a record: %s", _first_line(error))
+            log.warning("MLflow did not accept a record: %s", first_line(error))
             return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without passwords."""
     lines = mask_password(str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]

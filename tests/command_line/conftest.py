@@ -137,7 +137,10 @@ class Workplace:
 
     def optuna_trials(self, study: str = "small", storage: str = "dmr_runs") -> list[optuna.trial.FrozenTrial]:
         url = f"sqlite:///{self.path / storage / study / 'optuna.db'}"
-        return optuna.load_study(study_name=study, storage=url).get_trials()
+        try:
+            return optuna.load_study(study_name=study, storage=url).get_trials()
+        except KeyError:
+            return []
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ def test_conditions_come_after_the_keys_they_read() -> None:
 def test_only_what_is_active_is_suggested(wanted: dict[str, Any], point: dict[str, Any]) -> None:
     searched = space(NESTED)
     trial = optuna.trial.FixedTrial(wanted)
-    assert searched.suggest(trial) == point  # type: ignore[arg-type]
+    assert searched.suggest(trial) == point
     assert searched.active(wanted) == point
     assert trial.params == point
 

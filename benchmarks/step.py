@@ -1,0 +1,113 @@
+"""Training step: what it saves to encode only the samples in which a modality is present.
+
+One step as `dmr.training` does it (draw combinations, gather the batch, encode what is present, fuse, losses, backward,
+optimiser, statistics by combination) against the same step on the same network that encodes every modality of every sample and
+multiplies the features of absent ones by zero. Convolutional encoders on 32×32 images, batches of 64, uniform sampling.
+Before timing, both have to give the same loss and the same gradients.
+
+    .venv/bin/python benchmarks/step.py
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from common import environment, image_settings, images, interleaved, milliseconds, ratio, steady, table
+from torch import Tensor
+
+from dmr.methods import StepLosses
+from dmr.sampling import combination_probabilities, draw_combinations
+from dmr.seeds import generator
+from dmr.training import _Run, add_by_combination
+
+TARGETS = {2: 1.35, 3: 1.5}
+TRAIN = 512
+
+
+class Steps:
+    """Steps of one run, done either way; a repetition's batch and combinations are the same for both."""
+
+    def __init__(self, modalities: int, method: str) -> None:
+        dataset = images(modalities, train=TRAIN, val=64)
+        torch.manual_seed(0)
+        self.run = _Run(dataset, image_settings(dataset, method), torch.device("cpu"))
+        self.run.network.train()
+        self.run.network.method.start_epoch(0, self.run.drawn, generator("cpu", 0, "mining"))
+        self.probabilities = combination_probabilities(self.run.drawn, self.run.settings.sampling)
+        self.sums = torch.zeros((3, len(self.run.drawn)), dtype=torch.float64)
+
+    def dmr(self, number: int) -> None:
+        """A step that encodes what is present."""
+        positions, combination, noise = self.draw(number)
+        self.finish(combination, self.run.forward(positions, combination, noise))
+
+    def everything(self, number: int) -> None:
+        """The same step that encodes everything."""
+        positions, combination, noise = self.draw(number)
+        self.finish(combination, self.forward_everything(positions, combination, noise))
+
+    def draw(self, number: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        size = self.run.settings.train.batch_size
+        positions = torch.randint(0, TRAIN, (size,), generator=generator("cpu", 0, "order", number))
+        draws = generator("cpu", 0, "combinations", number)
+        return positions, draw_combinations(self.probabilities, (1, size), draws), generator("cpu", 0, "noise", number)
+
+    def forward_everything(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
+        inputs, labels = self.run.train.take(positions)
+        masks = self.run.masks[combination].float()
+        features = self.run.network.encode(inputs)
+        fused = torch.cat([masks[..., m : m + 1] * f for m, f in enumerate(features)], dim=-1)
+        return self.run.network.method.losses(fused, labels, combination, noise)
+
+    def finish(self, combination: Tensor, losses: StepLosses) -> None:
+        self.run.update(losses.total)
+        add_by_combination(self.sums, combination, losses)
+
+    def check(self) -> None:
+        """Both ways give the same loss and gradients, to the tolerance of float32.
+
+        Raises:
+            AssertionError: they do not.
+        """
+        found = []
+        for forward in (self.run.forward, self.forward_everything):
+            self.run.network.zero_grad()
+            losses = forward(*self.draw(0))
+            losses.total.backward()
+            found.append([losses.total.detach(), losses.task, *[p.grad.clone() for p in self.run.network.parameters()]])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=60)
+    parser.add_argument("--page-faults", action="store_true", help="leave glibc's malloc as it is")
+    given = parser.parse_args()
+    repetitions = given.repetitions
+    steady(keep_memory=not given.page_faults)
+    print(environment(torch.get_num_threads()), flush=True)
+    print(f"Medians of {repetitions} steps each, in turn; in brackets the middle half of the ratios of neighbours.\n")
+    rows = []
+    for modalities, target in TARGETS.items():
+        most = _possible(modalities)
+        for method in ("dmrnet", "dropout"):
+            steps = Steps(modalities, method)
+            steps.check()
+            ours, theirs = interleaved(steps.dmr, steps.everything, repetitions, warm_up=5)
+            rows.append(
+                (method, modalities, milliseconds(theirs), milliseconds(ours), ratio(ours, theirs), most, target)
+            )
+    print(
+        table(("method", "M", "everything, ms", "present only, ms", "times faster", "possible", "target"), rows),
+        flush=True,
+    )
+
+
+def _possible(modalities: int) -> str:
+    """What uniform sampling allows: all encodings over those that are needed."""
+    return f"{(2**modalities - 1) / 2 ** (modalities - 1):.2f}"
+
+
+if __name__ == "__main__":
+    main()
