@@ -1,9 +1,9 @@
 """Training step: what it saves to encode only the samples in which a modality is present.
 
 One step as `dmr.training` does it (draw combinations, gather the batch, encode what is present, fuse, losses, backward,
-optimiser, statistics by combination) against the same step on the same network that encodes every modality of every sample and
-multiplies the features of absent ones by zero. Convolutional encoders on 32×32 images, batches of 64, uniform sampling.
-Before timing, both have to give the same loss and the same gradients.
+optimiser, statistics by combination) against the same step on the same network that encodes every modality of every
+sample and multiplies the features of absent ones by zero. Convolutional encoders on 32×32 images, batches of 64,
+uniform sampling. Before timing, both have to give the same loss and the same gradients.
 
     .venv/bin/python benchmarks/step.py
 """

@@ -280,8 +280,7 @@ def _run(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
     from studies.launch import run_study
     from studies.summary import show_summary
 
-    outcome = run_study(plan, folder, address)
-    return show_summary(plan, folder, outcome, _people())
+    return show_summary(plan, folder, run_study(plan, folder, address), _people())
 
 
 def _show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:

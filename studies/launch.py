@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from studies.endings import Ending
 from studies.errors import StudyError
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmr")
 
 Outcome = Literal["complete", "interrupted", "stopped"]
+
+
+class Finish(NamedTuple):
+    """How a driver's run of a study ended, and whether a trial of the study has succeeded."""
+
+    outcome: Outcome
+    succeeded: bool
+
+
 SECONDS_BETWEEN_NOTES = 5.0
 ENGINE_SETTINGS = {
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
@@ -252,7 +261,7 @@ class Launch:
                 signal.signal(number, handler)
 
 
-def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outcome:
+def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Finish:
     """Run a study or go on with it, under its lock, until its budget is done or it is stopped.
 
     Raises:
@@ -286,7 +295,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Outc
                 log.warning(
                     "MLflow: %s: what it has not got is in %s; `dmr resume` sends it", tracker.problem, folder.journal
                 )
-    return outcome
+    return Finish(outcome, ledger.best is not None)
 
 
 def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> None:
@@ -299,7 +308,7 @@ def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> Non
     try:
         results = load_study(folder.places().tracking_uri, plan.study.name, experiment=plan.document["experiment"])
         tracker.artifact(PARENT, write_heatmap(results, folder.heatmap))
-    except ValueError as error:  # no trial has values
+    except (LookupError, ValueError) as error:  # MLflow has just gone; no trial has values
         log.info("%s", error)
 
 

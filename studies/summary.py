@@ -11,7 +11,7 @@ from rich.table import Table
 
 from studies.endings import FAILURES
 from studies.folder import StudyFolder
-from studies.launch import Outcome, check_fits, local_need, measure_need, ray_running
+from studies.launch import Finish, check_fits, local_need, measure_need, ray_running
 from studies.plan import StudyPlan
 from studies.yaml_files import to_yaml
 
@@ -49,24 +49,28 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out.print(f"resources: {need.text()}; {concurrent} at a time")
 
 
-def show_summary(plan: StudyPlan, folder: StudyFolder, outcome: Outcome, people: Console) -> int:
+def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: Console) -> int:
     """The best trials on standard output, where to look further on standard error; returns the exit code."""
     name = plan.study.name
 
     def tell(text: str) -> None:
         people.print(text, markup=False, soft_wrap=True)
 
-    if outcome != "complete":
+    if finish.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
-        return 130 if outcome == "interrupted" else 1
+        return 130 if finish.outcome == "interrupted" else 1
     from analysis.results import load_study
 
-    results = load_study(folder.places().tracking_uri, name, experiment=plan.document["experiment"])
+    try:
+        results = load_study(folder.places().tracking_uri, name, experiment=plan.document["experiment"])
+    except LookupError as error:
+        tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
+        return 0 if finish.succeeded else 1
     trials = results.table.groupby("trial")[["status", *results.searched]].first()
     failed = trials.index[trials["status"].isin(FAILURES)]
     if len(failed):
         tell(f"{len(failed)} of {len(trials)} trials failed: {', '.join(map(str, failed))}")
-    if not results.table["value"].notna().any():
+    if not finish.succeeded:
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
     Console(highlight=False).print(_trial_table(results, trials))

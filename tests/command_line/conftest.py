@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from optuna.trial import TrialState
 
 HERE = Path(__file__).parent
 DMR = Path(sys.executable).with_name("dmr")
@@ -119,6 +121,55 @@ class Workplace:
     @property
     def client(self) -> MlflowClient:
         return MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+
+    @staticmethod
+    def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"waited {seconds} s in vain"
+            time.sleep(0.1)
+
+    def write_slow(self, name: str = "small", **changes: Any) -> Path:
+        """A study whose trials take about 3 s in 8 epochs and nearly no computing."""
+        small = {
+            "model": {"method": "faulty", "encoder": {"name": "mlp", "width": 4}, "slow": 0.4},
+            "search": {
+                "train.learning_rate": {"log_uniform": [1e-3, 1e-1]},
+                "sampling.keep_prob": {"uniform": [0.3, 0.9]},
+            },
+            "scheduler": {"name": "none"},
+            "train__epochs": 8,
+        }
+        return self.with_faulty_method().write(name, **(small | changes))
+
+    def states(self) -> list[TrialState]:
+        """Of Optuna's trials; a database that is not there yet has none."""
+        made = (self.path / "dmr_runs/small/optuna.db").exists()
+        return [trial.state for trial in self.optuna_trials()] if made else []
+
+    def epochs_of_running(self) -> int:
+        """Epochs that trials which run now have reported."""
+        if not self.states():
+            return 0
+        return sum(len(trial.intermediate_values) for trial in self.optuna_trials() if not trial.state.is_finished())
+
+    def assert_exact(self, trials: int, epochs: int | None, name: str = "small") -> None:
+        """The budget, each trial once in Optuna and MLflow, each epoch from 0 once."""
+        found = self.optuna_trials(name)
+        assert len(found) == trials
+        assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
+        assert len({tuple(sorted(trial.params.items())) for trial in found}) == trials
+        runs = self.mlflow_runs(name)
+        assert [int(run.data.tags["trial"]) for run in runs] == list(range(trials))
+        assert {run.info.status for run in [*runs, *self.mlflow_runs(name, "study")]} == {"FINISHED"}
+        for trial, run in zip(found, runs, strict=True):
+            expected = list(range(trial.user_attrs["epochs"] if epochs is None else epochs))
+            for metric, points in self.history(run).items():
+                if metric.startswith("best/"):
+                    assert len(points) == 1, f"trial {trial.number}: {metric}"
+                else:
+                    assert [step for step, _ in points] == expected, f"trial {trial.number}: {metric}"
+            assert trial.value == run.data.metrics["best/val/accuracy_mean"]
 
     def mlflow_runs(self, study: str = "small", stage: str = "search") -> list[Run]:
         """The runs of a stage, by trial."""

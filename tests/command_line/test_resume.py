@@ -8,59 +8,10 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
 from optuna.trial import TrialState
-
-
-DATABASE = "dmr_runs/small/optuna.db"
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"waited {seconds} s in vain"
-        time.sleep(0.1)
-
-
-def states(place) -> list[TrialState]:
-    return [trial.state for trial in place.optuna_trials()] if (place.path / DATABASE).exists() else []
-
-
-def epochs_of_running(place) -> int:
-    """Epochs that trials which run now have reported."""
-    trials = place.optuna_trials() if (place.path / DATABASE).exists() else []
-    return sum(len(trial.intermediate_values) for trial in trials if trial.state == TrialState.RUNNING)
-
-
-def slow_study(place, name: str = "small", **changes) -> None:
-    place.with_faulty_method().write(
-        name,
-        model={"method": "faulty", "encoder": {"name": "mlp", "width": 4}, "slow": 0.4},
-        search={"train.learning_rate": {"log_uniform": [1e-3, 1e-1]}, "sampling.keep_prob": {"uniform": [0.3, 0.9]}},
-        **({"scheduler": {"name": "none"}, "train__epochs": 8} | changes),
-    )
-
-
-def assert_exact(place, trials: int, epochs: int | None, name: str = "small") -> None:
-    """The budget, each trial once in Optuna and MLflow, each epoch from 0 once."""
-    found = place.optuna_trials(name)
-    assert len(found) == trials
-    assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert len({tuple(sorted(trial.params.items())) for trial in found}) == trials
-    runs = place.mlflow_runs(name)
-    assert [int(run.data.tags["trial"]) for run in runs] == list(range(trials))
-    assert {run.info.status for run in [*runs, *place.mlflow_runs(name, "study")]} == {"FINISHED"}
-    for trial, run in zip(found, runs, strict=True):
-        expected = list(range(trial.user_attrs["epochs"] if epochs is None else epochs))
-        for metric, points in place.history(run).items():
-            if not metric.startswith("best/"):
-                assert [step for step, _ in points] == expected, f"trial {trial.number}: {metric}"
-            else:
-                assert len(points) == 1, f"trial {trial.number}: {metric}"
-        assert trial.value == run.data.metrics["best/val/accuracy_mean"]
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -68,76 +19,84 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=60)
 
 
-def trial_processes(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Ray's processes that run trials."""
+def processes(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]:
+    """What the driver has started, by a part of its command line."""
+    assert driver.poll() is None, driver.communicate()
     found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
         try:
-            title = " ".join(process.cmdline())
+            if title in " ".join(process.cmdline()):
+                found.append(process)
         except psutil.Error:
             continue
-        if title.startswith("ray::") and "IDLE" not in title:
-            found.append(process)
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_driver_is_killed_six_times_and_the_study_ends_with_its_budget(workplace):
-    slow_study(workplace, budget={"trials": 16})
+    workplace.write_slow(budget={"trials": 16})
     seed = random.SystemRandom().randrange(10**6)
     print(f"moments of the kills are drawn with seed {seed}")  # noqa: T201  # shown where the test fails
     draw = random.Random(seed)
     driver = workplace.start("run", "small.yaml")
     for _ in range(6):
-        before = states(workplace).count(TrialState.COMPLETE)
-        wait_for(
-            lambda before=before: epochs_of_running(workplace) or states(workplace).count(TrialState.COMPLETE) > before
+        before = workplace.states().count(TrialState.COMPLETE)
+        workplace.wait_for(
+            lambda before=before: (
+                workplace.epochs_of_running() or workplace.states().count(TrialState.COMPLETE) > before
+            )
         )
         time.sleep(draw.uniform(0.0, 3.0))
-        wait_for(lambda: TrialState.RUNNING in states(workplace))
+        workplace.wait_for(lambda: TrialState.RUNNING in workplace.states())
         kill(driver)
-        assert TrialState.RUNNING in states(workplace)
+        assert TrialState.RUNNING in workplace.states()
         driver = workplace.start("resume", "small")
+    workplace.wait_for(lambda: processes(driver, "raylet/raylet") and TrialState.RUNNING in workplace.states())
+    for process in processes(driver, "raylet/raylet"):
+        process.kill()
+    driver.communicate(timeout=60)
+    assert driver.returncode != 0
+    driver = workplace.start("resume", "small")
     _, err = driver.communicate(timeout=300)
     assert driver.returncode == 0, err
     assert "study small is complete: 16 trials" in err
-    assert_exact(workplace, 16, 8)
+    workplace.assert_exact(16, 8)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
-    slow_study(workplace, budget={"trials": 6}, retries=5)
+    workplace.write_slow(budget={"trials": 6}, retries=5)
     driver = workplace.start("run", "small.yaml")
     killed = 0
     while killed < 4:
-        wait_for(lambda: epochs_of_running(workplace) > 2)
-        for process in trial_processes(driver)[:1]:
+        workplace.wait_for(lambda: workplace.epochs_of_running() > 2)
+        for process in processes(driver, "ray::ImplicitFunc")[:1]:
             process.kill()
             killed += 1
         time.sleep(4.0)
     _, err = driver.communicate(timeout=300)
     assert driver.returncode == 0, err
-    assert_exact(workplace, 6, 8)
+    workplace.assert_exact(6, 8)
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
-    slow_study(workplace, budget={"trials": 4})
+    workplace.write_slow(budget={"trials": 4})
     for command in (("run", "small.yaml"), ("resume", "small")):
-        before = len(states(workplace))
+        before = len(workplace.states())
         driver = workplace.start(*command)
-        wait_for(lambda before=before: epochs_of_running(workplace) > (2 if before else 0))
+        workplace.wait_for(lambda before=before: workplace.epochs_of_running() > (2 if before else 0))
         os.killpg(driver.pid, signal.SIGINT)
         _, err = driver.communicate(timeout=60)
         assert driver.returncode == 130, err
         assert err.strip().endswith("go on with: dmr resume small")
         assert "Traceback" not in err
-        assert TrialState.RUNNING in states(workplace)
+        assert TrialState.RUNNING in workplace.states()
         assert "RUNNING" in {run.info.status for run in workplace.mlflow_runs()}
     workplace.run("resume", "small")
-    assert_exact(workplace, 4, 8)
+    workplace.assert_exact(4, 8)
 
 
 @pytest.mark.slow
@@ -157,9 +116,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
     folder = workplace.path / "dmr_runs/broken/journal.jsonl"
     size = 0
     for _ in range(4):
-        wait_for(
-            lambda size=size: folder.exists() and folder.stat().st_size > size + 20_000 or driver.poll() is not None
-        )
+        workplace.wait_for(lambda size=size: folder.exists() and folder.stat().st_size > size + 20_000)
         size = folder.stat().st_size
         kill(driver)
         driver = workplace.start("resume", "broken")
@@ -172,13 +129,13 @@ def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
     for one, two in zip(workplace.mlflow_runs("whole"), workplace.mlflow_runs("broken"), strict=True):
         assert workplace.history(one) == workplace.history(two)
         assert one.data.params == two.data.params
-    assert_exact(workplace, 8, None, "broken")
+    workplace.assert_exact(8, None, "broken")
 
 
 def test_a_running_study_seen_and_stopped_from_another_shell(workplace):
-    slow_study(workplace, budget={"trials": 2})
+    workplace.write_slow(budget={"trials": 2}, model__slow=2.0)
     driver = workplace.start("run", "small.yaml")
-    wait_for(lambda: epochs_of_running(workplace))
+    workplace.wait_for(lambda: workplace.epochs_of_running())
     assert f"small: running (process {driver.pid}), 0 of 2 trials" in workplace.run("status", "small").stdout
     second = workplace.dmr("resume", "small")
     assert second.returncode == 2
@@ -189,21 +146,21 @@ def test_a_running_study_seen_and_stopped_from_another_shell(workplace):
     assert "small: not running, 0 of 2 trials" in workplace.run("list").stdout
     assert workplace.run("stop", "small").stdout == "small is not running\n"
     workplace.run("resume", "small")
-    assert_exact(workplace, 2, 8)
+    workplace.assert_exact(2, 8)
     raised = workplace.run("resume", "small", "--trials", "3")
     assert "study small is complete: 3 trials" in raised.stderr
-    assert_exact(workplace, 3, 8)
+    workplace.assert_exact(3, 8)
 
 
 def test_a_dead_driver_leaves_no_process_behind(workplace):
-    slow_study(workplace)
+    workplace.write_slow()
     driver = workplace.start("run", "small.yaml")
-    wait_for(lambda: epochs_of_running(workplace))
+    workplace.wait_for(lambda: workplace.epochs_of_running())
     started = psutil.Process(driver.pid).children(recursive=True)
     assert started
     kill(driver)
     workplace.run("list")
-    wait_for(lambda: not [process for process in started if process.is_running()], 60.0)
+    workplace.wait_for(lambda: not [process for process in started if process.is_running()], 60.0)
 
 
 def test_rm_asks_first_and_then_removes_folder_and_runs(workplace):

@@ -1,4 +1,4 @@
-"""What every method owes with every encoder. A new method is covered by its line in METHODS, a new encoder by one here."""
+"""What every method owes with every encoder: a new method is covered by its line in METHODS, an encoder by one here."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence as reference_kl
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as reference_kl
 
 from dmr.combinations import Combinations, all_combinations
 from dmr.methods.dmrnet import LOG_VARIANCE_LIMIT, DMRNet, DMRNetSettings, draw, hard_loss, kl_divergence, mine
@@ -191,7 +192,7 @@ def test_mining_at_random_is_uniform_and_comes_from_the_generator(
 
 
 def hard_after_each_epoch(settings: DMRNetSettings, hardest: list[int]) -> list[list[int]]:
-    """The hard combinations in force in each epoch, when combination `hardest[epoch]` has the largest variance there."""
+    """The hard combinations in force in each epoch, when combination `hardest[epoch]` has the largest variance."""
     method, history = DMRNet(settings, 4, 3, 7), []
     for epoch, largest in enumerate(hardest):
         method.start_epoch(epoch, of(3), generator(epoch))

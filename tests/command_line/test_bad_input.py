@@ -1,0 +1,209 @@
+"""What a user gets wrong: one clear line, exit code 2, nothing started, nothing written."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from studies.cli import app
+
+
+@pytest.fixture
+def place(workplace, monkeypatch, tmp_path_factory):
+    """A workplace with commands in this process, which costs no imports."""
+    monkeypatch.chdir(workplace.path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    workplace.dmr = lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return workplace
+
+
+def refuse(place, *arguments) -> str:
+    """The only line of a command that has to be refused, with nothing left behind."""
+    before = {str(file) for file in place.path.rglob("*")}
+    refused = place.dmr(*arguments)
+    assert refused.exit_code == 2, refused.output
+    assert refused.stdout == ""
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert {str(file) for file in place.path.rglob("*")} == before
+    return refused.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, "bad.yaml: no such file"),
+        (b"", "bad.yaml: empty; a study file needs at least a `dataset`"),
+        (bytes(range(256)), "bad.yaml: "),
+        (b"name: [1, 2\nseed: 3\n", "bad.yaml, line 2: not YAML: expected"),
+        (b"- a\n- list\n", "bad.yaml: "),
+        (b"seed: 1\nseed: 2\ndataset: {name: digits}\n", "bad.yaml, line 2: not YAML: key 'seed' comes twice"),
+    ],
+    ids=["missing", "empty", "binary", "unclosed", "list", "twice"],
+)
+def test_a_file_that_is_no_study(place, content, text):
+    file = place.path / "bad.yaml"
+    file.unlink(missing_ok=True)
+    if content is not None:
+        file.write_bytes(content)
+    assert text in refuse(place, "run", "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"trainn": {}}, "small.yaml: trainn: no such key; did you mean train?"),
+        ({"train__epocs": 3}, "small.yaml: train.epocs: no such key; did you mean epochs?"),
+        ({"train__epochs": "many"}, "small.yaml: train.epochs: got 'many'; allowed: a whole number"),
+        ({"train__epochs": 0}, "small.yaml: train.epochs: got 0; allowed: greater than or equal to 1"),
+        ({"budget__trials": 0}, "small.yaml: budget.trials: got 0"),
+        ({"budget__trials": -3}, "small.yaml: budget.trials: got -3"),
+        ({"budget__minutes": 0}, "small.yaml: budget.minutes: got 0"),
+        ({"model__method": "dmrnett"}, "small.yaml: model.method: got 'dmrnett'; did you mean dmrnet?"),
+        (
+            {"search": {"model.prior_std": {"log_uniform": [0, 1]}}},
+            "search.model.prior_std.log_uniform: a log range starts",
+        ),
+        ({"search": {"model.prior": {"uniform": [0.1, 1]}}}, "small.yaml: search.model.prior: no such key"),
+        ({"objective": [{"metric": "val/acuracy_mean"}]}, "objective[0].metric: nobody reports 'val/acuracy_mean'"),
+        (
+            {"search": {"sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}}}},
+            "search.sampling.keep_prob.when.sampling.strategy: not a searched key",
+        ),
+        ({"resources__cpus": 64}, "small: resources: a trial needs 64 CPUs and 0 GPUs; there are "),
+        ({"dataset__path": "nowhere"}, "nowhere"),
+    ],
+)
+def test_a_study_with_a_mistake(place, changes, text):
+    place.write(**changes)
+    assert text in refuse(place, "run", "small.yaml")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "", "n" * 300, "a/b", ".hidden", "a b"])
+def test_hostile_names(place, name):
+    place.write()
+    line = refuse(place, "run", "small.yaml", "--name", name)
+    assert "name" in line
+    for command in ("status", "stop", "table", "heatmap", "resume"):
+        assert "name" in refuse(place, command, name)
+
+
+def test_a_name_with_a_nul(place):
+    (place.path / "nul.yaml").write_text('name: "a\\0b"\ndataset: {name: digits}\n')
+    assert "name: got 'a\\x00b'; allowed are letters" in refuse(place, "run", "nul.yaml")
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train.epochs=[1", "name.x=1"])
+def test_a_bad_override(place, override):
+    place.write()
+    assert "--set" in refuse(place, "run", "small.yaml", "--set", override)
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("resume",), ("stop",), ("rm", "--yes"), ("table",), ("heatmap",)], ids=lambda c: c[0]
+)
+def test_a_study_that_is_not_there(place, command):
+    assert "no study 'unknown' here" in refuse(place, command[0], "unknown", *command[1:])
+
+
+def change_npy(file, change):
+    array = np.load(file)
+    array = change(array)
+    np.save(file, array)
+
+
+def with_value(value):
+    def change(array):
+        array[17, 1] = value
+        return array
+
+    return change
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def pickled(file):
+    np.save(file, np.array([{"a": 1}] * 120, dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "text"),
+    [
+        ("train/ecg.npy", lambda f: f.unlink(), "train/ecg.npy: no such file"),
+        ("train/label.npy", lambda f: f.unlink(), "train/label.npy: no such file"),
+        ("dataset.yaml", lambda f: f.unlink(), "dataset.yaml"),
+        ("train/ecg.npy", lambda f: change_npy(f, lambda a: a[:-5]), "train/ecg.npy: 115 samples"),
+        ("train/label.npy", lambda f: change_npy(f, lambda a: a + 1), "train/label.npy: "),
+        ("train/label.npy", lambda f: change_npy(f, lambda a: a - 1), "train/label.npy: "),
+        (
+            "train/ecg.npy",
+            lambda f: change_npy(f, with_value(np.nan)),
+            "train/ecg.npy: modality ecg, split train, row 17: NaN or infinity",
+        ),
+        (
+            "val/skin.npy",
+            lambda f: change_npy(f, with_value(-np.inf)),
+            "val/skin.npy: modality skin, split val, row 17: NaN or infinity",
+        ),
+        ("train/ecg.npy", truncate, "train/ecg.npy: not a readable .npy array"),
+        ("train/ecg.npy", pickled, "train/ecg.npy: not a readable .npy array: pickled objects are not read"),
+        ("train/ecg.npy", lambda f: change_npy(f, lambda a: a[:, :4]), "train/ecg.npy: samples of shape (4,)"),
+        (
+            "train/label.npy",
+            lambda f: change_npy(f, lambda a: np.where(np.arange(120) == 2, 2, a % 2)),
+            "class 'c2' has a single sample; 2 are needed",
+        ),
+    ],
+    ids=[
+        "missing",
+        "no-labels",
+        "no-yaml",
+        "short",
+        "label-high",
+        "label-low",
+        "nan",
+        "inf",
+        "truncated",
+        "pickled",
+        "shape",
+        "single",
+    ],
+)
+def test_a_data_folder_with_a_fault(place, part, damage, text):
+    broken = place.path / "broken"
+    shutil.rmtree(broken, ignore_errors=True)
+    shutil.copytree(place.path / "sensors", broken)
+    damage(broken / part)
+    place.write(dataset={"name": "arrays", "path": "broken"})
+    assert text in refuse(place, "run", "small.yaml")
+
+
+def test_a_constant_modality_is_a_warning(place, caplog):
+    constant = place.path / "constant"
+    shutil.copytree(place.path / "sensors", constant)
+    change_npy(constant / "train/skin.npy", lambda a: a * 0 + 3)
+    place.write(dataset={"name": "arrays", "path": "constant"})
+    for _ in range(2):  # the second time from memory
+        shown = place.dmr("run", "small.yaml", "--dry-run")
+        assert shown.exit_code == 0
+        assert "modality skin is the same in every training sample" in caplog.text
+        caplog.clear()
+    change_npy(constant / "train/skin.npy", with_value(np.nan))
+    assert "row 17: NaN or infinity" in refuse(place, "run", "small.yaml")
+
+
+def test_dataset_yaml_that_does_not_parse(place):
+    broken = place.path / "unparsed"
+    shutil.copytree(place.path / "sensors", broken)
+    (broken / "dataset.yaml").write_text("modalities: [\n")
+    place.write(dataset={"name": "arrays", "path": "unparsed"})
+    assert "dataset.yaml" in refuse(place, "run", "small.yaml")
+    document = yaml.safe_load((place.path / "sensors/dataset.yaml").read_text())
+    document["modalities"][0]["name"] = "../up"
+    (broken / "dataset.yaml").write_text(yaml.safe_dump(document))
+    assert "../up" in refuse(place, "run", "small.yaml")
