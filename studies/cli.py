@@ -216,7 +216,8 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
     if uri.startswith("http"):
         raise StudyError(f"{uri}: MLFLOW_TRACKING_URI is a server: open it in a browser")
-    sys.stderr.write(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C stops it)\n")
+    address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    sys.stderr.write(f"MLflow UI: {address}  (Ctrl-C stops it)\n")
     server = [
         sys.executable,
         "-m",

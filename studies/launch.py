@@ -31,13 +31,15 @@ Outcome = Literal["complete", "interrupted", "stopped"]
 
 
 class Finish(NamedTuple):
-    """How a driver's run of a study ended, and whether a trial of the study has succeeded."""
+    """How a driver's run ended, whether a trial of the study has succeeded, and why MLflow lacks something."""
 
     outcome: Outcome
     succeeded: bool
+    unsent: str | None
 
 
 SECONDS_BETWEEN_NOTES = 5.0
+CLOSE_SECONDS = 30.0
 ENGINE_SETTINGS = {
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -283,19 +285,18 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
         try:
             ledger = Ledger(plan, storage, tracker, folder)
             with Screen(ledger, people) as screen:
-                outcome: Outcome = "complete"
-                if ledger.remaining or ledger.interrupted:
+                launch = Launch(plan, folder, ledger, screen)
+                if launch.should_stop() or not (ledger.remaining or ledger.interrupted):
+                    outcome = launch.settle()
+                else:
                     with ray_running(address):
-                        outcome = Launch(plan, folder, ledger, screen).run()
+                        outcome = launch.run()
             if outcome == "complete":
                 ledger.close()
                 _keep_heatmap(plan, folder, tracker)
         finally:
-            if not tracker.close(timeout=30.0):
-                log.warning(
-                    "MLflow: %s: what it has not got is in %s; `dmr resume` sends it", tracker.problem, folder.journal
-                )
-    return Finish(outcome, ledger.best is not None)
+            sent = tracker.close(timeout=CLOSE_SECONDS)
+    return Finish(outcome, ledger.best is not None, None if sent else tracker.problem)
 
 
 def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> None:
@@ -303,7 +304,7 @@ def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> Non
     from analysis.heatmap import write_heatmap
     from analysis.results import load_study
 
-    if not tracker.flush(timeout=30.0):
+    if not tracker.flush(timeout=CLOSE_SECONDS):
         return
     try:
         results = load_study(folder.places().tracking_uri, plan.study.name, experiment=plan.document["experiment"])

@@ -51,12 +51,12 @@ def end_run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if report is not None and ending.reason not in FAILURES:
-        best = {f"best/{name}": value for name, value in report.best_metrics.items()}
+        best = {f"best/{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")}
         names = plan.combinations.names
         for split, metrics in report.best_values.items():
             values = zip(names, metrics[MAIN_METRIC], strict=True)
             best |= {f"best/{split}/{MAIN_METRIC}/{name}": value for name, value in values}
-        tracker.metrics(key, {"best/epoch": report.best_epoch, **best}, step=report.best_epoch)
+        tracker.metrics(key, {"best/epoch": report.best_epoch, **best}, step=0)  # of one step MLflow draws bars
         write_text(folder / "combinations.csv", combinations_csv(report, names))
         tracker.artifact(key, folder / "combinations.csv")
     if ending.details or ending.message:

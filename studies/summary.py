@@ -56,6 +56,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: C
     def tell(text: str) -> None:
         people.print(text, markup=False, soft_wrap=True)
 
+    if finish.unsent:
+        tell(f"MLflow: {finish.unsent}: what it has not got is in {folder.journal}; `dmr resume {name}` sends it")
     if finish.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if finish.outcome == "interrupted" else 1
