@@ -207,10 +207,8 @@ def heatmap(
 
 
 @command("ui")
-def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> int:
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
     """The MLflow UI on this project's store, on 127.0.0.1."""
-    import subprocess
-
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
@@ -218,22 +216,9 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
         raise StudyError(f"{uri}: MLFLOW_TRACKING_URI is a server: open it in a browser")
     address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
     sys.stderr.write(f"MLflow UI: {address}  (Ctrl-C stops it)\n")
-    server = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    try:
-        return subprocess.run(server, check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # else ten processes for GenAI jobs
+    server = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *server])
 
 
 def _address(address: str | None) -> str | None:

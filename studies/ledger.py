@@ -79,9 +79,8 @@ class Ledger:
                 self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
         self.interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
         self._open_parent()
-        if not study.get_trials(deepcopy=False):
-            for point in plan.first:
-                study.enqueue_trial(point)
+        for point in plan.first[len(study.get_trials(deepcopy=False)) :]:  # a kill may have come between two of them
+            study.enqueue_trial(point)
 
     @property
     def finished(self) -> int:

@@ -6,9 +6,13 @@ import csv
 import io
 import json
 import math
+import os
+import signal
+import socket
 
 import pytest
 from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from dmr.combinations import all_combinations
@@ -234,3 +238,19 @@ def test_a_trial_is_the_same_alone_and_after_others_in_the_same_process(finished
         last[name] = finished.mlflow_runs(name)[-1]
     assert last["alone"].data.params == last["after"].data.params
     assert finished.history(last["alone"]) == finished.history(last["after"])
+
+
+def test_ui_serves_this_projects_store_on_this_machine(finished):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = finished.start("ui", "--port", port)
+    try:
+        finished.wait_for(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
+        runs = MlflowClient(f"http://127.0.0.1:{port}").search_runs(["1"], "tags.study = 'small'")
+        assert len(runs) == 5
+    finally:
+        os.killpg(server.pid, signal.SIGINT)
+        _, err = server.communicate(timeout=30)
+    assert f"http://127.0.0.1:{port}" in err
+    assert socket.socket().connect_ex(("127.0.0.1", port))
