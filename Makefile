@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 PIP := .venv/bin/pip --disable-pip-version-check install --quiet
 READY := .venv/ready
+# Two processes, a file of tests each at a time; many tests wait for studies in processes of their own.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
 
 .PHONY: setup study test check lint slow clean
 
@@ -20,7 +22,7 @@ study: $(READY)
 	.venv/bin/dmr run studies/digits.yaml
 
 test: $(READY)
-	.venv/bin/pytest -m "not slow and not cluster and not gpu"
+	$(PYTEST) -m "not slow and not cluster and not gpu"
 
 lint: $(READY)
 	.venv/bin/ruff format --check .
@@ -28,7 +30,7 @@ lint: $(READY)
 	.venv/bin/mypy
 
 slow: $(READY)
-	.venv/bin/pytest -m "slow or cluster"
+	$(PYTEST) -m "slow or cluster"
 
 check: lint test slow
 

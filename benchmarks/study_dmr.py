@@ -1,4 +1,4 @@
-"""A study as `dmr run` runs it, its trainings timed: `study_dmr.py {digits,no-op} FOLDER TRIALS EPOCHS`.
+"""A study as `dmr run` runs it, its trainings timed: `study_dmr.py FOLDER {digits,no-op} TRIALS EPOCHS`.
 
 digits: the quick start's study, one trial at a time. no-op: next to no data, as many trials at a time as CPUs.
 """
@@ -57,8 +57,8 @@ def write_no_op(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    where, count, epochs = Path(sys.argv[2]), int(sys.argv[3]), f"train.epochs={sys.argv[4]}"
-    if sys.argv[1] == "digits":
+    where, count, epochs = Path(sys.argv[1]), int(sys.argv[3]), f"train.epochs={sys.argv[4]}"
+    if sys.argv[2] == "digits":
         run(where, DIGITS, [epochs, *ONE_AT_A_TIME], count)
     else:
         run(where, write_no_op(where), [epochs], count)

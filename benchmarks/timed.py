@@ -1,10 +1,11 @@
-"""Training as the benchmarks of studies time it: the trial's process writes a line to times.jsonl."""
+"""How the benchmarks of studies time training: the trial's process writes a line to times.jsonl, read afterwards."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,39 @@ import torch
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.training import EpochReport, Reporter, RunSettings, fit
+
+TIMES = "times.jsonl"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A study: seconds from command to exit, and those of its trials, in the order in which they ended."""
+
+    wall: float
+    began: list[float]
+    ended: list[float]
+    training: list[float]
+
+    @property
+    def further(self) -> list[float]:
+        """Overhead of every trial but the first, where they run one at a time."""
+        return [b - a - t for a, b, t in zip(self.ended, self.ended[1:], self.training[1:], strict=False)]
+
+    @property
+    def overhead(self) -> float:
+        return self.wall - sum(self.training)
+
+    @property
+    def around(self) -> float:
+        """Before the first training and after the last."""
+        return self.wall - (self.ended[-1] - self.began[0])
+
+
+def read_times(folder: Path, wall: float) -> Timed:
+    """What the trials of a study in `folder` have written."""
+    lines = [json.loads(line) for line in (folder / TIMES).read_text().splitlines()]
+    lines.sort(key=lambda line: line["ended"])
+    return Timed(wall, *([line[key] for line in lines] for key in ("began", "ended", "training")))
 
 
 class Clocked(Reporter):
@@ -46,7 +80,7 @@ def timed_fit(
     clocked, began, started = Clocked(reporter), time.time(), time.perf_counter()
     report = fit(dataset, settings, device, clocked)
     training = time.perf_counter() - started - clocked.seconds
-    with open(folder / "times.jsonl", "a") as file:
+    with open(folder / TIMES, "a") as file:
         file.write(json.dumps({"began": began, "ended": time.time(), "training": training}) + "\n")
     return report
 

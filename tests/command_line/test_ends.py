@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVES = {
     "one": [{"metric": "val/accuracy_mean"}],
     "two": [{"metric": "val/accuracy_mean"}, {"metric": "val/nll_mean"}],

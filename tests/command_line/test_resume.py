@@ -13,6 +13,8 @@ import psutil
 import pytest
 from optuna.trial import TrialState
 
+pytestmark = pytest.mark.slow
+
 
 def kill(process: subprocess.Popen[str]) -> None:
     os.kill(process.pid, signal.SIGKILL)
@@ -32,7 +34,6 @@ def processes(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_driver_is_killed_six_times_and_the_study_ends_with_its_budget(workplace):
     workplace.write_slow(budget={"trials": 16})
@@ -64,7 +65,6 @@ def test_the_driver_is_killed_six_times_and_the_study_ends_with_its_budget(workp
     workplace.assert_exact(16, 8)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
     workplace.write_slow(budget={"trials": 6}, retries=5)
@@ -81,7 +81,6 @@ def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
     workplace.assert_exact(6, 8)
 
 
-@pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
     workplace.write_slow(budget={"trials": 4})
     for command in (("run", "small.yaml"), ("resume", "small")):
@@ -99,7 +98,6 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
     workplace.assert_exact(4, 8)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
     changes = {
