@@ -81,8 +81,11 @@ def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
     workplace.assert_exact(6, 8)
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
-    workplace.write_slow(budget={"trials": 4})
+@pytest.mark.parametrize(
+    "objectives", [["val/accuracy_mean"], ["val/accuracy_mean", "val/nll_mean"]], ids=["one", "two"]
+)
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace, objectives):
+    workplace.write_slow(budget={"trials": 4}, objective=[{"metric": metric} for metric in objectives])
     for command in (("run", "small.yaml"), ("resume", "small")):
         before = len(workplace.states())
         driver = workplace.start(*command)
