@@ -5,8 +5,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 PIP := .venv/bin/pip --disable-pip-version-check install --quiet
 READY := .venv/ready
-# Two processes, a file of tests each at a time; many tests wait for studies in processes of their own.
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile
+# Three processes: many tests wait for studies in processes of their own.
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 3 --dist loadgroup
 
 .PHONY: setup study test check lint slow clean
 

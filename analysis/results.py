@@ -49,16 +49,23 @@ def load_study(
     study: str,
     *,
     experiment: str,
+    key: str | None = None,
     stage: str | None = "search",
     metrics: Literal["main", "all"] = "main",
 ) -> StudyResults:
     """The runs of a study, read page by page; `all` also reads each run's `combinations.csv`, `main` no artifact.
+
+    Args:
+        key: the tag `dmr.key` of the study's own run, where a store may have several studies of this name; else the
+            newest one is read.
 
     Raises:
         LookupError: there is no such store, experiment, or study in it, or the store cannot be read.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one a run
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     store = f"MLflow store {_without_password(tracking_uri)}"
     path = tracking_uri.removeprefix("sqlite:///")
@@ -67,17 +74,19 @@ def load_study(
     try:
         client = MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(experiment)
-    except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
+        if found is None:
+            raise LookupError(f"{store}: no experiment {experiment!r}")
+        ids = [found.experiment_id]
+        which = f"tags.study = '{study}' and tags.stage = 'study'" if key is None else f"tags.`dmr.key` = '{key}'"
+        parents = client.search_runs(ids, which, max_results=1, order_by=["attributes.start_time DESC"])
+        if not parents:
+            raise LookupError(f"{store}: experiment {experiment!r} has no study {study!r}")
+        return _read(client, ids, study, parents[0], stage, metrics)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise LookupError(f"{store}: cannot be read: {_without_password(str(error)).splitlines()[0]}") from None
-    if found is None:
-        raise LookupError(f"{store}: no experiment {experiment!r}")
-    ids = [found.experiment_id]
-    parents = client.search_runs(
-        ids, f"tags.study = '{study}' and tags.stage = 'study'", max_results=1, order_by=["attributes.start_time DESC"]
-    )
-    if not parents:
-        raise LookupError(f"{store}: experiment {experiment!r} has no study {study!r}")
-    parent = parents[0]
+
+
+def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | None, metrics: str) -> StudyResults:
     tags = parent.data.tags
     searched = tuple(json.loads(tags["searched"]))
     wanted = f"tags.mlflow.parentRunId = '{parent.info.run_id}'" + (f" and tags.stage = '{stage}'" if stage else "")

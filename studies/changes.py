@@ -10,16 +10,14 @@ FREE = ("budget", "resources", "retries")  # these do not change what a trial me
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A line for each key that makes other trials: `train.epochs: was 40, is 10`."""
-    return [line for line in _differences(before, after, "") if line.split(".")[0].split(":")[0] not in FREE]
+    differences = _differences(before, after, ())
+    return [f"{'.'.join(key)}: was {was}, is {now}" for key, was, now in differences if key[0] not in FREE]
 
 
-def _differences(before: Any, after: Any, key: str) -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(after, dict) and key != "search":
+def _differences(before: Any, after: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    searched = len(key) == 2 and key[0] == "search"
+    if isinstance(before, dict) and isinstance(after, dict) and not searched:
         for name in dict.fromkeys((*before, *after)):
-            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-    elif key == "search" and isinstance(before, dict) and isinstance(after, dict):
-        for name in dict.fromkeys((*before, *after)):
-            if before.get(name) != after.get(name):
-                yield f"search.{name}: was {before.get(name)}, is {after.get(name)}"
+            yield from _differences(before.get(name), after.get(name), (*key, str(name)))
     elif before != after:
-        yield f"{key}: was {before}, is {after}"
+        yield key, before, after

@@ -58,9 +58,10 @@ def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., No
                 for line in error.lines:
                     sys.stderr.write(line + "\n")
                 raise typer.Exit(2) from None
-            except LookupError as error:
-                sys.stderr.write(f"{error.args[0]}\n")
-                raise typer.Exit(2) from None
+            except OSError as error:  # a disk that is full or gone
+                where = f"{error.filename}: " if error.filename else ""
+                sys.stderr.write(f"{where}{error.strerror or error}\n")
+                raise typer.Exit(1) from None
             raise typer.Exit(code or 0)
 
         return wrapper
@@ -115,7 +116,7 @@ def train(
     from studies.plan import load_plan
     from studies.single import train_once
 
-    plan = load_plan(study, ["search={}", *(overrides or [])], None, name)
+    plan = load_plan(study, ["search={}", "first=[]", *(overrides or [])], None, name)
     return train_once(plan, resolve_storage(storage), _people())
 
 
@@ -213,11 +214,12 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
     if uri.startswith("http"):
-        raise StudyError(f"{uri}: MLFLOW_TRACKING_URI is a server: open it in a browser")
+        raise StudyError("MLFLOW_TRACKING_URI is a server: open it in a browser")
     address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
     sys.stderr.write(f"MLflow UI: {address}  (Ctrl-C stops it)\n")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # else ten processes for GenAI jobs
-    server = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line everybody would see its password
+    server = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *server])
 
 
@@ -240,9 +242,11 @@ def _results(name: str, storage: Path | None, stage: str, metrics: Literal["main
 
     folder = StudyFolder(resolve_storage(storage), name)
     document = folder.document()
-    return load_study(
-        folder.places().tracking_uri, name, experiment=document["experiment"], stage=stage, metrics=metrics
-    )
+    uri, experiment = folder.places().tracking_uri, document["experiment"]
+    try:
+        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
+    except LookupError as error:
+        raise StudyError(error.args[0]) from None
 
 
 def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:

@@ -26,7 +26,12 @@ def stop_study(folder: StudyFolder) -> str:
     driver = folder.driver()
     if driver is None:
         return f"{folder.name} is not running"
-    os.kill(driver, signal.SIGTERM)
+    try:
+        os.kill(driver, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended
+    except PermissionError:
+        raise StudyError(f"{folder.name}: process {driver} belongs to somebody else") from None
     until = time.monotonic() + STOP_SECONDS
     while folder.driver() == driver:
         if time.monotonic() > until:
@@ -43,10 +48,14 @@ def remove_study(folder: StudyFolder) -> None:
     """
     document = folder.document()
     places = folder.places()
+    for lock in folder.path.glob("*/lock"):
+        if StudyFolder(folder.path, lock.parent.name).driver() is not None:
+            raise StudyError(f"{lock.parent}: `dmr train` runs there")
     with folder.locked():
         try:
-            delete_runs(places.tracking_uri, document["experiment"], folder.name)
-            if not places.optuna_url.startswith("sqlite:"):
+            for journal in folder.journals():
+                delete_runs(places.tracking_uri, document["experiment"], journal)
+            if places.optuna_url != folder.optuna_url:
                 optuna.delete_study(study_name=folder.name, storage=places.optuna_url)
         except KeyError:
             pass  # Optuna has no such study

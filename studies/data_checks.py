@@ -23,7 +23,7 @@ def check_once(path: Path, dataset: MultimodalDataset) -> None:
         DataError: NaN or infinity in an input.
     """
     memory = _memory(path.resolve())
-    state = {str(file): _size_and_time(file) for file in sorted(path.glob("*/*.npy"))}
+    state = {str(file): _size_and_time(file) for file in [path / "dataset.yaml", *sorted(path.glob("*/*.npy"))]}
     warnings: list[str] | None = None
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(memory.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from typing import Literal
 from optuna.trial import TrialState
 
 StopReason = Literal["completed", "pruned", "time_budget", "diverged", "out_of_memory", "error", "lost"]
+ENDED = "ended"  # the attribute of Optuna's study that keeps the budget it has come to the end of
 FAILURES: tuple[StopReason, ...] = ("diverged", "out_of_memory", "error", "lost")
 
 

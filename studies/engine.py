@@ -95,7 +95,7 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         elif hung.exists() and hung.stat().st_size:
             ending = Ending("lost", "an epoch took longer than train.epoch_minutes", hung.read_text())
         else:
-            ending = Ending("lost", "its process died", str(error or trial.get_error()))
+            ending = Ending("lost", f"its process died ({type(error).__name__})", str(error or trial.get_error()))
         self._end(number, ending)
 
     def _end(self, number: int, ending: Ending) -> None:

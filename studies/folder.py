@@ -64,6 +64,11 @@ class StudyFolder:
         return self.path / "heatmap.png"
 
     @property
+    def optuna_url(self) -> str:
+        """Optuna's storage, unless it is elsewhere."""
+        return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
@@ -92,7 +97,23 @@ class StudyFolder:
             raise StudyError(f"{file}: cannot be read: {error}") from None
 
     def remember(self, places: Places) -> None:
-        write_text(self.path / "places.json", json.dumps(asdict(places), indent=1))
+        """Only the owner may read the file: a URI may hold a password."""
+        file = self.path / "places.json"
+        write_text(file, json.dumps(asdict(places), indent=1), mode=0o600)
+
+    @property
+    def study_key(self) -> str | None:
+        """What the study's own run is found by in MLflow, None where no journal was begun."""
+        ids = self.journals()
+        return f"{ids[-1]}/study" if self.journal.exists() and ids else None
+
+    def journals(self) -> list[str]:
+        """The ids of the journals of this study's runs: those of `dmr train`, and last the search's."""
+        ids = []
+        for file in [*sorted(self.path.glob("*/journal.jsonl")), self.journal]:
+            with suppress(OSError, ValueError, KeyError), open(file, encoding="utf-8") as lines:
+                ids.append(str(json.loads(lines.readline())["id"]))
+        return ids
 
     def seconds_run(self) -> float:
         """Seconds the study has run so far, summed over its drivers."""
@@ -111,17 +132,20 @@ class StudyFolder:
         Raises:
             StudyError: another driver holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StudyError(f"{self.path}: cannot be written: {error.strerror}") from None
         try:
             if not _try_lock(descriptor):
-                holder = os.read(descriptor, 32).decode(errors="replace").strip()
+                holder = os.read(descriptor, 64).decode(errors="replace").split(" ")[0]
                 raise StudyError(
                     f"{self.path}: study {self.name!r} is running in process {holder}; `dmr stop {self.name}` stops it"
                 )
-            self.end_leftovers()
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            self.end_leftovers()
+            os.pwrite(descriptor, f"{os.getpid()} {psutil.Process().create_time()}".encode(), 0)
             yield
             self._processes.unlink(missing_ok=True)
         finally:
@@ -159,8 +183,9 @@ class StudyFolder:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except OSError:
-                    return int(lock.read() or 0) or None
-        except (OSError, ValueError):
+                    number, _, born = lock.read().decode().partition(" ")
+                    return int(number) if psutil.Process(int(number)).create_time() == float(born) else None
+        except (OSError, ValueError, psutil.NoSuchProcess):
             return None
         return None
 
@@ -178,12 +203,24 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def resolve_storage(storage: Path | None) -> Path:
-    """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`."""
-    return (storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)).expanduser().resolve()
+    """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`.
+
+    Raises:
+        StudyError: it cannot be a directory.
+    """
+    given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
+    try:
+        resolved = given.expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        raise StudyError(f"storage {given}: {error}") from None
+    if resolved.exists() and not resolved.is_dir():
+        raise StudyError(f"storage {given}: is no directory")
+    return resolved
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+        file.write(text)
     os.replace(partial, path)

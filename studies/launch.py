@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -82,6 +83,8 @@ def ray_running(address: str | None) -> Iterator[None]:
     """
     import ray
 
+    if address is not None:
+        _check_address(address)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
@@ -89,11 +92,26 @@ def ray_running(address: str | None) -> Iterator[None]:
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise StudyError(f"--address {address}: no Ray cluster answers: {' '.join(str(error).split())[:200]}") from None
+        what = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers"
+        raise StudyError(f"{what}: {' '.join(str(error).split())[:200]}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray tries an address for minutes before it gives up.
+
+    Raises:
+        StudyError: nothing listens at the host and port of the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=5.0).close()
+        except OSError as error:
+            raise StudyError(f"--address {address}: no Ray cluster answers: {error}") from None
 
 
 def measure_need(plan: StudyPlan) -> Need:
@@ -124,7 +142,7 @@ def check_fits(plan: StudyPlan, need: Need) -> None:
 def resolve_places(folder: StudyFolder) -> Places:
     """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder."""
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    return Places(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or f"sqlite:///{folder.path / 'optuna.db'}")
+    return Places(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url)
 
 
 def open_mlflow(uri: str, experiment: str) -> str:
@@ -172,6 +190,15 @@ class Launch:
 
     def run(self) -> Outcome:
         """Run trials until the budget is done, the time is up, or somebody stops it."""
+        import ray
+
+        if not self.should_stop() and not self.ledger.complete:
+            with nullcontext() if ray.is_initialized() else ray_running(None):
+                self.train()
+        return self.settle()
+
+    def train(self) -> None:
+        """Hand the trials to Ray Tune."""
         from ray import tune
 
         from studies.engine import Bookkeeper, StudyStopper, TrialSource
@@ -180,7 +207,6 @@ class Launch:
 
         study, resources = self.plan.study, self.plan.study.resources
         need = measure_need(self.plan)
-        check_fits(self.plan, need)
         metric = self.ledger.scheduler_metric
         scheduler = make_scheduler(
             study.scheduler.name,
@@ -214,11 +240,10 @@ class Launch:
                 verbose=0,
             ),
         )
-        with self.signals(), warnings.catch_warnings():
+        with warnings.catch_warnings(), self.ledger.guarded():
             warnings.simplefilter("ignore")
-            with self.ledger.guarded():
+            if not self.interrupted:  # while Ray started
                 tuner.fit()
-        return self.settle()
 
     def should_stop(self) -> bool:
         """Asked by Tune at every step; keeps the clock of the time budget."""
@@ -239,7 +264,8 @@ class Launch:
             with self.ledger.guarded():
                 self.ledger.end_all(Ending("time_budget"))
             left, minutes = self.ledger.remaining, self.plan.study.budget.minutes
-            log.warning("the time budget of %g minutes is used up; %d trials of the budget were not run", minutes, left)
+            if left:
+                log.warning("the time budget of %g minutes is used up; %d trials were not run", minutes, left)
         with self.ledger.guarded():
             self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
         if self.ledger.trouble is not None:
@@ -277,23 +303,39 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
     with engine_noise_to(folder.log if known else Path(os.devnull)):
         places = known or resolve_places(folder)
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
+    if address is None:
+        return _drive(plan, folder, places, experiment_id, known is not None)
+    with ray_running(address):
+        check_fits(plan, measure_need(plan))
+        return _drive(plan, folder, places, experiment_id, known is not None)
+
+
+def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: str, known: bool) -> Finish:
+    """Run a study under its lock. `known`: its folder has been run before."""
+    from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+
     with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log):
         storage = open_optuna(places.optuna_url)
-        folder.remember(places)
-        write_text(folder.study_file, to_yaml(plan.document))
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
-            ledger = Ledger(plan, storage, tracker, folder)
+            ledger = Ledger(plan, storage, tracker, folder, known or places.optuna_url == folder.optuna_url)
+            folder.remember(places)
+            write_text(folder.study_file, to_yaml(plan.document))
+            ledger.open()
             with Screen(ledger, people) as screen:
                 launch = Launch(plan, folder, ledger, screen)
-                if launch.should_stop() or not (ledger.remaining or ledger.interrupted):
-                    outcome = launch.settle()
-                else:
-                    with ray_running(address):
-                        outcome = launch.run()
-            if outcome == "complete":
-                ledger.close()
-                _keep_heatmap(plan, folder, tracker)
+                with launch.signals():
+                    outcome = launch.run()
+                    if outcome == "complete":
+                        ledger.close()
+                        _keep_heatmap(plan, folder, tracker)
+        except DuplicatedStudyError:
+            shown = mask_password(places.optuna_url)
+            raise StudyError(
+                f"Optuna's storage {shown} has another study {folder.name!r}: give this one a name"
+            ) from None
+        except StorageInternalError as error:
+            raise StudyError(f"Optuna's storage {mask_password(places.optuna_url)}: {first_line(error)}") from None
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     return Finish(outcome, ledger.best is not None, None if sent else tracker.problem)
@@ -307,9 +349,10 @@ def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> Non
     if not tracker.flush(timeout=CLOSE_SECONDS):
         return
     try:
-        results = load_study(folder.places().tracking_uri, plan.study.name, experiment=plan.document["experiment"])
+        uri, experiment = folder.places().tracking_uri, plan.document["experiment"]
+        results = load_study(uri, plan.study.name, experiment=experiment, key=folder.study_key)
         tracker.artifact(PARENT, write_heatmap(results, folder.heatmap))
-    except (LookupError, ValueError) as error:  # MLflow has just gone; no trial has values
+    except (LookupError, ValueError, OSError) as error:  # MLflow has just gone; no trial has values; a full disk
         log.info("%s", error)
 
 

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from dmr.checkpoints import load_checkpoint
 from dmr.metrics import MAIN_METRIC, METRICS
 from dmr.training import EpochReport, RunSettings
-from studies.endings import Ending, StopReason, optuna_state
+from studies.endings import ENDED, Ending, StopReason, optuna_state
 from studies.folder import StudyFolder
 from studies.plan import StudyPlan
 from studies.reporters import LAST
@@ -58,8 +58,14 @@ class Ledger:
     """Begins, follows and ends the trials of one study."""
 
     def __init__(
-        self, plan: StudyPlan, storage: optuna.storages.BaseStorage, tracker: Tracker, folder: StudyFolder
+        self, plan: StudyPlan, storage: optuna.storages.BaseStorage, tracker: Tracker, folder: StudyFolder, known: bool
     ) -> None:
+        """Args:
+            known: the storage may have this study already; else it must have none of this name.
+
+        Raises:
+            optuna.exceptions.DuplicatedStudyError: it has one.
+        """
         self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
         self.objectives = plan.study.objective
         self.live: dict[int, TrialRecord] = {}
@@ -71,16 +77,19 @@ class Ledger:
             storage=storage,
             study_name=plan.study.name,
             directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
-            load_if_exists=True,
+            load_if_exists=known,
         )
         self.proposer = Proposer(study, plan.space, plan.study.sampler, plan.study.seed)
         for trial in study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
         self.interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+
+    def open(self) -> None:
+        """Begin the study's own run, or go on with it."""
         self._open_parent()
-        for point in plan.first[len(study.get_trials(deepcopy=False)) :]:  # a kill may have come between two of them
-            study.enqueue_trial(point)
+        for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two
+            self.study.enqueue_trial(point)
 
     @property
     def finished(self) -> int:
@@ -126,6 +135,7 @@ class Ledger:
         record = self.live[number]
         record.report = report
         self.tracker.metrics(record.key, report.metrics, step=report.epoch)
+        self._check_journal()
         if len(self.objectives) == 1:
             self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
 
@@ -141,6 +151,7 @@ class Ledger:
         if values is not None and state != TrialState.FAIL:
             attributes["best"] = [values[0], worst]
         end_run(self.tracker, self.plan, record.key, self.folder.trial(number), record.report, ending)
+        self._check_journal()
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(record.trial_id, name, value)
         self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
@@ -153,16 +164,26 @@ class Ledger:
     def end_all(self, ending: Ending) -> None:
         """End the trials that run and those an earlier driver left running, which came as far as their checkpoint."""
         while self.interrupted:
-            record = self.begin()
-            assert record is not None
-            state = load_checkpoint(self.folder.trial(record.number) / LAST, torch.device("cpu"))
-            record.report = EpochReport(**state["report"]) if state is not None else None
-        for number in list(self.live):
+            self.begin()
+        for number, record in list(self.live.items()):
+            if record.report is None:
+                state = load_checkpoint(self.folder.trial(number) / LAST, torch.device("cpu"))
+                record.report = EpochReport(**state["report"]) if state is not None else None
             self.finish(number, ending)
 
     def close(self) -> None:
         """The study is complete."""
+        self.study.set_user_attr(ENDED, self._budget)
         self.tracker.end(PARENT, "FINISHED")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the study has come to its end with this budget, perhaps early: by time, or in a finite space."""
+        return self.study.user_attrs.get(ENDED) == self._budget or not (self.remaining or self.interrupted)
+
+    @property
+    def _budget(self) -> dict[str, Any]:
+        return self.plan.study.budget.model_dump()
 
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
@@ -182,6 +203,15 @@ class Ledger:
         """The metric a scheduler looks at, and its better end."""
         metric = self.plan.study.scheduler.metric or self.objectives[0].metric
         return metric, metric_direction(metric)
+
+    def _check_journal(self) -> None:
+        """Optuna is told only what is in MLflow's journal.
+
+        Raises:
+            OSError: the journal could not be written.
+        """
+        if self.tracker.journal_failed:
+            raise OSError(self.tracker.problem)
 
     def _values(self, report: EpochReport) -> list[float]:
         """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from dmr.seeds import derive_seed
 from studies.space import Space
 
-TRIES = 10
+TRIES, RANDOM_TRIES = 10, 1_000
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
@@ -32,7 +32,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 
 
 class Proposer:
-    """Asks an Optuna study for its next trial; in a finite space no point comes twice.
+    """Asks an Optuna study for its next trial; no point comes twice.
 
     The sampler is made anew for each trial, seeded from the study's seed and the trial's number.
     """
@@ -40,6 +40,7 @@ class Proposer:
     def __init__(self, study: optuna.Study, space: Space, sampler: str, seed: int) -> None:
         self.study, self.space, self.name, self.seed = study, space, sampler, seed
         self.finite = space.points()
+        self.can_repeat = all(parameter.grid() is not None or parameter.when for parameter in space.parameters)
         if self.finite is not None and sampler == "grid":
             random.Random(derive_seed(seed, "grid")).shuffle(self.finite)
 
@@ -47,7 +48,7 @@ class Proposer:
         """The next trial, RUNNING in the storage, and its point; None where every point of the space was tried."""
         trials = self.study.get_trials(deepcopy=False)
         waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        if self.finite is not None and not waiting:
+        if not waiting and self.can_repeat:
             point = self._new_point(trials)
             if point is None:
                 return None
@@ -74,18 +75,22 @@ class Proposer:
 
     def _new_point(self, trials: list[optuna.trial.FrozenTrial]) -> dict[str, Any] | None:
         """A point nobody had: the sampler's where it finds one on a copy of the study, else one at random."""
-        assert self.finite is not None
         tried = {self._key(trial.params) for trial in trials}
-        left = [point for point in self.finite if self._key(point) not in tried]
-        if not left or self.name == "grid":
+        left = None if self.finite is None else [point for point in self.finite if self._key(point) not in tried]
+        if left is not None and (not left or self.name == "grid"):
             return left[0] if left else None
-        for attempt in range(TRIES):
-            copy = optuna.create_study(directions=self.study.directions, sampler=self._sampler(len(trials), attempt))
-            copy.add_trials(trials)
+        copy = optuna.create_study(directions=self.study.directions)
+        copy.add_trials(trials)
+        for attempt in range(TRIES + RANDOM_TRIES):
+            number = len(trials)
+            seed = derive_seed(self.seed, "sampler", number, attempt) % 2**32
+            copy.sampler = make_sampler(self.name if attempt < TRIES else "random", seed)
             point = self.space.suggest(copy.ask())
             if self._key(point) not in tried:
                 return point
-        return random.Random(derive_seed(self.seed, "sampler", len(trials))).choice(left)
+            if left is not None and attempt + 1 == TRIES:
+                return random.Random(derive_seed(self.seed, "sampler", number)).choice(left)
+        return None
 
     def _key(self, point: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         """Equal for equal points, however their numbers were rounded."""

@@ -36,7 +36,6 @@ RULES = {
     "invalid_key": "keys that are text",
 }
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
-DATASETS = ("digits", "arrays")
 SAMPLING_SEARCH: dict[str, Any] = {
     "sampling.strategy": {"choice": ["uniform", "bernoulli", "by_size", "hardness"]},
     "sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}},

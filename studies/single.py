@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import traceback
 from pathlib import Path
 
 import torch
@@ -13,15 +14,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dmr.training import Diverged, EpochReport, fit
+from dmr.training import EpochReport, fit
 from studies.endings import Ending
 from studies.folder import StudyFolder
-from studies.launch import logging_to, open_mlflow, resolve_places
+from studies.launch import CLOSE_SECONDS, check_fits, local_need, logging_to, open_mlflow, resolve_places
 from studies.plan import StudyPlan
-from studies.reporters import FolderReporter
+from studies.reporters import FolderReporter, StorageFailed
 from studies.runs import end_run, start_run
 from studies.screen import engine_noise_to
+from studies.summary import unsent_line
 from studies.tracking import Tracker
+from studies.trial import one_line, reason_of
 
 KEY = "train"
 
@@ -48,31 +51,37 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
     Raises:
         StudyError: MLflow cannot be reached, or the run is being trained by another process.
     """
+    check_fits(plan, local_need(plan))
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
     folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
     places = resolve_places(folder)
     with engine_noise_to(Path(os.devnull)):
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
+    report, ending = None, Ending("completed")
     with folder.locked(), logging_to(folder.log):
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
             start_run(tracker, plan, KEY, f"{plan.study.name}-train", "train", {}, tags={"trial": "0"})
-            objective = plan.study.objective[0]
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=people, transient=True) as progress:
-                followed = (objective.metric, settings.select_mode)
+                followed = (settings.select, settings.select_mode)
                 reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs)
                 device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
                 try:
                     report = fit(plan.dataset, settings, device, reporter)
-                except Diverged as error:
-                    end_run(tracker, plan, KEY, folder.path, None, Ending("diverged", str(error)))
-                    people.print(f"{plan.study.name}: diverged: {error}", markup=False)
-                    return 1
-            end_run(tracker, plan, KEY, folder.path, report, Ending("completed"))
+                except StorageFailed as error:
+                    raise OSError(str(error)) from None
+                except Exception as error:
+                    ending = Ending(reason_of(error), one_line(error), traceback.format_exc())
+            end_run(tracker, plan, KEY, folder.path, report, ending)
         finally:
-            tracker.close(timeout=30.0)
+            sent = tracker.close(timeout=CLOSE_SECONDS)
+    if not sent:
+        people.print(unsent_line(str(tracker.problem), folder), markup=False, soft_wrap=True)
+    if report is None:
+        people.print(f"{plan.study.name}: {ending.reason}: {ending.message}", markup=False, soft_wrap=True)
+        return 1
     Console(highlight=False).print(combination_table(plan, report))
     people.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
     return 0

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import optuna
 
+from studies.endings import ENDED
 from studies.errors import StudyError
 from studies.folder import StudyFolder
 from studies.schema import NAME
+from studies.tracking import first_line, mask_password
 
 
 def list_lines(storage: Path) -> list[str]:
@@ -37,7 +39,8 @@ def status_lines(folder: StudyFolder) -> list[str]:
     document = folder.document()
     if folder.driver() is None:
         folder.end_leftovers()
-    trials = _trials(folder)
+    study = _study(folder)
+    trials = study.get_trials(deepcopy=False) if study else []
     reasons = Counter(trial.user_attrs.get("stop_reason", trial.state.name.lower()) for trial in trials)
     lines = [_headline(folder), "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none")]
     mode = document["objective"][0]["mode"]
@@ -51,24 +54,34 @@ def status_lines(folder: StudyFolder) -> list[str]:
     minutes = document["budget"]["minutes"]
     lines.append(f"ran {folder.seconds_run() / 60:.1f} min" + (f" of {minutes:g}" if minutes else ""))
     lines.append(
-        f"MLflow: {folder.places().tracking_uri}, filter: tags.study = '{folder.name}' and tags.stage = 'search'"
+        f"MLflow: {mask_password(folder.places().tracking_uri)}, "
+        f"filter: tags.study = '{folder.name}' and tags.stage = 'search'"
     )
     return lines
 
 
 def _headline(folder: StudyFolder) -> str:
-    budget = folder.document()["budget"]["trials"]
-    finished = sum(trial.state.is_finished() for trial in _trials(folder))
+    budget = folder.document()["budget"]
+    study = _study(folder)
+    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) if study else 0
     driver = folder.driver()
-    state = f"running (process {driver})" if driver else "complete" if finished >= budget else "not running"
-    return f"{folder.name}: {state}, {finished} of {budget} trials"
+    complete = finished >= budget["trials"] or (study is not None and study.user_attrs.get(ENDED) == budget)
+    state = f"running (process {driver})" if driver else "complete" if complete else "not running"
+    return f"{folder.name}: {state}, {finished} of {budget['trials']} trials"
 
 
-def _trials(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
+def _study(folder: StudyFolder) -> optuna.Study | None:
+    """Optuna's study, None where there is none yet.
+
+    Raises:
+        StudyError: its storage cannot be read.
+    """
     url = folder.places().optuna_url
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return []
+        return None
     try:
-        return optuna.load_study(study_name=folder.name, storage=url).get_trials(deepcopy=False)
+        return optuna.load_study(study_name=folder.name, storage=url)
     except KeyError:
-        return []
+        return None
+    except Exception as error:  # whatever a database driver raises
+        raise StudyError(f"Optuna's storage {mask_password(url)}: cannot be read: {first_line(error)}") from None

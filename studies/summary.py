@@ -57,14 +57,15 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: C
         people.print(text, markup=False, soft_wrap=True)
 
     if finish.unsent:
-        tell(f"MLflow: {finish.unsent}: what it has not got is in {folder.journal}; `dmr resume {name}` sends it")
+        tell(f"{unsent_line(finish.unsent, folder)}; `dmr resume {name}` sends it")
     if finish.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if finish.outcome == "interrupted" else 1
     from analysis.results import load_study
 
     try:
-        results = load_study(folder.places().tracking_uri, name, experiment=plan.document["experiment"])
+        uri, experiment = folder.places().tracking_uri, plan.document["experiment"]
+        results = load_study(uri, name, experiment=experiment, key=folder.study_key)
     except LookupError as error:
         tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
         return 0 if finish.succeeded else 1
@@ -80,6 +81,11 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: C
     tell(f"heatmap: {folder.heatmap}")
     tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
     return 0
+
+
+def unsent_line(problem: str, folder: StudyFolder) -> str:
+    """What there is to say where MLflow could not be told everything."""
+    return f"MLflow: {problem}: what it has not got is in {folder.journal}"
 
 
 def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:

@@ -7,6 +7,7 @@ step and value it already has, and a run is found again by its tag before one is
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
@@ -16,6 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,13 +30,7 @@ MAX_METRICS, MAX_OTHERS, MAX_PARAM = 1_000, 100, 6_000
 SHIP_EVERY = 0.5
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-FINAL = (
-    "INVALID_PARAMETER_VALUE",
-    "BAD_REQUEST",
-    "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-    "INVALID_STATE",
-)
+NEVER_ACCEPTED = "INVALID_PARAMETER_VALUE"
 
 T = TypeVar("T")
 
@@ -60,13 +56,15 @@ def open_store(tracking_uri: str, experiment: str) -> str:
         raise TrackingError(
             f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server"
         )
-    if tracking_uri.startswith("sqlite:///"):
-        _check_sqlite(Path(tracking_uri.removeprefix("sqlite:///")), shown)
+    file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
+    if file is not None:
+        _check_sqlite(file, shown)
     try:
-        client = _client(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            return str(client.create_experiment(experiment))
+        with nullcontext() if file is None else _alone(file):
+            client = _client(tracking_uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                return str(client.create_experiment(experiment))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
         raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
     if found.lifecycle_stage != "active":
@@ -90,6 +88,14 @@ def _check_sqlite(path: Path, shown: str) -> None:
         raise TrackingError(f"MLflow store {shown}: cannot be written: {error}") from None
 
 
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Other drivers wait: MLflow's migration of a fresh SQLite store fails where two do it at once."""
+    with open(file, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def fail_soon() -> None:
     """Let MLflow's client give up within seconds where a server does not answer; its default is minutes."""
     for name, value in HTTP_SETTINGS.items():
@@ -103,16 +109,14 @@ def _client(tracking_uri: str) -> Any:
     return MlflowClient(tracking_uri)
 
 
-def delete_runs(tracking_uri: str, experiment: str, study: str) -> None:
-    """Mark every run of a study as deleted. What the store raises is passed on."""
+def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
+    """Mark every run that a journal wrote as deleted. What the store raises is passed on."""
     client = _client(tracking_uri)
     found = client.get_experiment_by_name(experiment)
-    while found is not None:
-        runs = client.search_runs([found.experiment_id], f"tags.study = '{study}'", max_results=1_000)
+    wanted = f"tags.`{KEY_TAG}` LIKE '{journal}/%'"
+    while found is not None and (runs := client.search_runs([found.experiment_id], wanted, max_results=1_000)):
         for run in runs:
             client.delete_run(run.info.run_id)
-        if not runs:
-            return
 
 
 class Tracker:
@@ -263,6 +267,7 @@ class Tracker:
             tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
             if record["parent"] is not None:
                 tags["mlflow.parentRunId"] = self._runs.get(record["parent"], "")
+            self._unsure.add(key)  # a server may have made it although the call fails
             run_id = client.create_run(
                 self._experiment, start_time=record["t"], tags=tags, run_name=record["name"]
             ).info.run_id
@@ -328,7 +333,7 @@ class _Shipment:
         if run_id is not None:
             self._call(self.client.update_run, run_id, status="RUNNING")
         else:
-            run_id = self._call(self.tracker.create_run, self.client, record)
+            run_id = self.tracker.create_run(self.client, record)
         params = [Param(name, value) for name, value in record["params"].items()]
         for start in range(0, len(params), MAX_OTHERS):
             self._call(self.client.log_batch, run_id, params=params[start : start + MAX_OTHERS])
@@ -349,7 +354,7 @@ class _Shipment:
         try:
             return function(*args, **kwargs)
         except MlflowException as error:
-            if error.error_code not in FINAL:
+            if error.error_code != NEVER_ACCEPTED:
                 raise
             log.warning("MLflow did not accept a record: %s", first_line(error))
             return None

@@ -15,6 +15,7 @@ from typing import Any
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.training import EpochReport, RunSettings
+from studies.endings import StopReason
 from studies.folder import StudyFolder
 from studies.reporters import FolderReporter, StorageFailed
 from studies.scheduler import TIME, VALUE
@@ -46,9 +47,10 @@ class EpochWatch:
     """
 
     def __init__(self, folder: Path, minutes: float | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.minutes = minutes
-        self.file = open(folder / HUNG, "w")  # noqa: SIM115  # open as long as the process may end
+        if minutes is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = open(folder / HUNG, "w")  # noqa: SIM115  # open as long as the process may end
 
     def start(self) -> None:
         if self.minutes is not None:
@@ -110,7 +112,7 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
         faulthandler.cancel_dump_traceback_later()
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: Exception) -> StopReason:
     """`diverged`, `out_of_memory` or `error`."""
     import torch
 

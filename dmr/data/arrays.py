@@ -127,6 +127,8 @@ def open_split(folder: Path, modalities: tuple[Modality, ...], num_classes: int)
         raise DataError(
             f"{folder / 'label.npy'}: row {row}: label {int(labels[row])}; allowed are 0 to {num_classes - 1}"
         )
+    if (folder / "present.npy").exists():
+        raise DataError(f"{folder / 'present.npy'}: samples that lack modalities are not supported yet")
     inputs = {}
     for modality in modalities:
         file = folder / f"{modality.name}.npy"

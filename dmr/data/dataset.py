@@ -20,7 +20,6 @@ from dmr.combinations import check_modalities
 
 Kind = Literal["vector", "sequence", "image", "spectrogram", "frames"]
 Task = Literal["classification", "segmentation"]
-SplitName = Literal["train", "val", "test"]
 KINDS: tuple[str, ...] = get_args(Kind)
 TASKS: tuple[str, ...] = get_args(Task)
 STATISTICS_ROWS = 10_000

@@ -197,6 +197,20 @@ def test_a_constant_modality_is_a_warning(place, caplog):
     assert "row 17: NaN or infinity" in refuse(place, "run", "small.yaml")
 
 
+def test_a_modality_listed_later_is_checked_then(place):
+    later = place.path / "later"
+    shutil.copytree(place.path / "sensors", later)
+    change_npy(later / "train/skin.npy", with_value(np.nan))
+    whole = (later / "dataset.yaml").read_text()
+    document = yaml.safe_load(whole)
+    document["modalities"] = document["modalities"][:2]
+    (later / "dataset.yaml").write_text(yaml.safe_dump(document))
+    place.write(dataset={"name": "arrays", "path": "later"})
+    assert place.dmr("run", "small.yaml", "--dry-run").exit_code == 0
+    (later / "dataset.yaml").write_text(whole)
+    assert "modality skin, split train, row 17" in refuse(place, "run", "small.yaml", "--dry-run")
+
+
 def test_dataset_yaml_that_does_not_parse(place):
     broken = place.path / "unparsed"
     shutil.copytree(place.path / "sensors", broken)

@@ -46,7 +46,7 @@ def failing(request, tmp_path_factory, sensors):
         first=[{"model.fault": fault} for fault in FAULTS],
         budget={"trials": len(FAULTS)},
         retries=1,
-        train__epoch_minutes=0.05,
+        train__epoch_minutes=0.1,
     )
     done = place.dmr("run", "small.yaml")
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_failed_trials_are_a_line_and_no_trial_is_lost(failing):
 
 @pytest.mark.parametrize("objectives", ["one", "two"])
 def test_the_time_budget_ends_running_trials(workplace, objectives):
-    faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.25})
+    faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.5})
     done = workplace.dmr("run", "small.yaml")
     (trial,) = workplace.optuna_trials()
     (run,) = workplace.mlflow_runs()
@@ -161,3 +161,15 @@ def test_a_study_in_which_every_trial_fails_exits_with_1(workplace):
     assert done.returncode == 1
     assert "2 of 2 trials failed: 0, 1" in done.stderr
     assert "no trial succeeded" in done.stderr
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("nan", "diverged"), ("memory", "out_of_memory"), ("error", "error")])
+def test_one_training_run_that_goes_wrong(workplace, fault, reason):
+    faulty(workplace, model__fault=fault, search={"model.slow": {"uniform": [0.0, 1.0]}}, first=[{"model.slow": 0.5}])
+    done = workplace.dmr("train", "small.yaml")
+    (run,) = workplace.mlflow_runs(stage="train")
+    assert done.returncode == 1
+    assert f"small: {reason}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run.info.status == "FAILED"
+    assert run.data.tags["stop_reason"] == reason

@@ -91,7 +91,7 @@ def test_an_mlflow_server_dies_and_comes_back_at_the_next_resume(workplace):
         end(server)
     workplace.assert_exact(3, 8)
     parent = workplace.mlflow_runs(stage="study")[0].info.run_id
-    assert (workplace.path / "artifacts").rglob(f"{parent}/artifacts/heatmap.png")
+    assert list((workplace.path / "artifacts").rglob(f"{parent}/artifacts/heatmap.png"))
 
 
 @pytest.mark.slow
@@ -163,3 +163,46 @@ def test_a_study_whose_mlflow_store_was_deleted_says_so(workplace):
     shown = workplace.dmr("table", "small")
     assert shown.returncode == 2
     assert "there is no such file" in shown.stderr
+
+
+def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
+    """Each has its own folder; the second one's table, and its removal, leave the first one's runs alone."""
+    workplace.write(budget={"trials": 1}, train__epochs=1)
+    workplace.run("run", "small.yaml", "--storage", "mine")
+    workplace.run("run", "small.yaml", "--storage", "theirs", "--trials", "2")
+    assert len(workplace.mlflow_runs()) == 3
+    assert "best 1 of 1 trials" in workplace.run("run", "small.yaml", "--storage", "mine").stdout
+    workplace.run("rm", "small", "--yes", "--storage", "theirs")
+    (left,) = workplace.mlflow_runs()
+    assert left.info.status == "FINISHED"
+    assert "best 1 of 1 trials" in workplace.run("run", "small.yaml", "--storage", "mine").stdout
+    workplace.environment["DMR_OPTUNA_URL"] = f"sqlite:///{workplace.path / 'mine/small/optuna.db'}"
+    refused = workplace.dmr("run", "small.yaml", "--storage", "third")
+    assert refused.returncode == 2
+    assert "has another study 'small'" in refused.stderr
+
+
+def test_list_and_status_on_a_damaged_database(workplace):
+    workplace.write(budget={"trials": 1}, train__epochs=1)
+    workplace.run("run", "small.yaml")
+    (workplace.path / "dmr_runs/small/optuna.db").write_bytes(b"no database" * 100)
+    listed = workplace.run("list")
+    assert listed.stdout.startswith("small: Optuna's storage")
+    assert "file is not a database" in listed.stdout
+    assert workplace.dmr("status", "small").returncode == 2
+
+
+def test_an_address_where_no_cluster_answers(workplace):
+    workplace.write()
+    refused = workplace.dmr("run", "small.yaml", "--address", f"127.0.0.1:{free_port()}")
+    assert refused.returncode == 2
+    assert "no Ray cluster answers" in refused.stderr
+    assert not (workplace.path / "dmr_runs").exists()
+
+
+def test_a_storage_that_is_a_file(workplace):
+    workplace.write()
+    for storage in ("small.yaml", "small.yaml/below", "~nobody-of-this-name/x"):
+        refused = workplace.dmr("run", "small.yaml", "--storage", storage)
+        assert refused.returncode == 2
+        assert len(refused.stderr.splitlines()) == 1

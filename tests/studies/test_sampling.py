@@ -275,3 +275,19 @@ def test_samplers_learn_although_they_are_made_anew(sampler: str) -> None:
         return sum(distances[-10:])
 
     assert far(sampler) < 0.5 * far("random")
+
+
+@samplers_of_infinite_spaces
+def test_no_point_comes_twice_where_only_a_conditional_key_is_continuous(sampler: str) -> None:
+    space = parse_space(
+        {"kind": {"choice": ["a", "b", "c"]}, "keep": {"uniform": [0.3, 0.9], "when": {"kind": "b"}}}, "search"
+    )
+    study = optuna.create_study(direction="maximize")
+    seen = []
+    for number in range(20):
+        asked = Proposer(study, space, sampler, 0).ask()
+        assert asked is not None
+        trial, point = asked
+        study.tell(trial, 1.0 if point["kind"] == "a" else number / 100)
+        seen.append(tuple(sorted(point.items())))
+    assert len(set(seen)) == 20

@@ -285,3 +285,9 @@ def test_a_memory_mapped_split_is_pickled_by_path(make_dataset: MakeDataset, wri
         for modality, values in split.take(rows).items():
             assert isinstance(again.splits[name].inputs[modality], np.memmap)
             np.testing.assert_array_equal(again.splits[name].take(rows)[modality], values)
+
+
+def test_samples_that_lack_modalities_are_refused_until_they_are_supported(folder: Path) -> None:
+    np.save(folder / "train" / "present.npy", np.ones((3, 2), dtype=bool))
+    with pytest.raises(DataError, match=r"train/present.npy: samples that lack modalities are not supported yet"):
+        arrays(folder, 0)
