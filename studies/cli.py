@@ -236,7 +236,7 @@ def _people() -> Console:
 def _results(name: str, storage: Path | None, stage: str, metrics: Literal["main", "all"]) -> StudyResults:
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.tracking import fail_soon
+    from studies.mlflow_store import fail_soon
 
     fail_soon()
 

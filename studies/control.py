@@ -11,7 +11,7 @@ import optuna
 
 from studies.errors import StudyError
 from studies.folder import StudyFolder
-from studies.tracking import delete_runs, first_line
+from studies.mlflow_store import delete_runs, first_line
 
 STOP_SECONDS = 120.0
 

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dmr.training import EpochReport, fit
+from studies.cluster import check_fits, local_need
 from studies.endings import Ending
 from studies.folder import StudyFolder
-from studies.launch import CLOSE_SECONDS, check_fits, local_need, logging_to, open_mlflow, resolve_places
+from studies.launch import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
 from studies.plan import StudyPlan
 from studies.reporters import FolderReporter, StorageFailed
 from studies.runs import end_run, start_run

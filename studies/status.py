@@ -10,8 +10,8 @@ import optuna
 from studies.endings import ENDED
 from studies.errors import StudyError
 from studies.folder import StudyFolder
+from studies.mlflow_store import first_line, mask_password
 from studies.schema import NAME
-from studies.tracking import first_line, mask_password
 
 
 def list_lines(storage: Path) -> list[str]:

@@ -9,9 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from studies.cluster import check_fits, local_need, measure_need, ray_running
 from studies.endings import FAILURES
 from studies.folder import StudyFolder
-from studies.launch import Finish, check_fits, local_need, measure_need, ray_running
+from studies.launch import Finish
 from studies.plan import StudyPlan
 from studies.yaml_files import to_yaml
 

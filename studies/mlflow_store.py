@@ -1,0 +1,105 @@
+"""The MLflow store as such: open it, say in one line what is wrong with it, delete runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+KEY_TAG = "dmr.key"
+HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+class TrackingError(Exception):
+    """The MLflow store cannot be used; one line: which, what is wrong, what to do."""
+
+
+def mask_password(uri: str) -> str:
+    """The URI with the password in it replaced by ***."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+
+
+def open_store(tracking_uri: str, experiment: str) -> str:
+    """Create the store and the experiment where they are missing; returns the experiment's id.
+
+    Raises:
+        TrackingError: within about 15 s, if the store cannot be reached or written.
+    """
+    shown = mask_password(tracking_uri)
+    scheme = tracking_uri.split(":", 1)[0] if ":" in tracking_uri else ""
+    if scheme in ("", "file") or len(scheme) == 1:
+        raise TrackingError(
+            f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server"
+        )
+    file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
+    if file is not None:
+        _check_sqlite(file, shown)
+    try:
+        with nullcontext() if file is None else _alone(file):
+            client = open_client(tracking_uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                return str(client.create_experiment(experiment))
+    except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
+        raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
+        )
+    return str(found.experiment_id)
+
+
+def _check_sqlite(path: Path, shown: str) -> None:
+    if not path.parent.is_dir():
+        raise TrackingError(f"MLflow store {shown}: there is no directory {path.parent}")
+    try:
+        database = sqlite3.connect(path, timeout=10.0)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise TrackingError(f"MLflow store {shown}: cannot be written: {error}") from None
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Other drivers wait: MLflow's migration of a fresh SQLite store fails where two do it at once."""
+    with open(file, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def fail_soon() -> None:
+    """Let MLflow's client give up within seconds where a server does not answer; its default is minutes."""
+    for name, value in HTTP_SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def open_client(tracking_uri: str) -> Any:
+    fail_soon()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
+    """Mark every run that a journal wrote as deleted. What the store raises is passed on."""
+    client = open_client(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    wanted = f"tags.`{KEY_TAG}` LIKE '{journal}/%'"
+    while found is not None and (runs := client.search_runs([found.experiment_id], wanted, max_results=1_000)):
+        for run in runs:
+            client.delete_run(run.info.run_id)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without passwords."""
+    lines = mask_password(str(error)).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
