@@ -141,7 +141,7 @@ def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", text)
+    return re.sub(r"://(?:([^/@:]*:)[^/@]*|[^/@:]+)@", r"://\1***@", text)
 
 
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:

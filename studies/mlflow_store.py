@@ -20,8 +20,8 @@ class TrackingError(Exception):
 
 
 def mask_password(uri: str) -> str:
-    """The URI with the password in it replaced by ***."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri)
+    """The URI with the password in it, or the only name, which may be a token, replaced by ***."""
+    return re.sub(r"://(?:([^/@:]*:)[^/@]*|[^/@:]+)@", r"://\1***@", uri)
 
 
 def open_store(tracking_uri: str, experiment: str) -> str:

@@ -206,3 +206,14 @@ def test_a_storage_that_is_a_file(workplace):
         refused = workplace.dmr("run", "small.yaml", "--storage", storage)
         assert refused.returncode == 2
         assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_studies_started_at_once_in_a_fresh_directory(workplace):
+    for name in ("one", "two"):
+        workplace.write(name, budget={"trials": 1}, train__epochs=1)
+    drivers = [workplace.start("run", f"{name}.yaml") for name in ("one", "two")]
+    for driver in drivers:
+        _, err = driver.communicate(timeout=200)
+        assert driver.returncode == 0, err
+    assert len(workplace.mlflow_runs("one")) == len(workplace.mlflow_runs("two")) == 1

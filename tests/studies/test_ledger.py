@@ -1,0 +1,105 @@
+"""The bookkeeping on real stores: what a restart finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from dmr.checkpoints import save_checkpoint
+from dmr.training import EpochReport
+from studies.endings import Ending
+from studies.folder import StudyFolder
+from studies.ledger import Ledger
+from studies.mlflow_store import open_store
+from studies.plan import StudyPlan, make_plan
+from studies.reporters import LAST
+from studies.tracking import Tracker
+
+METRICS = {"val/accuracy_mean": 0.5, "val/accuracy_worst": 0.25, "train/loss": 1.0}
+BEST_VALUES = {"val": {"accuracy": [0.5] * 15}}
+
+
+@pytest.fixture
+def plan() -> StudyPlan:
+    return make_plan({"name": "s", "dataset": {"name": "digits"}, "budget": {"trials": 3}}, "s.yaml")
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Iterator[Tracker]:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracker = Tracker(tmp_path / "journal.jsonl", uri, open_store(uri, "digits"))
+    yield tracker
+    tracker.close(timeout=30.0)
+
+
+def report(epoch: int) -> EpochReport:
+    return EpochReport(epoch, METRICS, 0, METRICS, BEST_VALUES)
+
+
+def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its_checkpoint(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    first = Ledger(plan, storage, tracker, folder, known=True)
+    first.open()
+    for _ in range(2):
+        record = first.begin()
+        assert record is not None
+        for epoch in range(20):
+            first.epoch(record.number, report(epoch))
+        folder.trial(record.number).mkdir(parents=True)
+        save_checkpoint(folder.trial(record.number) / LAST, {"report": asdict(report(19))})
+
+    second = Ledger(plan, storage, tracker, folder, known=True)
+    second.open()
+    second.begin()  # one goes on, the other has not come back yet, when the time is up
+    second.end_all(Ending("time_budget"))
+    trials = second.study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.PRUNED, TrialState.PRUNED]
+    assert [trial.user_attrs["epochs"] for trial in trials] == [20, 20]
+    assert [len(trial.intermediate_values) for trial in trials] == [20, 20]
+    assert second.remaining == 1
+
+
+def test_first_points_are_enqueued_once_whenever_the_driver_was_killed(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    for _ in range(3):
+        ledger = Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
+        ledger.open()
+    assert [trial.state for trial in ledger.study.get_trials()] == [TrialState.WAITING]
+
+
+def test_a_journal_that_cannot_be_written_keeps_optuna_from_being_told(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True)
+    ledger.open()
+    record = ledger.begin()
+    assert record is not None
+    ledger.epoch(record.number, report(0))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracker.journal, "append", full)
+    with ledger.guarded():
+        ledger.finish(record.number, Ending("pruned"))
+    assert ledger.trouble is not None
+    assert "No space left on device" in ledger.trouble
+    assert ledger.study.get_trials()[0].state == TrialState.RUNNING
+
+
+def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(study_name="s", storage=storage)
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError, match="s"):
+        Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=False)
