@@ -212,7 +212,7 @@ def sensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _open_workplace(path: Path, sensors: Path) -> Workplace:
     (path / "sensors").symlink_to(sensors)
-    return Workplace(path)
+    return Workplace(path, {"XDG_CACHE_HOME": str(path.parent / "cache")})
 
 
 @pytest.fixture
