@@ -154,7 +154,7 @@ class Launch:
                 verbose=0,
             ),
         )
-        with warnings.catch_warnings(), self.ledger.guarded():
+        with self.signals(), warnings.catch_warnings(), self.ledger.guarded():  # Ray has set handlers of its own
             warnings.simplefilter("ignore")
             if not self.interrupted:  # while Ray started
                 tuner.fit()

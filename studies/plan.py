@@ -211,9 +211,10 @@ def _check_space(document: dict[str, Any], space: Space, where: str) -> None:
         if parameter.key.split(".")[0] not in SEARCHED_SECTIONS or "." not in parameter.key:
             mistakes.append(f"{at}: no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}")
             continue
-        methods = parameter.when.get("model.method") or _methods(document, space)
+        met = parameter.when.get("model.method") or _methods(document, space)
+        methods = [str(method) for method in met if method in METHODS]  # others are a mistake of their own
         for value in parameter.values:
-            found = _mistakes_with(document, parameter, value, [str(m) for m in methods])
+            found = _mistakes_with(document, parameter, value, methods)
             if found:
                 mistakes.append(f"{at}: {found}")
                 break

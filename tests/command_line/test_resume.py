@@ -35,13 +35,13 @@ def processes(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]
 
 
 @pytest.mark.timeout(900)
-def test_the_driver_is_killed_six_times_and_the_study_ends_with_its_budget(workplace):
+def test_the_driver_is_killed_five_times_and_the_study_ends_with_its_budget(workplace):
     workplace.write_slow(budget={"trials": 16})
     seed = random.SystemRandom().randrange(10**6)
     print(f"moments of the kills are drawn with seed {seed}")  # noqa: T201  # shown where the test fails
     draw = random.Random(seed)
     driver = workplace.start("run", "small.yaml")
-    for _ in range(6):
+    for _ in range(5):
         before = workplace.states().count(TrialState.COMPLETE)
         workplace.wait_for(
             lambda before=before: (
@@ -87,9 +87,9 @@ def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace, objectives):
     workplace.write_slow(budget={"trials": 4}, objective=[{"metric": metric} for metric in objectives])
     for command in (("run", "small.yaml"), ("resume", "small")):
-        before = len(workplace.states())
+        before = workplace.epochs_of_running()
         driver = workplace.start(*command)
-        workplace.wait_for(lambda before=before: workplace.epochs_of_running() > (2 if before else 0))
+        workplace.wait_for(lambda before=before: workplace.epochs_of_running() > before)
         os.killpg(driver.pid, signal.SIGINT)
         _, err = driver.communicate(timeout=60)
         assert driver.returncode == 130, err
@@ -116,7 +116,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
     driver = workplace.start("run", "broken.yaml")
     folder = workplace.path / "dmr_runs/broken/journal.jsonl"
     size = 0
-    for _ in range(4):
+    for _ in range(3):
         workplace.wait_for(lambda size=size: folder.exists() and folder.stat().st_size > size + 20_000)
         size = folder.stat().st_size
         kill(driver)
@@ -134,7 +134,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
 
 
 def test_a_running_study_seen_and_stopped_from_another_shell(workplace):
-    workplace.write_slow(budget={"trials": 2}, model__slow=2.0)
+    workplace.write_slow(budget={"trials": 2}, model__slow=3.0)
     driver = workplace.start("run", "small.yaml")
     workplace.wait_for(lambda: workplace.epochs_of_running())
     assert f"small: running (process {driver.pid}), 0 of 2 trials" in workplace.run("status", "small").stdout
