@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from studies.errors import StudyError
-from studies.schema import NAME
+from studies.names import NAME
 from studies.yaml_files import read_yaml
 
 DEFAULT_STORAGE = "dmr_runs"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,8 +19,8 @@ from dmr.methods import METHODS
 from dmr.metrics import METRICS, SUMMARIES
 from dmr.settings import SamplingSettings, TrainSettings
 from studies.errors import StudyError
+from studies.names import NAME
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RULES = {
     "model_type": "a mapping",
     "dict_type": "a mapping",

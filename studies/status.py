@@ -11,7 +11,7 @@ from studies.endings import ENDED
 from studies.errors import StudyError
 from studies.folder import StudyFolder
 from studies.mlflow_store import first_line, mask_password
-from studies.schema import NAME
+from studies.names import NAME
 
 
 def list_lines(storage: Path) -> list[str]:

@@ -155,7 +155,7 @@ def test_an_optuna_storage_that_is_not_there(workplace):
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_study_whose_mlflow_store_was_deleted_says_so(workplace):
+def test_stores_that_were_deleted_or_damaged_after_the_study(workplace):
     workplace.write(budget={"trials": 1}, train__epochs=1)
     workplace.run("run", "small.yaml")
     os.remove(workplace.path / "mlflow.db")
@@ -163,6 +163,11 @@ def test_a_study_whose_mlflow_store_was_deleted_says_so(workplace):
     shown = workplace.dmr("table", "small")
     assert shown.returncode == 2
     assert "there is no such file" in shown.stderr
+    (workplace.path / "dmr_runs/small/optuna.db").write_bytes(b"no database" * 100)
+    listed = workplace.run("list")
+    assert listed.stdout.startswith("small: Optuna's storage")
+    assert "file is not a database" in listed.stdout
+    assert workplace.dmr("status", "small").returncode == 2
 
 
 def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
@@ -180,16 +185,6 @@ def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
     refused = workplace.dmr("run", "small.yaml", "--storage", "third")
     assert refused.returncode == 2
     assert "has another study 'small'" in refused.stderr
-
-
-def test_list_and_status_on_a_damaged_database(workplace):
-    workplace.write(budget={"trials": 1}, train__epochs=1)
-    workplace.run("run", "small.yaml")
-    (workplace.path / "dmr_runs/small/optuna.db").write_bytes(b"no database" * 100)
-    listed = workplace.run("list")
-    assert listed.stdout.startswith("small: Optuna's storage")
-    assert "file is not a database" in listed.stdout
-    assert workplace.dmr("status", "small").returncode == 2
 
 
 def test_an_address_where_no_cluster_answers(workplace):

@@ -1,0 +1,7 @@
+"""What a study may be called: it is a folder, a run in MLflow and a word in its filters."""
+
+from __future__ import annotations
+
+import re
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
