@@ -251,7 +251,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
         except StorageInternalError as error:
             raise StudyError(f"Optuna's storage {mask_password(places.optuna_url)}: {first_line(error)}") from None
         finally:
-            sent = tracker.close(timeout=CLOSE_SECONDS)
+            sent = tracker.close(timeout=CLOSE_SECONDS if tracker.problem is None else 1.0)
     return Finish(outcome, ledger.best is not None, None if sent else tracker.problem)
 
 
