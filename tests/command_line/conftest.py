@@ -198,13 +198,6 @@ class Workplace:
             return []
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a study run in one process of pytest-xdist's, so that the study runs once."""
-    for item in items:
-        for fixture in {"finished", "failing"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(fixture))
-
-
 @pytest.fixture(scope="session")
 def sensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_arrays(tmp_path_factory.mktemp("data") / "sensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ends")]  # they share two studies
 
 OBJECTIVES = {
     "one": [{"metric": "val/accuracy_mean"}],

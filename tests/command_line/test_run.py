@@ -17,6 +17,8 @@ from optuna.trial import TrialState
 
 from dmr.combinations import all_combinations
 
+pytestmark = pytest.mark.xdist_group("run")  # they share a study
+
 NAMES = all_combinations(("ecg", "motion", "skin")).names
 
 
