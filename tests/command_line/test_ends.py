@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ends")]  # they share two studies
+pytestmark = pytest.mark.slow
 
 OBJECTIVES = {
     "one": [{"metric": "val/accuracy_mean"}],

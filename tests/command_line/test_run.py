@@ -17,8 +17,6 @@ from optuna.trial import TrialState
 
 from dmr.combinations import all_combinations
 
-pytestmark = pytest.mark.xdist_group("run")  # they share a study
-
 NAMES = all_combinations(("ecg", "motion", "skin")).names
 
 
