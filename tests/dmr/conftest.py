@@ -1,10 +1,9 @@
-"""What the tests of `dmr` share: small data, settings, a reporter that keeps everything, two global seeds."""
+"""What the tests of `dmr` share: small data, settings, a reporter that keeps everything."""
 
 from __future__ import annotations
 
 import copy
 import io
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +22,6 @@ from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import EpochReport, RunSettings
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -159,20 +153,6 @@ def assert_identical() -> Callable[[Any, Any], None]:
             assert left == right, where
 
     return check
-
-
-@pytest.fixture(scope="session")
-def under_two_global_seeds() -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
-    def run(function: Callable[[], Any]) -> tuple[Any, Any]:
-        results = []
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            results.append(function())
-        return results[0], results[1]
-
-    return run
 
 
 @pytest.fixture

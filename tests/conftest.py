@@ -1,4 +1,4 @@
-"""What the tests of `studies` share: two global seeds, and one thread."""
+"""What all tests share: two global seeds, and one thread."""
 
 from __future__ import annotations
 
