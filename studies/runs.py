@@ -36,11 +36,9 @@ def start_run(
 ) -> None:
     """Begin the run of a point of the space, or go on with it."""
     seed = plan.study.seed
-    method = str(plan.resolved(point)["model"]["method"])
-    own = {"seed": str(seed), "method": method, **(tags or {})}
-    tracker.start(
-        key, name=name, parent=parent, tags=stage_tags(plan, stage) | own, params=plan.parameters(point, seed)
-    )
+    params = plan.parameters(point, seed)
+    own = {"seed": str(seed), "method": str(params["model.method"]), **(tags or {})}
+    tracker.start(key, name=name, parent=parent, tags=stage_tags(plan, stage) | own, params=params)
 
 
 def end_run(

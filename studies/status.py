@@ -21,10 +21,8 @@ def list_lines(storage: Path) -> list[str]:
     for entry in folders:
         folder = StudyFolder(storage, entry.name)
         if folder.exists:
-            if folder.driver() is None:
-                folder.end_leftovers()
             try:
-                lines.append(_headline(folder))
+                lines.append(_headline(folder, _study(folder)))
             except StudyError as error:
                 lines.append(f"{entry.name}: {error}")
     return lines
@@ -37,12 +35,13 @@ def status_lines(folder: StudyFolder) -> list[str]:
         StudyError: no such study.
     """
     document = folder.document()
-    if folder.driver() is None:
-        folder.end_leftovers()
     study = _study(folder)
     trials = study.get_trials(deepcopy=False) if study else []
     reasons = Counter(trial.user_attrs.get("stop_reason", trial.state.name.lower()) for trial in trials)
-    lines = [_headline(folder), "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none")]
+    lines = [
+        _headline(folder, study),
+        "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none"),
+    ]
     mode = document["objective"][0]["mode"]
     with_value = [trial for trial in trials if "best" in trial.user_attrs]
     if with_value:
@@ -60,9 +59,8 @@ def status_lines(folder: StudyFolder) -> list[str]:
     return lines
 
 
-def _headline(folder: StudyFolder) -> str:
+def _headline(folder: StudyFolder, study: optuna.Study | None) -> str:
     budget = folder.document()["budget"]
-    study = _study(folder)
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) if study else 0
     driver = folder.driver()
     complete = finished >= budget["trials"] or (study is not None and study.user_attrs.get(ENDED) == budget)
@@ -71,11 +69,13 @@ def _headline(folder: StudyFolder) -> str:
 
 
 def _study(folder: StudyFolder) -> optuna.Study | None:
-    """Optuna's study, None where there is none yet.
+    """Optuna's study, None where there is none yet; what a dead driver of it left running is ended.
 
     Raises:
         StudyError: its storage cannot be read.
     """
+    if folder.driver() is None:
+        folder.end_leftovers()
     url = folder.places().optuna_url
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None

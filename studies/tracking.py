@@ -39,13 +39,14 @@ class Tracker:
         self.journal_failed = False
         self._uri, self._experiment = tracking_uri, experiment_id
         self._offset_file = journal.with_suffix(".shipped")
-        self._started: set[str] = set()
         self._groups: set[tuple[str, int, str]] = set()
         self._runs: dict[str, str] = {}
-        self._unsure: set[str] = set()
+        started = set()
         for record in self.journal.read_all():
             self._remember(record)
-        self._unsure = self._started - set(self._runs)
+            if record["op"] == "start":
+                started.add(record["key"])
+        self._unsure = started - set(self._runs)
         self._shipped = self._read_offset()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -133,9 +134,7 @@ class Tracker:
         self._wake.set()
 
     def _remember(self, record: Record) -> None:
-        if record["op"] == "start":
-            self._started.add(record["key"])
-        elif record["op"] == "run":
+        if record["op"] == "run":
             self._runs[record["key"]] = record["id"]
         elif record["op"] == "metrics":
             self._groups.add((record["key"], record["step"], record["group"]))
