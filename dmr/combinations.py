@@ -95,11 +95,15 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
 
 def all_combinations(modalities: Sequence[str]) -> Combinations:
     """All 2^M − 1 non-empty combinations."""
-    names = check_modalities(modalities)
+    return enumerate_combinations(check_modalities(modalities))
+
+
+def enumerate_combinations(names: Sequence[str]) -> Combinations:
+    """The same, of any number of names that were checked before."""
     members = itertools.chain.from_iterable(
         itertools.combinations(range(len(names)), size) for size in range(1, len(names) + 1)
     )
-    return Combinations(names, tuple(members))
+    return Combinations(tuple(names), tuple(members))
 
 
 def evaluated_combinations(modalities: Sequence[str], seed: int = 0) -> Combinations:

@@ -1,13 +1,13 @@
 """Metrics a combination, and their summaries over combinations.
 
-Letters: C combinations, N samples, L classes.
+Letters: C combinations, N samples, B samples of a batch, P pixels of a label map, L classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,25 @@ from dmr.combinations import Combinations
 
 ECE_BINS = 15
 SUMMARIES = ("mean", "worst", "full", "expected")
+Values = dict[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name, which way is better, and its unit. Declared once; search, scheduler and plots read it."""
+    """A metric's name, which way is better, its unit, and what it needs. Declared once; search, scheduler and plots
+    read it.
+
+    Attributes:
+        compute: classification: logits (C, N, L) and labels (N,) to (C,); segmentation: confusion (C, L, L) to (C,).
+        two_classes: only for data with two classes.
+    """
 
     name: str
     direction: Literal["max", "min"]
     unit: str
-    compute: Callable[[Tensor, Tensor], Tensor]  # logits (C, N, L), labels (N,) → (C,)
+    task: Literal["classification", "segmentation"]
+    compute: Callable[..., Tensor]
+    two_classes: bool = False
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -63,42 +72,156 @@ def _ece(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
+def _apcer(logits: Tensor, labels: Tensor) -> Tensor:
+    """Attacks (class 0) accepted as genuine (class 1) / attacks (ISO/IEC 30107-3)."""
+    return _error_rate(logits, labels, 0)
+
+
+def _bpcer(logits: Tensor, labels: Tensor) -> Tensor:
+    """Genuine samples (class 1) rejected / genuine samples."""
+    return _error_rate(logits, labels, 1)
+
+
+def _acer(logits: Tensor, labels: Tensor) -> Tensor:
+    return (_apcer(logits, labels) + _bpcer(logits, labels)) / 2
+
+
+def _error_rate(logits: Tensor, labels: Tensor, of: int) -> Tensor:
+    """(C,) share of the samples of a class that are not predicted as it; 0 where there are none."""
+    wrong = (logits.argmax(-1) != labels) & (labels == of)
+    return wrong.sum(-1) / (labels == of).sum().clamp(min=1)
+
+
+def iou(confusion: Tensor) -> Tensor:
+    """(C, L) intersection over union of each class, NaN where it is neither in the labels nor predicted."""
+    hit = confusion.diagonal(dim1=-2, dim2=-1).double()
+    return hit / (confusion.sum(-1) + confusion.sum(-2) - hit)
+
+
+def _miou(confusion: Tensor) -> Tensor:
+    """Mean over the classes that are in the labels."""
+    occurs = confusion.sum(-1) > 0
+    return torch.where(occurs, iou(confusion), torch.nan).nanmean(-1)
+
+
+def _pixel_accuracy(confusion: Tensor) -> Tensor:
+    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / confusion.sum((-2, -1)).clamp(min=1)
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "max", "share of samples", _accuracy),
-        Metric("macro_f1", "max", "0 to 1", _macro_f1),
-        Metric("nll", "min", "nats", _nll),
-        Metric("ece", "min", "0 to 1", _ece),
+        Metric("accuracy", "max", "share of samples", "classification", _accuracy),
+        Metric("macro_f1", "max", "0 to 1", "classification", _macro_f1),
+        Metric("nll", "min", "nats", "classification", _nll),
+        Metric("ece", "min", "0 to 1", "classification", _ece),
+        Metric("acer", "min", "share of samples", "classification", _acer, two_classes=True),
+        Metric("apcer", "min", "share of attacks", "classification", _apcer, two_classes=True),
+        Metric("bpcer", "min", "share of genuine samples", "classification", _bpcer, two_classes=True),
+        Metric("miou", "max", "0 to 1", "segmentation", _miou),
+        Metric("pixel_accuracy", "max", "share of pixels", "segmentation", _pixel_accuracy),
     )
 }
-MAIN_METRIC = "accuracy"
+MAIN_METRICS = {"classification": "accuracy", "segmentation": "miou"}
 
 
-def score(logits: Tensor, labels: Tensor) -> dict[str, npt.NDArray[np.float64]]:
-    """Every metric by name, each (C,), from logits (C, N, L) and labels (N,).
+def metrics_of(task: str, num_classes: int) -> dict[str, Metric]:
+    """The metrics that data of this task and number of classes have."""
+    return {
+        name: metric
+        for name, metric in METRICS.items()
+        if metric.task == task and (num_classes == 2 or not metric.two_classes)
+    }
+
+
+def score(logits: Tensor, labels: Tensor) -> Values:
+    """Every classification metric by name, each (C,), from logits (C, N, L) and labels (N,).
 
     Raises:
         ValueError: the shapes do not agree.
     """
     if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
         raise ValueError(f"logits {tuple(logits.shape)} are not (C, N, L) for labels {tuple(labels.shape)}")
-    return {name: metric.compute(logits, labels).double().cpu().numpy() for name, metric in METRICS.items()}
+    wanted = metrics_of("classification", logits.shape[-1])
+    return {name: metric.compute(logits, labels).double().cpu().numpy() for name, metric in wanted.items()}
+
+
+class ClassificationTally:
+    """Keeps the logits of all batches."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits (C, B, L), labels (B,)."""
+        self.logits.append(logits.float())
+        self.labels.append(labels)
+
+    def values(self) -> Values:
+        return score(torch.cat(self.logits, dim=1), torch.cat(self.labels))
+
+    def scores(self) -> npt.NDArray[np.float32]:
+        """(C, N) 1 where the prediction is right, else 0."""
+        right = torch.cat([x.argmax(-1) == y for x, y in zip(self.logits, self.labels, strict=True)], dim=1)
+        return right.float().cpu().numpy()
+
+
+class SegmentationTally:
+    """Keeps a confusion matrix a combination, and the pixel accuracy of each image."""
+
+    def __init__(self, class_names: tuple[str, ...], ignore_index: int | None) -> None:
+        self.class_names, self.ignore_index = class_names, ignore_index
+        self.confusion: Tensor | None = None
+        self.accuracy: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Logits (C, B, *P, L), labels (B, *P)."""
+        count = len(self.class_names)
+        valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
+        predicted = logits.argmax(-1)
+        pairs = labels[valid] * count + predicted[:, valid]
+        confusion = torch.stack([row.bincount(minlength=count**2) for row in pairs]).view(-1, count, count)
+        self.confusion = confusion if self.confusion is None else self.confusion + confusion
+        right = ((predicted == labels) & valid).flatten(2).sum(-1)
+        self.accuracy.append(right / valid.flatten(1).sum(-1).clamp(min=1))
+
+    def values(self) -> Values:
+        """The segmentation metrics, and `iou_{class}` of each class."""
+        assert self.confusion is not None
+        wanted = metrics_of("segmentation", len(self.class_names))
+        values = {name: metric.compute(self.confusion).double().cpu().numpy() for name, metric in wanted.items()}
+        by_class = iou(self.confusion).cpu().numpy().T
+        return values | {f"iou_{name}": row for name, row in zip(self.class_names, by_class, strict=True)}
+
+    def scores(self) -> npt.NDArray[np.float32]:
+        """(C, N) share of an image's pixels that are right."""
+        return torch.cat(self.accuracy, dim=1).float().cpu().numpy()
+
+
+Tally = ClassificationTally | SegmentationTally
+
+
+def make_tally(task: str, class_names: tuple[str, ...], ignore_index: int | None) -> Tally:
+    """An empty tally for data of this task."""
+    return SegmentationTally(class_names, ignore_index) if task == "segmentation" else ClassificationTally()
 
 
 def summarise(
-    values: Mapping[str, npt.NDArray[np.float64]],
+    values: Mapping[str, npt.NDArray[Any]],
     combinations: Combinations,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """`{metric}_mean`, `_worst`, `_full` over combinations, and `_expected` where `weights` (C,) are given.
 
     Args:
-        values: (C,) by metric.
+        values: (C,) by metric; what is no metric of its own, such as the IoU of one class, is left out.
         weights: how likely each combination is met; they sum to 1.
     """
     summary: dict[str, float] = {}
     for name, value in values.items():
+        if name not in METRICS:
+            continue
         worst = np.min if METRICS[name].direction == "max" else np.max
         summary[f"{name}_mean"] = float(value.mean())
         summary[f"{name}_worst"] = float(worst(value))

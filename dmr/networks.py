@@ -1,78 +1,159 @@
-"""From inputs to predictions: encode what is present, fuse, and hand over to the method.
+"""From inputs to predictions: encode what is present, and hand over to the method.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, D features, Z fused features (Σ D).
+Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features, P pixels of
+a label map (none in classification), L classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from dmr.combinations import enumerate_combinations
 from dmr.data.dataset import InputStatistics, Modality
 from dmr.encoders import EncoderSettings, build_encoder
-from dmr.methods import MethodSettings, Prediction, build_method
+from dmr.fusion import Fusion, FusionKind
+from dmr.losses import TaskLoss
+from dmr.methods import MethodSettings, build_method
+from dmr.methods.base import Features, Parts, Prediction, Seen, StepLosses
+from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
 
 EVALUATED_AT_ONCE = 16_384
 
 
-class Network(nn.Module):
-    """An encoder a modality, fusion by concatenation, and the method's head on the fused features."""
+@dataclass(frozen=True)
+class Blueprint:
+    """What all networks of a run are built from. `size`: (H, W) of the label maps, None in classification."""
 
-    def __init__(
-        self,
-        modalities: Sequence[Modality],
-        encoders: Mapping[str, EncoderSettings],
-        statistics: Mapping[str, InputStatistics],
-        method: MethodSettings,
-        num_classes: int,
-        num_combinations: int,
-    ) -> None:
+    encoders: Mapping[str, EncoderSettings]
+    statistics: Mapping[str, InputStatistics]
+    fusion: FusionKind
+    num_classes: int
+    size: tuple[int, int] | None
+    criterion: TaskLoss
+    channels_last: bool = False
+    compile: bool = False
+
+
+class Network(nn.Module):
+    """An encoder a modality, and the method behind them."""
+
+    def __init__(self, modalities: Sequence[Modality], method: MethodSettings, blueprint: Blueprint) -> None:
         super().__init__()
         self.names = tuple(modality.name for modality in modalities)
-        self.widths = tuple(encoders[name].width for name in self.names)
-        self.encoders = nn.ModuleList(
-            build_encoder(m, encoders[m.name], statistics[m.name].mean, statistics[m.name].std) for m in modalities
+        everything = enumerate_combinations(self.names)
+        self.combinations = torch.from_numpy(everything.masks)  # (C, M) on the CPU
+        self.channels_last = blueprint.channels_last
+        self.encoded = 0
+        encoders = [
+            build_encoder(
+                m, blueprint.encoders[m.name], blueprint.statistics[m.name].mean, blueprint.statistics[m.name].std
+            )
+            for m in modalities
+        ]
+        self.shapes = [_level_shapes(encoder, m) for encoder, m in zip(encoders, modalities, strict=True)]
+        widths = tuple(encoder.widths[-1] for encoder in encoders)
+        self.method = build_method(
+            method,
+            Parts(
+                widths=widths,
+                combinations=everything,
+                criterion=blueprint.criterion,
+                fusion=partial(Fusion, widths, blueprint.fusion),
+                trunk=partial(_trunk, encoders[0]),
+                embedding_width=_trunk(encoders[0], 1).width if encoders[0].trunk else sum(widths),
+                head=partial(_head, [encoder.widths[:-1] for encoder in encoders], blueprint),
+                network=lambda names, own: Network([m for m in modalities if m.name in names], own, blueprint),
+            ),
         )
-        self.method = build_method(method, sum(self.widths), num_classes, num_combinations)
+        self.encoders = nn.ModuleList([] if self.method.own_encoders else encoders)
+        if blueprint.channels_last:
+            self.encoders.to(memory_format=torch.channels_last)
+        if blueprint.compile:
+            for encoder in self.encoders:
+                encoder.compile(dynamic=True)
 
-    def encode(self, inputs: Mapping[str, Tensor], needed: Tensor | None = None) -> list[Tensor]:
-        """Features (B, D) of each modality; zeros where `needed` (B, M), bool on the CPU, is False.
+    def losses(
+        self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
+    ) -> StepLosses:
+        """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
+        (K, B), int64 on the CPU.
+        """
+        masks = self.combinations[combination]
+        features = self.encode(inputs, masks.any(0))
+        device = labels.device
+        seen = Seen(
+            features, masks.to(device, non_blocking=True), combination.to(device, non_blocking=True), labels, inputs
+        )
+        return self.method.losses(seen, generator)
+
+    def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
+        """Predictions of the combinations `masks` (C, M), in eval mode: each modality is encoded once."""
+        if self.method.own_encoders:
+            return self.method.predict_inputs(inputs, masks)
+        features = self.encode(inputs)
+        first = features.contexts[0]
+        step = max(1, EVALUATED_AT_ONCE // (len(first) * math.prod(first.shape[1:-1])))
+        parts = [
+            self.method.predict(features, chunk[:, None, :].expand(-1, len(first), -1))
+            for chunk in torch.split(masks.to(first.device), step)
+        ]
+        return Prediction(*(None if None in column else torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def encode(self, inputs: Mapping[str, Tensor], needed: Tensor | None = None) -> Features:
+        """Features of each modality; zeros where `needed` (B, M), bool on the CPU, is False.
 
         Only the samples that need a modality go through its encoder: they are gathered, encoded and scattered back.
         `needed` is on the CPU so that a GPU is never waited for.
         """
-        features = []
-        for m, (name, width, encoder) in enumerate(zip(self.names, self.widths, self.encoders, strict=True)):
-            x = inputs[name]
+        pyramids = []
+        for m, encoder in enumerate(self.encoders):
             rows = None if needed is None else needed[:, m].nonzero().squeeze(1)
-            if rows is None or len(rows) == len(x):
-                features.append(encoder(x))
-                continue
-            encoded = x.new_zeros((len(x), width), dtype=torch.float32)
-            if len(rows):
-                rows = rows.to(x.device, non_blocking=True)
-                encoded = encoded.index_copy(0, rows, encoder(x.index_select(0, rows)).float())
-            features.append(encoded)
-        return features
+            pyramids.append(self._levels(encoder, inputs[self.names[m]], rows, self.shapes[m]))
+        contexts = [levels[-1].movedim(1, -1) for levels in pyramids]
+        return Features(contexts, list(zip(*(levels[:-1] for levels in pyramids), strict=True)))
 
-    def fuse(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
-        """Concatenate (B, D) features with those absent in `masks` (K, B, M) or (C, 1, M) set to zero: (K, B, Z)."""
-        # where, not a product: the features of an absent modality may be NaN or infinite
-        return torch.cat([torch.where(masks[..., m : m + 1], f, 0.0) for m, f in enumerate(features)], dim=-1)
+    def _levels(
+        self, encoder: nn.Module, x: Tensor, rows: Tensor | None, shapes: Sequence[torch.Size]
+    ) -> Sequence[Tensor]:
+        """The encoder's levels, (B, D, ...) each, encoded at `rows` and zero elsewhere; None encodes all."""
+        if self.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.training:
+            self.encoded += len(x) if rows is None else len(rows)
+        if rows is None or len(rows) == len(x):
+            levels: Sequence[Tensor] = encoder(x)
+            return levels
+        if len(rows) == 0:
+            return [torch.zeros((len(x), *shape), device=x.device) for shape in shapes]
+        rows = rows.to(x.device, non_blocking=True)
+        return [
+            level.new_zeros((len(x), *level.shape[1:])).index_copy(0, rows, level)
+            for level in encoder(x.index_select(0, rows))
+        ]
 
-    def predict(self, features: Sequence[Tensor], masks: Tensor) -> Prediction:
-        """Predictions of every combination from one encoding: logits (C, B, classes), in eval mode.
 
-        Args:
-            features: of all modalities, from `encode`.
-            masks: (C, M) bool.
-        """
-        step = max(1, EVALUATED_AT_ONCE // len(features[0]))
-        chunks = torch.split(masks.to(features[0].device), step)
-        parts = [self.method.predict(self.fuse(features, chunk[:, None, :])) for chunk in chunks]
-        variances = [part.variance for part in parts if part.variance is not None]
-        return Prediction(
-            torch.cat([part.logits for part in parts]), torch.cat(variances) if len(variances) == len(parts) else None
-        )
+@torch.no_grad()
+def _level_shapes(encoder: nn.Module, modality: Modality) -> list[torch.Size]:
+    """The shape of each level of one sample."""
+    encoder.eval()
+    shapes = [level.shape[1:] for level in encoder(torch.zeros((1, *modality.shape)))]
+    encoder.train()
+    return shapes
+
+
+def _trunk(encoder: nn.Module, width: int) -> Trunk:
+    layers = None if encoder.trunk is None else encoder.trunk(width)  # type: ignore[operator]
+    return Trunk(layers, width if layers is None else layers.width)
+
+
+def _head(skip_widths: Sequence[Sequence[int]], blueprint: Blueprint, width: int) -> TaskHead:
+    """`skip_widths`: of each modality, of each level."""
+    if blueprint.size is None:
+        return ClassificationHead(width, blueprint.num_classes)
+    return SegmentationHead(width, list(zip(*skip_widths, strict=True)), blueprint.num_classes, blueprint.size)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 Strategy = Literal["uniform", "bernoulli", "by_size", "full_biased", "hardness"]
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["constant", "cosine", "linear"]
+Precision = Literal["float32", "bfloat16"]
+ClassWeights = Literal["none", "inverse", "median"]
 
 
 def setting(default: Any, **limits: float) -> Any:
@@ -31,6 +33,7 @@ class SamplingSettings:
 class TrainSettings:
     """The optimisation of one training run. `schedule` is over all steps; linear and cosine end at 0.
 
+    `precision: bfloat16` is autocast of the forward pass; `compile` is torch.compile of the encoders.
     `epoch_minutes` is for whoever runs fit() in a process of its own: an epoch that takes longer ends that process.
     """
 
@@ -41,4 +44,8 @@ class TrainSettings:
     weight_decay: float = setting(1e-3, ge=0.0)
     schedule: Schedule = "constant"
     clip_norm: float | None = setting(None, gt=0.0)
+    class_weights: ClassWeights = "none"
+    precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
     epoch_minutes: float | None = setting(None, gt=0.0)

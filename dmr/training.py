@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +22,19 @@ from dmr.combinations import Combinations, all_combinations, deployment_weights,
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset, input_statistics
 from dmr.encoders import EncoderSettings
-from dmr.methods import MethodSettings, StepLosses
-from dmr.metrics import score, summarise
-from dmr.networks import Network
+from dmr.evaluation import evaluate
+from dmr.fusion import FusionKind
+from dmr.losses import TaskLoss, class_weights
+from dmr.methods import MethodSettings
+from dmr.methods.base import StepLosses
+from dmr.metrics import summarise
+from dmr.networks import Blueprint, Network
 from dmr.sampling import combination_probabilities, draw_combinations
 from dmr.seeds import derive_seed, generator
 from dmr.settings import SamplingSettings, TrainSettings
 
-EVALUATION_BATCH = 512
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+DIAGNOSED = 255
 
 
 class Diverged(RuntimeError):
@@ -45,6 +49,7 @@ class RunSettings:
     encoders: Mapping[str, EncoderSettings]
     sampling: SamplingSettings
     train: TrainSettings
+    fusion: FusionKind
     select: str
     select_mode: str
     deployment: Mapping[str, float] | None
@@ -117,7 +122,7 @@ class _Run:
         self.evaluated = evaluated_combinations(dataset.modality_names)
         odds = settings.deployment
         self.weights = deployment_weights(self.evaluated, dict(odds)) if odds else None
-        self.masks = torch.from_numpy(self.drawn.masks)
+        self.dataset = dataset
         self.network = build_network(dataset, settings).to(device)
         self.optimizer = OPTIMIZERS[settings.train.optimizer](
             self.network.parameters(),
@@ -129,6 +134,7 @@ class _Run:
         self.train = Batches(dataset.splits["train"], device)
         self.val = Batches(dataset.splits["val"], device)
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)
+        self.diagnosed: list[Tensor] = []
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on every sample once; mean losses by name."""
@@ -140,6 +146,7 @@ class _Run:
         self.network.train()
         self.network.method.start_epoch(epoch, self.drawn, generator("cpu", seed, "mining", epoch))
         probabilities = combination_probabilities(self.drawn, sampling, self.difficulty)
+        probabilities = self.network.method.drawn(probabilities, self.drawn)
         sums = torch.zeros((3, len(self.drawn)), dtype=torch.float64, device=self.device)
         totals: dict[str, Tensor] = {}
         unusable = torch.zeros((), device=self.device)
@@ -149,25 +156,35 @@ class _Run:
             losses = self.forward(positions, combination, noise)
             self.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
             unusable += self.update(losses.total)
-            add_by_combination(sums, combination.to(self.device, non_blocking=True), losses)
+            add_by_combination(sums, losses)
             for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
                 totals[name] = totals.get(name, 0.0) + value * len(positions)
         if unusable.item():
             raise Diverged(f"epoch {epoch}: {int(unusable.item())} of {len(batches)} steps were not finite")
         self.network.method.end_epoch(epoch, sums)
-        seen = sums[2].cpu()
-        self.difficulty = torch.where(seen > 0, sums[0].cpu() / seen.clamp(min=1), self.difficulty)
+        self.learn(sums.cpu())
         samples = sum(len(positions) for positions in batches)
-        return {f"train/{name}": value.item() / samples for name, value in totals.items()}
+        means = {f"train/{name}": value.item() / samples for name, value in totals.items()}
+        return means | {"train/encoder_passes": float(encoder_passes(self.network))}
+
+    def learn(self, sums: Tensor) -> None:
+        """Keep what an epoch's sums (3, C) of loss, variance and count say about the combinations."""
+        seen = sums[2] > 0
+        means = torch.where(seen, sums / sums[2].clamp(min=1), math.nan)
+        self.difficulty = torch.where(seen, means[0], self.difficulty)
+        hard = self.network.method.hard_combinations()
+        if hard is not None and len(self.drawn) <= DIAGNOSED:
+            self.diagnosed.append(torch.stack([means[0], means[1], hard.cpu().double()]))
 
     def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
         """Losses of the samples at `positions` (B,), each seen with the combinations (K, B)."""
         inputs, labels = self.train.take(positions)
-        masks = self.masks[combination]
-        features = self.network.encode(inputs, masks.any(0))
-        on_device = masks.to(self.device, non_blocking=True)
-        fused = self.network.fuse(features, on_device)
-        return self.network.method.losses(fused, labels, combination.to(self.device, non_blocking=True), noise)
+        with self.precision():
+            return self.network.losses(inputs, labels, combination, noise)
+
+    def precision(self) -> torch.autocast:
+        """The context of a forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, self.settings.train.precision == "bfloat16")
 
     def update(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns 1.0 where the step was not finite and, on the device, was left out."""
@@ -195,8 +212,10 @@ class _Run:
 
     def judge(self, epoch: int, losses: dict[str, float], before: EpochReport | None) -> EpochReport:
         """Evaluate on `val` and keep the better of this epoch and the best one before."""
-        values = evaluate(self.network, self.val, self.evaluated)
-        metrics = losses | {f"val/{name}": v for name, v in summarise(values, self.evaluated, self.weights).items()}
+        with self.precision():
+            values, _, diagnostics = evaluate(self.network, self.dataset, self.val, self.evaluated)
+        judged = summarise(values, self.evaluated, self.weights) | diagnostics
+        metrics = losses | {f"val/{name}": value for name, value in judged.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"epoch {epoch}: {name} is {value}")
@@ -214,6 +233,7 @@ class _Run:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "difficulty": self.difficulty,
+            "diagnosed": self.diagnosed,
             "report": asdict(report),
         }
 
@@ -223,19 +243,72 @@ class _Run:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.difficulty = state["difficulty"].cpu()
+        self.diagnosed = [rows.cpu() for rows in state["diagnosed"]]
         return EpochReport(**state["report"])
+
+
+class TestReport(NamedTuple):
+    """What the test split says of a finished run.
+
+    Attributes:
+        metrics: `test/accuracy_mean`, ...
+        values: (C,) by metric, in the order of the evaluated combinations.
+        scores: (C, N) of each test sample, higher is better (see `dmr.evaluation.Evaluation`).
+    """
+
+    metrics: dict[str, float]
+    values: dict[str, list[float]]
+    scores: npt.NDArray[np.float32]
+
+
+def test(
+    dataset: MultimodalDataset, settings: RunSettings, device: torch.device, network_state: Mapping[str, Any]
+) -> TestReport:
+    """Evaluate the chosen checkpoint's network on `test`. Nothing else reads that split.
+
+    Raises:
+        KeyError: the data set has no test split.
+    """
+    combinations = evaluated_combinations(dataset.modality_names)
+    weights = deployment_weights(combinations, dict(settings.deployment)) if settings.deployment else None
+    with torch.random.fork_rng([], device_type="cuda"):
+        network = build_network(dataset, settings).to(device)
+    network.load_state_dict(network_state)
+    found = evaluate(network, dataset, Batches(dataset.splits["test"], device), combinations)
+    judged = summarise(found.values, combinations, weights) | found.diagnostics
+    return TestReport(
+        {f"test/{name}": value for name, value in judged.items()},
+        {name: [float(v) for v in value] for name, value in found.values.items()},
+        found.scores,
+    )
 
 
 def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:
     """The network for a data set, on the CPU, initialised from torch's global generator."""
-    return Network(
-        dataset.modalities,
-        settings.encoders,
-        input_statistics(dataset),
-        settings.method,
-        dataset.num_classes,
-        2 ** len(dataset.modalities) - 1,
+    train = dataset.splits["train"]
+    weights = class_weights(
+        train.targets(), dataset.num_classes, settings.train.class_weights, dataset.ignore_index
     )
+    blueprint = Blueprint(
+        encoders=settings.encoders,
+        statistics=input_statistics(dataset),
+        fusion=settings.fusion,
+        num_classes=dataset.num_classes,
+        size=train.labels.shape[1:] if dataset.task == "segmentation" else None,
+        criterion=TaskLoss(weights, dataset.ignore_index),
+        channels_last=settings.train.channels_last,
+        compile=settings.train.compile,
+    )
+    return Network(dataset.modalities, settings.method, blueprint)
+
+
+def encoder_passes(network: Network) -> int:
+    """Samples times encoders run in training since the last call, of all networks in this one."""
+    networks = [module for module in network.modules() if isinstance(module, Network)]
+    total = sum(inner.encoded for inner in networks)
+    for inner in networks:
+        inner.encoded = 0
+    return total
 
 
 def batch_positions(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
@@ -247,22 +320,9 @@ def batch_positions(count: int, size: int, order: torch.Generator) -> Iterator[T
             yield positions
 
 
-def add_by_combination(sums: Tensor, combination: Tensor, losses: StepLosses) -> None:
+def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
     """Add a step's losses, variances and counts to `sums` (3, C), in place; a method without variances adds 0."""
-    flat = combination.flatten()
+    flat = losses.combination.flatten()
     variance = losses.task.new_zeros(()) if losses.variance is None else losses.variance
     for total, row in zip(sums, (losses.task, variance, losses.task.new_ones(())), strict=True):
-        total.index_add_(0, flat, row.expand(combination.shape).flatten().double())
-
-
-@torch.no_grad()
-def evaluate(network: Network, batches: Batches, combinations: Combinations) -> dict[str, npt.NDArray[np.float64]]:
-    """Every metric (C,) on all samples of a split: each modality is encoded once, then fused once a combination."""
-    network.eval()
-    masks = torch.from_numpy(combinations.masks)
-    logits, labels = [], []
-    for positions in torch.split(torch.arange(len(batches)), EVALUATION_BATCH):
-        inputs, target = batches.take(positions)
-        logits.append(network.predict(network.encode(inputs), masks).logits)
-        labels.append(target)
-    return score(torch.cat(logits, dim=1), torch.cat(labels))
+        total.index_add_(0, flat, row.expand(losses.combination.shape).flatten().double())

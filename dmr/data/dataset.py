@@ -50,7 +50,7 @@ class Split:
 
     Attributes:
         inputs: an array (N, *shape) a modality; may be memory maps, which are pickled by their path.
-        labels: (N,) int64.
+        labels: (N,) int64, or in segmentation (N, H, W).
         rows: None, or the int64 positions in `inputs` and `labels` that make up this split.
     """
 
@@ -62,7 +62,7 @@ class Split:
         return len(self.labels) if self.rows is None else len(self.rows)
 
     def targets(self) -> npt.NDArray[np.int64]:
-        """(N,) labels of this split's samples."""
+        """(N,) or (N, H, W) labels of this split's samples."""
         return np.asarray(self.labels if self.rows is None else self.labels[self.rows])
 
     def take(self, positions: npt.NDArray[np.int64], names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -100,6 +100,7 @@ class MultimodalDataset:
     Attributes:
         splits: `train`, `val` and, where there is one, `test`.
         description: further facts of the source, kept as they are.
+        ignore_index: a label that does not count, in segmentation.
     """
 
     name: str
@@ -108,6 +109,7 @@ class MultimodalDataset:
     modalities: tuple[Modality, ...]
     splits: Mapping[str, Split]
     description: Mapping[str, Any] = field(default_factory=dict)
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         try:

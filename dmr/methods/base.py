@@ -1,10 +1,15 @@
 """What a method owes: losses of a training step, predictions, and what it learns from an epoch's statistics.
 
-Letters: B samples, K combinations a sample, C combinations, Z fused features.
+Features have their channels last, (B, *S, D): S is empty for vectors and (H, W) for maps, so that a method is written
+once for classification and segmentation.
+
+Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features of a
+modality, Z fused features, P pixels of a label map (none in classification), L classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.fusion import Fusion
+from dmr.losses import TaskLoss
+from dmr.methods.heads import TaskHead, Trunk
 
 
 @dataclass(frozen=True)
@@ -19,11 +27,29 @@ class MethodSettings:
     """A method's own keys of `model` in the study file."""
 
 
+class Features(NamedTuple):
+    """What the encoders make of B samples; rows of absent modalities are zero."""
+
+    contexts: Sequence[Tensor]  # of each modality (B, *S, D)
+    skips: Sequence[Sequence[Tensor]]  # of each level, finest first, of each modality (B, D, H, W); for segmentation
+
+
+class Seen(NamedTuple):
+    """B samples, each seen with K combinations."""
+
+    features: Features
+    masks: Tensor  # (K, B, M) bool
+    combination: Tensor  # (K, B) int64, indices of the combinations
+    labels: Tensor  # (B, *P) int64
+    inputs: Mapping[str, Tensor]  # complete samples, (B, *shape) by modality
+
+
 class StepLosses(NamedTuple):
     """What a step gives back: `total` is what is minimised; `parts` are its terms, unweighted, for the log."""
 
     total: Tensor  # ()
     task: Tensor  # (K, B), detached: the loss of each sample in each of its combinations
+    combination: Tensor  # (K, B), which these are
     variance: Tensor | None  # (K, B), detached: predicted variance, mean over features
     parts: dict[str, Tensor]  # each (), detached
 
@@ -31,40 +57,75 @@ class StepLosses(NamedTuple):
 class Prediction(NamedTuple):
     """Predictions for C combinations of B samples."""
 
-    logits: Tensor  # (C, B, classes)
+    logits: Tensor  # (C, B, *P, L)
     variance: Tensor | None  # (C, B), mean over features
+    embedding: Tensor | None  # (C, B, Z), mean over positions
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a method is built from: equal for all methods on the same data and encoders.
+
+    Attributes:
+        widths: D of each modality.
+        combinations: all non-empty combinations of the modalities.
+        criterion: the task loss.
+        fusion: makes the fusion of the study file.
+        trunk: makes the layers that all modalities share, for a given input width; the identity for most encoders.
+        embedding_width: Z, of every method's embedding: the trunk's width, or Σ D.
+        head: makes the task head on an embedding of a given width.
+        network: makes another network, of a subset of the modalities and with a method of its own.
+    """
+
+    widths: tuple[int, ...]
+    combinations: Combinations
+    criterion: TaskLoss
+    fusion: Callable[[], Fusion]
+    trunk: Callable[[int], Trunk]
+    embedding_width: int
+    head: Callable[[int], TaskHead]
+    network: Callable[[Sequence[str], MethodSettings], nn.Module]
 
 
 class Method(nn.Module):
-    """Base of the methods: a head on fused features."""
+    """Base of the methods: everything behind the encoders."""
 
     Settings: ClassVar[type[MethodSettings]]
     search_space: ClassVar[dict[str, Any]]
     """The method's own default search space, in the notation of the study file."""
+    own_encoders: ClassVar[bool] = False
+    """True for a method that encodes for itself, from `Seen.inputs`; it then implements `predict_inputs`."""
 
-    def __init__(self, settings: Any, fused_width: int, num_classes: int, num_combinations: int) -> None:
+    def __init__(self, settings: Any, parts: Parts) -> None:
         super().__init__()
+        self.settings = settings
+        self.criterion = parts.criterion
 
-    def losses(self, fused: Tensor, labels: Tensor, combination: Tensor, generator: torch.Generator) -> StepLosses:
-        """Losses of a training step.
-
-        Args:
-            fused: (K, B, Z) fused features of what is present.
-            labels: (B,) int64.
-            combination: (K, B) int64, index of the combination each sample is seen with.
-            generator: on the device of `fused`.
-        """
+    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+        """Losses of a training step; `generator` is on the device of the features."""
         raise NotImplementedError
 
-    def predict(self, fused: Tensor) -> Prediction:
-        """Predictions from (C, B, Z) fused features; deterministic."""
+    def predict(self, features: Features, masks: Tensor) -> Prediction:
+        """Deterministic predictions of every combination in `masks` (C, B, M)."""
         raise NotImplementedError
+
+    def predict_inputs(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
+        """The same for a method with its own encoders: `masks` (C, M)."""
+        raise NotImplementedError
+
+    def drawn(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
+        """(C,) the probabilities with which combinations are drawn in training; by default those of `sampling`."""
+        return probabilities
 
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
         """Called before each epoch, which counts from 0; `generator` is on the CPU."""
 
     def end_epoch(self, epoch: int, sums: Tensor) -> None:
         """Called after each epoch with (3, C) float64: sums of loss, of variance, and the count, by combination."""
+
+    def hard_combinations(self) -> Tensor | None:
+        """(C,) bool, the combinations with extra weight now; None for a method that has none."""
+        return None
 
     @staticmethod
     def warmup_of(settings: Any) -> int:

@@ -5,15 +5,16 @@ The baseline DMRNet decouples from: its task loss on the mean, without noise, KL
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dmr.methods.base import Method, MethodSettings, Prediction, StepLosses
-from dmr.methods.heads import HeadNorm, ProjectionHead
+from dmr.fusion import FusionModule
+from dmr.methods.base import Features, Method, MethodSettings, Parts, Prediction, Seen, StepLosses
+from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
 
 
 @dataclass(frozen=True)
@@ -22,22 +23,33 @@ class DropoutSettings(MethodSettings):
 
 
 class Dropout(Method):
-    """Projection to an embedding and a linear classifier, trained at the drawn combination."""
+    """Fusion, projection to an embedding and the task head, trained at the drawn combination."""
 
     Settings = DropoutSettings
     search_space: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, settings: DropoutSettings, fused_width: int, num_classes: int, num_combinations: int) -> None:
-        super().__init__(settings, fused_width, num_classes, num_combinations)
-        self.embed = ProjectionHead(fused_width, settings.head_norm)
-        self.classify = nn.Linear(fused_width, num_classes)
+    def __init__(self, settings: DropoutSettings, parts: Parts, fusion: FusionModule | None = None) -> None:
+        """`fusion` replaces the one of the study file."""
+        super().__init__(settings, parts)
+        self.fusion = parts.fusion() if fusion is None else fusion
+        self.trunk = parts.trunk(self.fusion.width)
+        self.embed = ProjectionHead(self.trunk.width, settings.head_norm, parts.embedding_width)
+        self.head = parts.head(parts.embedding_width)
 
-    def losses(self, fused: Tensor, labels: Tensor, combination: Tensor, generator: torch.Generator) -> StepLosses:
-        logits = self.predict(fused).logits
-        task = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(fused)), reduction="none")
-        task = task.view(combination.shape)
-        mean = task.mean()
-        return StepLosses(mean, task.detach(), None, {"task": mean.detach()})
+    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+        return self.with_terms(seen, self.fusion(seen.features.contexts, seen.masks), {})
 
-    def predict(self, fused: Tensor) -> Prediction:
-        return Prediction(self.classify(self.embed(fused)), None)
+    def with_terms(self, seen: Seen, fused: Tensor, terms: Mapping[str, tuple[float, Tensor]]) -> StepLosses:
+        """The task loss on fused features (K, B, *S, D), and further terms: weight and value () by name."""
+        task = self.criterion(self.predict_fused(fused, seen.features, seen.masks).logits, seen.labels)
+        total = task.mean() + sum(weight * value for weight, value in terms.values())
+        parts = {"task": task.mean().detach()} | {name: value.detach() for name, (_, value) in terms.items()}
+        return StepLosses(total, task.detach(), seen.combination, None, parts)
+
+    def predict(self, features: Features, masks: Tensor) -> Prediction:
+        return self.predict_fused(self.fusion(features.contexts, masks), features, masks)
+
+    def predict_fused(self, fused: Tensor, features: Features, masks: Tensor) -> Prediction:
+        """From fused features (K, B, *S, D)."""
+        embedding = self.embed(self.trunk(fused))
+        return Prediction(self.head(embedding, features.skips, masks), None, pooled(embedding))

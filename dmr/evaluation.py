@@ -1,0 +1,106 @@
+"""Evaluation of every combination of a split from one encoding of each modality, and DMRNet's own diagnostics.
+
+Letters: C combinations, N samples, B samples of a batch, L classes, Z features of the embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dmr.combinations import Combinations
+from dmr.data.batches import Batches
+from dmr.data.dataset import MultimodalDataset
+from dmr.metrics import Values, make_tally
+from dmr.networks import Network
+
+EVALUATION_BATCH = 512
+EVALUATION_VALUES = 2**24
+
+
+class Evaluation(NamedTuple):
+    """What a split says of a network.
+
+    Attributes:
+        values: (C,) by metric.
+        scores: (C, N) of each sample, higher is better: 1 where it is right, or the share of its pixels that are.
+        diagnostics: `variance_error_correlation` and `class_mean_cosine`, where they are defined.
+    """
+
+    values: Values
+    scores: npt.NDArray[np.float32]
+    diagnostics: dict[str, float]
+
+
+@torch.no_grad()
+def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, combinations: Combinations) -> Evaluation:
+    """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once a
+    combination.
+    """
+    network.eval()
+    masks = torch.from_numpy(combinations.masks)
+    tally = make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
+    means = _ClassMeans(dataset.num_classes) if dataset.task == "classification" else None
+    variance = torch.zeros(len(masks), dtype=torch.float64)
+    has_variance = True
+    largest = max(math.prod(modality.shape) for modality in dataset.modalities)
+    size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest))
+    for positions in torch.split(torch.arange(len(batches)), size):
+        inputs, labels = batches.take(positions)
+        found = network.predict(inputs, masks)
+        tally.add(found.logits, labels)
+        has_variance = has_variance and found.variance is not None
+        if found.variance is not None:
+            variance += found.variance.double().sum(1).cpu()
+        if means is not None and found.embedding is not None:
+            means.add(found.embedding.float(), labels)
+    scores = tally.scores()
+    diagnostics = {"class_mean_cosine": means.cosine()} if means is not None else {}
+    if has_variance:
+        diagnostics["variance_error_correlation"] = rank_correlation(variance.numpy(), 1.0 - scores.mean(1))
+    known = {name: value for name, value in diagnostics.items() if math.isfinite(value)}
+    return Evaluation(tally.values(), scores, known)
+
+
+class _ClassMeans:
+    """Sums of the embeddings of each class in each combination."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.sums: Tensor | None = None  # (C, L, Z)
+
+    def add(self, embedding: Tensor, labels: Tensor) -> None:
+        """Embeddings (C, B, Z), labels (B,)."""
+        if self.sums is None:
+            self.sums = embedding.new_zeros((len(embedding), self.num_classes, embedding.shape[-1]))
+        self.sums.index_add_(1, labels, embedding)
+
+    def cosine(self) -> float:
+        return math.nan if self.sums is None else class_mean_cosine(self.sums)
+
+
+def class_mean_cosine(means: Tensor) -> float:
+    """The cosine between the means of one class in two different combinations, averaged over pairs and classes, from
+    means (or sums) (C, L, Z): the paper's claim is that a common subspace pulls these into one direction.
+
+    Over C unit vectors v the mean over pairs is (‖Σ v‖² − C) / (C (C − 1)). Classes without samples are left out.
+    """
+    count = len(means)
+    seen = means.abs().amax(dim=(0, 2)) > 0
+    unit = torch.nn.functional.normalize(means[:, seen].double(), dim=-1)
+    pairs = (unit.sum(0).square().sum(-1) - count) / (count * (count - 1))
+    return float(pairs.mean())
+
+
+def rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """Spearman's rank correlation, NaN where one of the two is constant."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
+    scale = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float(ranks[0] @ ranks[1]) / scale if scale else math.nan

@@ -1,0 +1,77 @@
+"""The task loss of classification and segmentation, class-weighted where asked.
+
+Letters: B samples, P pixels of a label map (none in classification), L classes; `...` is any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dmr.settings import ClassWeights
+
+IGNORED = -100  # of torch's cross-entropy
+
+
+class TaskLoss(nn.Module):
+    """Cross-entropy of each sample; in segmentation its mean over the pixels that are not ignored."""
+
+    def __init__(self, weights: Tensor | None = None, ignore_index: int | None = None) -> None:
+        super().__init__()
+        self.ignore_index = IGNORED if ignore_index is None else ignore_index
+        self.register_buffer("weights", weights, persistent=False)
+        self.weights: Tensor | None
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(..., B) from logits (..., B, *P, L) and labels (B, *P).
+
+        Raises:
+            ValueError: the shapes do not agree.
+        """
+        if logits.shape[-labels.ndim - 1 : -1] != labels.shape:
+            raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}")
+        repeated = labels.expand(logits.shape[:-1])
+        loss = F.cross_entropy(
+            logits.float().reshape(-1, logits.shape[-1]),
+            repeated.reshape(-1),
+            weight=self.weights,
+            ignore_index=self.ignore_index,
+            reduction="none",
+        ).view(repeated.shape)
+        if labels.ndim == 1:
+            return loss
+        valid = (labels != self.ignore_index).flatten(1).sum(1).clamp(min=1)
+        return loss.flatten(-labels.ndim + 1).sum(-1) / valid
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """() the mean of the values where `mask` (of their shape) is True, 0 where it nowhere is."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def class_weights(
+    labels: npt.NDArray[np.int64], num_classes: int, kind: ClassWeights, ignore_index: int | None = None
+) -> Tensor | None:
+    """(L,) weights of the classes in `labels` (N, *P), None for `none`.
+
+    inverse: 1/f, f the frequency of the class among all labels. median: 1/f, f its frequency among the pixels of the
+    images it occurs in, which is median-frequency balancing (Eigen, Fergus, ICCV 2015) up to a factor. Both are scaled
+    so that their mean over the labels is 1; a class that never occurs has weight 0.
+    """
+    if kind == "none":
+        return None
+    rows = labels.reshape(len(labels), -1)
+    counts = np.zeros(num_classes)
+    around = np.zeros(num_classes)
+    for row in rows:
+        kept = row if ignore_index is None else row[row != ignore_index]
+        count = np.bincount(kept, minlength=num_classes)
+        counts += count
+        around += np.where(count > 0, len(kept), 0)
+    share = counts / counts.sum()
+    frequency = counts / np.maximum(around, 1) if kind == "median" else share
+    weights = np.divide(1.0, frequency, out=np.zeros(num_classes), where=frequency > 0)
+    return torch.from_numpy(weights / (weights * share).sum()).float()

@@ -1,0 +1,133 @@
+"""MMANet: a teacher that sees all modalities is distilled with its margins in mind, and the combinations whose
+predictions lie farthest from the full ones get extra weight.
+
+Wei, Luo, Luo, "MMANet: Margin-aware Distillation and Modality-aware Regularization for Incomplete Multimodal Learning",
+CVPR 2023 (arXiv 2304.08028), sections 3.2 and 3.3. The teacher, a network of its own, is trained on complete samples in
+the first `teacher_epochs` epochs, beside the student; after them it is fixed and the distillation begins.
+
+Letters: M modalities, B samples, K combinations a sample, C combinations, P pixels of a label map, L classes,
+Z features of the embedding, V hard combinations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dmr.combinations import Combinations
+from dmr.methods.base import Parts, Prediction, Seen, StepLosses
+from dmr.methods.dedicated import full_of
+from dmr.methods.dropout import Dropout, DropoutSettings
+from dmr.methods.hard import largest
+from dmr.settings import setting
+
+
+@dataclass(frozen=True)
+class MMANetSettings(DropoutSettings):
+    """`hard_count: null` takes half of the combinations that are not full."""
+
+    distillation_weight: float = setting(1.0, ge=0.0)
+    hard_weight: float = setting(0.3, ge=0.0)
+    hard_count: int | None = setting(None, ge=0)
+    teacher_epochs: int = setting(10, ge=1)
+
+
+class MMANet(Dropout):
+    """`dropout` as the student of a `dropout` network that always has all modalities."""
+
+    Settings = MMANetSettings
+    search_space: ClassVar[dict[str, Any]] = {
+        "model.distillation_weight": {"log_uniform": [0.1, 30.0]},
+        "model.hard_weight": {"uniform": [0.0, 1.0]},
+    }
+
+    def __init__(self, settings: MMANetSettings, parts: Parts) -> None:
+        super().__init__(settings, parts)
+        self.teacher = parts.network(parts.combinations.modalities, DropoutSettings(head_norm=settings.head_norm))
+        self.teaching = False
+        self.register_buffer("hard", torch.zeros(len(parts.combinations), dtype=torch.bool))
+        self.register_buffer("farness", torch.zeros((2, len(parts.combinations)), dtype=torch.float64))
+        self.hard: Tensor
+        self.farness: Tensor
+
+    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+        student = self.predict(seen.features, seen.masks)
+        task = self.criterion(student.logits, seen.labels)
+        hard = torch.where(self.hard[seen.combination], task, 0.0).mean()
+        total = task.mean() + self.settings.hard_weight * hard
+        parts = {"task": task.mean().detach(), "hard": hard.detach()}
+        if self.teaching:
+            teacher = self.teach(seen)
+            self.remember(seen.combination, divergence(teacher.logits, student.logits.detach()))
+            margin = margin_aware_distillation(student.embedding, teacher.embedding[0], entropy(teacher.logits[0]))
+            total = total + self.settings.distillation_weight * margin
+            parts["distillation"] = margin.detach()
+        else:
+            lesson = self.teacher.losses(seen.inputs, seen.labels, full_of(self.teacher, len(seen.labels)), generator)
+            total = total + lesson.total
+            parts["teacher"] = lesson.parts["task"]
+        return StepLosses(total, task.detach(), seen.combination, None, parts)
+
+    @torch.no_grad()
+    def teach(self, seen: Seen) -> Prediction:
+        """The teacher's prediction (1, B, ...) from complete samples."""
+        self.teacher.encoded += len(seen.labels) * seen.masks.shape[-1]
+        found: Prediction = self.teacher.predict(seen.inputs, self.teacher.combinations[-1:])
+        return found
+
+    def remember(self, combination: Tensor, far: Tensor) -> None:
+        """Add how far predictions lie from the full ones, (K, B), to the sums of their combinations (K, B)."""
+        rows = torch.stack([far, torch.ones_like(far)]).flatten(1)
+        self.farness.index_add_(1, combination.flatten(), rows.double())
+
+    def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
+        """The teacher is fixed after its epochs; an epoch later what was farthest from it is hard."""
+        self.teaching = epoch >= self.settings.teacher_epochs
+        self.teacher.train(not self.teaching)
+        if epoch == self.settings.teacher_epochs + 1:
+            self.hard.copy_(farthest(self.farness.cpu(), combinations, self.settings.hard_count))
+
+    def hard_combinations(self) -> Tensor:
+        return self.hard
+
+    @staticmethod
+    def warmup_of(settings: MMANetSettings) -> int:
+        return settings.teacher_epochs + 1
+
+
+def margin_aware_distillation(student: Tensor, teacher: Tensor, uncertainty: Tensor) -> Tensor:
+    """() (1/KB²) Σ_k Σ_i w_i Σ_j (G^t_ij − G^s_kij)², the Gram matrices G = z zᵀ being of embeddings of length 1: of the
+    student (K, B, Z) and the teacher (B, Z). w = `uncertainty` (B,) over its mean: samples near the teacher's decision
+    boundary count more (the paper's equations 3 to 6).
+    """
+    zs, zt = F.normalize(student.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
+    difference = zt @ zt.mT - zs @ zs.mT  # (K, B, B)
+    weights = uncertainty / uncertainty.mean().clamp(min=1e-12)
+    return (weights * difference.square().mean(-1)).mean()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(B,) entropy of the predicted classes, mean over pixels, from logits (B, *P, L)."""
+    log = logits.float().log_softmax(-1)
+    each = -(log.exp() * log).sum(-1)
+    return each.flatten(1).mean(1) if each.ndim > 1 else each
+
+
+def divergence(full: Tensor, other: Tensor) -> Tensor:
+    """(K, B) KL(p_full ‖ p), mean over pixels, from logits (1, B, *P, L) and (K, B, *P, L)."""
+    log_full, log_other = full.float().log_softmax(-1), other.float().log_softmax(-1)
+    each = (log_full.exp() * (log_full - log_other)).sum(-1)
+    return each.flatten(2).mean(2) if each.ndim > 2 else each
+
+
+def farthest(sums: Tensor, combinations: Combinations, count: int | None) -> Tensor:
+    """(C,) bool: the `count` combinations, not the full one, of the largest mean divergence.
+
+    Args:
+        sums: (2, C) sums of divergence, and counts. What was never drawn is never hard.
+    """
+    return largest(sums[0] / sums[1].clamp(min=1), sums[1] > 0, combinations, count)

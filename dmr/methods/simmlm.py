@@ -1,0 +1,109 @@
+"""SimMLM: an expert a modality, mixed by a gate over those present, and two nested combinations a step: more modalities
+must not do worse than fewer.
+
+Li, Chen, Han, Zhang, "SimMLM: A Simple Framework for Multi-modal Learning with Missing Modality", ICCV 2025
+(arXiv 2507.19264), section 3: dynamic mixture of modality experts, and the more-vs-fewer ranking loss.
+
+Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features,
+Z features of the embedding, P pixels of a label map, L classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dmr.combinations import Combinations
+from dmr.fusion import keep_present
+from dmr.methods.base import Features, Method, Parts, Prediction, Seen, StepLosses
+from dmr.methods.dropout import DropoutSettings
+from dmr.methods.heads import ProjectionHead, pooled
+from dmr.settings import setting
+
+
+@dataclass(frozen=True)
+class SimMLMSettings(DropoutSettings):
+    """`ranking_weight` is the paper's λ."""
+
+    ranking_weight: float = setting(0.1, ge=0.0)
+
+
+class SimMLM(Method):
+    """Experts give logits, a gate their weights; the mixture is the prediction of a combination."""
+
+    Settings = SimMLMSettings
+    search_space: ClassVar[dict[str, Any]] = {"model.ranking_weight": {"log_uniform": [0.01, 3.0]}}
+
+    def __init__(self, settings: SimMLMSettings, parts: Parts) -> None:
+        super().__init__(settings, parts)
+        self.trunks = nn.ModuleList(parts.trunk(width) for width in parts.widths)
+        self.embed = nn.ModuleList(
+            ProjectionHead(trunk.width, settings.head_norm, parts.embedding_width) for trunk in self.trunks
+        )
+        self.heads = nn.ModuleList(parts.head(parts.embedding_width) for _ in parts.widths)
+        self.gate = nn.Linear(sum(parts.widths), len(parts.widths))
+        self.register_buffer("index_of_code", combination_codes(parts.combinations), persistent=False)
+        self.index_of_code: Tensor
+
+    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+        fewer = nested(seen.masks, generator)
+        experts = self.experts(seen.features)
+        task = torch.stack(
+            [self.criterion(self.mix(seen.features, experts, masks), seen.labels) for masks in (seen.masks, fewer)]
+        )
+        ranking = ranking_loss(task[0], task[1])
+        total = task.mean() + self.settings.ranking_weight * ranking
+        parts = {"task": task.mean().detach(), "ranking": ranking.detach()}
+        codes = (fewer.long() << torch.arange(fewer.shape[-1], device=fewer.device)).sum(-1)
+        combination = torch.cat([seen.combination, self.index_of_code[codes]])
+        return StepLosses(total, task.detach().flatten(0, 1), combination, None, parts)
+
+    def predict(self, features: Features, masks: Tensor) -> Prediction:
+        return Prediction(self.mix(features, self.experts(features), masks), None, None)
+
+    def experts(self, features: Features) -> Tensor:
+        """(M, B, *P, L) logits of each modality alone."""
+        logits = []
+        for m, context in enumerate(features.contexts):
+            alone = torch.zeros((1, len(context), len(features.contexts)), dtype=torch.bool, device=context.device)
+            alone[..., m] = True
+            embedding = self.embed[m](self.trunks[m](context[None]))
+            logits.append(self.heads[m](embedding, features.skips, alone)[0])
+        return torch.stack(logits)
+
+    def mix(self, features: Features, experts: Tensor, masks: Tensor) -> Tensor:
+        """(K, B, *P, L): Σ_m w_m · experts_m, w a softmax over the modalities that are present."""
+        kept = [pooled(keep_present(masks, m, f)) for m, f in enumerate(features.contexts)]
+        scores = self.gate(torch.cat(kept, dim=-1)).masked_fill(~masks, -math.inf)
+        weights = scores.softmax(-1)  # (K, B, M)
+        present_only = torch.stack([keep_present(masks, m, expert) for m, expert in enumerate(experts)])
+        spread = weights.movedim(-1, 0).reshape(*present_only.shape[:3], *[1] * (present_only.ndim - 3))
+        return (spread * present_only).sum(0)
+
+
+def nested(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """For each of (K, B, M) masks a non-empty proper subset, its size uniform; a single modality is its own subset."""
+    device = masks.device
+    order = torch.rand(masks.shape, generator=generator, device=device).masked_fill(~masks, -1.0)
+    size = masks.sum(-1)
+    draw = torch.rand(size.shape, generator=generator, device=device)
+    kept = 1 + (draw * (size - 1).clamp(min=1)).long()
+    rank = order.argsort(-1, descending=True).argsort(-1)
+    return masks & (rank < kept[..., None])
+
+
+def ranking_loss(more: Tensor, fewer: Tensor) -> Tensor:
+    """() mean of max(0, loss(more) − loss(fewer)), from the losses (K, B) of nested combinations."""
+    return (more - fewer).clamp(min=0).mean()
+
+
+def combination_codes(combinations: Combinations) -> Tensor:
+    """(2^M,) the index of the combination whose modalities are the bits of the position."""
+    index = torch.zeros(2 ** len(combinations.modalities), dtype=torch.int64)
+    for c, member in enumerate(combinations.members):
+        index[sum(1 << m for m in member)] = c
+    return index
