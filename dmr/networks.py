@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dmr.combinations import enumerate_combinations
 from dmr.data.dataset import InputStatistics, Modality
-from dmr.encoders import EncoderSettings, build_encoder
+from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
 from dmr.fusion import Fusion, FusionKind
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
@@ -66,7 +66,7 @@ class Network(nn.Module):
                 criterion=blueprint.criterion,
                 fusion=partial(Fusion, widths, blueprint.fusion),
                 trunk=partial(_trunk, encoders[0]),
-                embedding_width=_trunk(encoders[0], 1).width if encoders[0].trunk else sum(widths),
+                embedding_width=_trunk(encoders[0], sum(widths)).width,
                 head=partial(_head, [encoder.widths[:-1] for encoder in encoders], blueprint),
                 network=lambda names, own: Network([m for m in modalities if m.name in names], own, blueprint),
             ),
@@ -147,8 +147,8 @@ def _level_shapes(encoder: nn.Module, modality: Modality) -> list[torch.Size]:
     return shapes
 
 
-def _trunk(encoder: nn.Module, width: int) -> Trunk:
-    layers = None if encoder.trunk is None else encoder.trunk(width)  # type: ignore[operator]
+def _trunk(encoder: EncoderModule, width: int) -> Trunk:
+    layers = encoder.trunk(width)
     return Trunk(layers, width if layers is None else layers.width)
 
 
