@@ -17,7 +17,7 @@ FUSIONS: tuple[str, ...] = get_args(FusionKind)
 
 
 def present(masks: Tensor, modality: int, features: Tensor) -> Tensor:
-    """(K, B, 1, ...) of `masks` (K, B, M): whether the modality is there, to broadcast against its features (B, *S, D)."""
+    """(K, B, 1, ...) of `masks` (K, B, M): whether the modality is there, to go with its features (B, *S, D)."""
     return masks[..., modality].reshape(*masks.shape[:2], *[1] * (features.ndim - 1))
 
 

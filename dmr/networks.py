@@ -20,7 +20,7 @@ from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
 from dmr.fusion import Fusion, FusionKind
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
-from dmr.methods.base import Features, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import AnyNetwork, Features, Parts, Prediction, Seen, StepLosses
 from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
 
 EVALUATED_AT_ONCE = 16_384
@@ -40,7 +40,7 @@ class Blueprint:
     compile: bool = False
 
 
-class Network(nn.Module):
+class Network(AnyNetwork):
     """An encoder a modality, and the method behind them."""
 
     def __init__(self, modalities: Sequence[Modality], method: MethodSettings, blueprint: Blueprint) -> None:
@@ -73,7 +73,7 @@ class Network(nn.Module):
         )
         self.encoders = nn.ModuleList([] if self.method.own_encoders else encoders)
         if blueprint.channels_last:
-            self.encoders.to(memory_format=torch.channels_last)
+            self.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if blueprint.compile:
             for encoder in self.encoders:
                 encoder.compile(dynamic=True)
@@ -81,9 +81,6 @@ class Network(nn.Module):
     def losses(
         self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
     ) -> StepLosses:
-        """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
-        (K, B), int64 on the CPU.
-        """
         masks = self.combinations[combination]
         features = self.encode(inputs, masks.any(0))
         device = labels.device
@@ -93,7 +90,6 @@ class Network(nn.Module):
         return self.method.losses(seen, generator)
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
-        """Predictions of the combinations `masks` (C, M), in eval mode: each modality is encoded once."""
         if self.method.own_encoders:
             return self.method.predict_inputs(inputs, masks)
         features = self.encode(inputs)
@@ -103,7 +99,8 @@ class Network(nn.Module):
             self.method.predict(features, chunk[:, None, :].expand(-1, len(first), -1))
             for chunk in torch.split(masks.to(first.device), step)
         ]
-        return Prediction(*(None if None in column else torch.cat(column) for column in zip(*parts, strict=True)))
+        logits, variances, embeddings = zip(*parts, strict=True)
+        return Prediction(torch.cat(logits), _joined(variances), _joined(embeddings))
 
     def encode(self, inputs: Mapping[str, Tensor], needed: Tensor | None = None) -> Features:
         """Features of each modality; zeros where `needed` (B, M), bool on the CPU, is False.
@@ -145,6 +142,12 @@ def _level_shapes(encoder: nn.Module, modality: Modality) -> list[torch.Size]:
     shapes = [level.shape[1:] for level in encoder(torch.zeros((1, *modality.shape)))]
     encoder.train()
     return shapes
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """(C, ...) from the chunks' tensors, None for a method that has none."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
 
 
 def _trunk(encoder: EncoderModule, width: int) -> Trunk:

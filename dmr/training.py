@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dmr.combinations import Combinations, all_combinations, deployment_weights, evaluated_combinations
+from dmr.combinations import all_combinations, deployment_weights, evaluated_combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset, input_statistics
 from dmr.encoders import EncoderSettings
@@ -286,9 +286,7 @@ def test(
 def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:
     """The network for a data set, on the CPU, initialised from torch's global generator."""
     train = dataset.splits["train"]
-    weights = class_weights(
-        train.targets(), dataset.num_classes, settings.train.class_weights, dataset.ignore_index
-    )
+    weights = class_weights(train.targets(), dataset.num_classes, settings.train.class_weights, dataset.ignore_index)
     blueprint = Blueprint(
         encoders=settings.encoders,
         statistics=input_statistics(dataset),

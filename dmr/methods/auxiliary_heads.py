@@ -46,7 +46,10 @@ class AuxiliaryHeads(Dropout):
         projected = [project(f) for project, f in zip(self.project, seen.features.contexts, strict=True)]
         alone = torch.eye(len(projected), dtype=torch.bool, device=seen.masks.device)
         masks = alone[:, None, :].expand(-1, len(seen.labels), -1)
-        return self.criterion(self.shared_head(torch.stack(projected), seen.features.skips, masks), seen.labels)  # type: ignore[no-any-return]
+        losses: Tensor = self.criterion(
+            self.shared_head(torch.stack(projected), seen.features.skips, masks), seen.labels
+        )
+        return losses
 
 
 def masked_sum_of_means(losses: Tensor, there: Tensor) -> Tensor:

@@ -62,6 +62,34 @@ class Prediction(NamedTuple):
     embedding: Tensor | None  # (C, B, Z), mean over positions
 
 
+class AnyNetwork(nn.Module):
+    """Encoders and a method (see `dmr.networks.Network`), as a method knows those it has inside.
+
+    Attributes:
+        combinations: (C, M) masks of all its combinations, on the CPU; the last is the full one.
+        encoded: samples times encoders run in training.
+    """
+
+    combinations: Tensor
+    encoded: int
+
+    def losses(
+        self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
+    ) -> StepLosses:
+        """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
+        (K, B), int64 on the CPU.
+        """
+        raise NotImplementedError
+
+    def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
+        """Predictions of the combinations `masks` (C, M), in eval mode: each modality is encoded once."""
+        raise NotImplementedError
+
+    def full(self, count: int) -> Tensor:
+        """(1, B) the index of the full combination, for `losses`."""
+        return torch.full((1, count), len(self.combinations) - 1)
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a method is built from: equal for all methods on the same data and encoders.
@@ -84,14 +112,14 @@ class Parts:
     trunk: Callable[[int], Trunk]
     embedding_width: int
     head: Callable[[int], TaskHead]
-    network: Callable[[Sequence[str], MethodSettings], nn.Module]
+    network: Callable[[Sequence[str], MethodSettings], AnyNetwork]
 
 
 class Method(nn.Module):
     """Base of the methods: everything behind the encoders."""
 
     Settings: ClassVar[type[MethodSettings]]
-    search_space: ClassVar[dict[str, Any]]
+    search_space: ClassVar[dict[str, Any]] = {}
     """The method's own default search space, in the notation of the study file."""
     own_encoders: ClassVar[bool] = False
     """True for a method that encodes for itself, from `Seen.inputs`; it then implements `predict_inputs`."""

@@ -38,7 +38,8 @@ class Dedicated(Method):
         super().__init__(settings, parts)
         names, members = parts.combinations.modalities, parts.combinations.members
         own = DropoutSettings(head_norm=settings.head_norm)
-        self.models = nn.ModuleList(parts.network([names[m] for m in member], own) for member in members)
+        self.models = [parts.network([names[m] for m in member], own) for member in members]
+        self.all_models = nn.ModuleList(self.models)
         self.masks = torch.from_numpy(parts.combinations.masks)
 
     def drawn(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
@@ -47,7 +48,7 @@ class Dedicated(Method):
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
         """The combinations of `seen` are not used: every model is trained on every sample."""
         count = len(seen.labels)
-        steps = [model.losses(seen.inputs, seen.labels, full_of(model, count), generator) for model in self.models]
+        steps = [model.losses(seen.inputs, seen.labels, model.full(count), generator) for model in self.models]
         total = torch.stack([step.total for step in steps]).sum()
         task = torch.cat([step.task for step in steps])
         combination = torch.arange(len(steps), device=task.device)[:, None].expand(task.shape)
@@ -57,8 +58,3 @@ class Dedicated(Method):
         which = [int((self.masks == mask).all(1).nonzero()) for mask in masks.cpu()]
         logits = [self.models[c].predict(inputs, self.models[c].combinations[-1:]).logits for c in which]
         return Prediction(torch.cat(logits), None, None)
-
-
-def full_of(model: nn.Module, count: int) -> Tensor:
-    """(1, B) the index of a network's full combination, which is its last."""
-    return torch.full((1, count), len(model.combinations) - 1)  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ from dmr.combinations import Combinations
 
 
 def largest(score: Tensor, seen: Tensor, combinations: Combinations, count: int | None) -> Tensor:
-    """(C,) bool: the V = `count` combinations with the largest score (C,) among those `seen`, (C,) bool; the full one is
-    never hard. None takes half of those that are not full.
+    """(C,) bool: the V = `count` combinations with the largest score (C,) among those `seen`, (C,) bool.
+
+    The full one is never hard. None takes half of those that are not full.
     """
     candidates = len(combinations) - 1
     count = candidates // 2 if count is None else min(count, candidates)

@@ -55,7 +55,7 @@ class Trunk(nn.Module):
         if self.layers is None:
             return fused
         out: Tensor = self.layers(fused.flatten(0, 1).movedim(-1, 1))
-        return out.movedim(1, -1).unflatten(0, fused.shape[:2])
+        return out.movedim(1, -1).reshape(*fused.shape[:2], *out.shape[2:], out.shape[1])
 
 
 def pooled(embedding: Tensor) -> Tensor:
@@ -99,4 +99,4 @@ class SegmentationHead(TaskHead):
             torch.cat([keep_present(masks, m, f) for m, f in enumerate(level)], dim=2).flatten(0, 1) for level in skips
         ]
         logits: Tensor = self.decoder(embedding.flatten(0, 1).movedim(-1, 1), fused, self.size)
-        return logits.movedim(1, -1).unflatten(0, embedding.shape[:2])
+        return logits.movedim(1, -1).reshape(*embedding.shape[:2], *self.size, -1)

@@ -1,6 +1,6 @@
 """HeMIS: the embedding of a combination is the mean and the variance of the projected features that are present.
 
-Havaei, Guizard, Chapados, Bengio, "HeMIS: Hetero-Modal Image Segmentation", MICCAI 2016 (arXiv 1607.05194), section 2.2.
+Havaei, Guizard, Chapados, Bengio, "HeMIS: Hetero-Modal Image Segmentation", MICCAI 2016 (arXiv 1607.05194).
 
 Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features, Z fused features.
 """

@@ -51,7 +51,9 @@ class TokenFusion(FusionModule):
         self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(self.width), enable_nested_tensor=False)
 
     def forward(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
-        kept = [token(keep_present(masks, m, f)) for m, (token, f) in enumerate(zip(self.tokens, features, strict=True))]
+        kept = [
+            token(keep_present(masks, m, f)) for m, (token, f) in enumerate(zip(self.tokens, features, strict=True))
+        ]
         shape = kept[0].shape  # (K, B, *S, T)
         sequence = torch.stack([torch.zeros_like(kept[0]), *kept], dim=-2) + self.start
         missing = torch.cat([torch.zeros_like(masks[..., :1]), ~masks], dim=-1)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from dmr.combinations import Combinations
 from dmr.methods.base import Parts, Prediction, Seen, StepLosses
-from dmr.methods.dedicated import full_of
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.hard import largest
 from dmr.settings import setting
@@ -63,11 +62,11 @@ class MMANet(Dropout):
         if self.teaching:
             teacher = self.teach(seen)
             self.remember(seen.combination, divergence(teacher.logits, student.logits.detach()))
-            margin = margin_aware_distillation(student.embedding, teacher.embedding[0], entropy(teacher.logits[0]))
+            margin = self.distillation(student, teacher)
             total = total + self.settings.distillation_weight * margin
             parts["distillation"] = margin.detach()
         else:
-            lesson = self.teacher.losses(seen.inputs, seen.labels, full_of(self.teacher, len(seen.labels)), generator)
+            lesson = self.teacher.losses(seen.inputs, seen.labels, self.teacher.full(len(seen.labels)), generator)
             total = total + lesson.total
             parts["teacher"] = lesson.parts["task"]
         return StepLosses(total, task.detach(), seen.combination, None, parts)
@@ -76,8 +75,12 @@ class MMANet(Dropout):
     def teach(self, seen: Seen) -> Prediction:
         """The teacher's prediction (1, B, ...) from complete samples."""
         self.teacher.encoded += len(seen.labels) * seen.masks.shape[-1]
-        found: Prediction = self.teacher.predict(seen.inputs, self.teacher.combinations[-1:])
-        return found
+        return self.teacher.predict(seen.inputs, self.teacher.combinations[-1:])
+
+    def distillation(self, student: Prediction, teacher: Prediction) -> Tensor:
+        assert student.embedding is not None
+        assert teacher.embedding is not None
+        return margin_aware_distillation(student.embedding, teacher.embedding[0], entropy(teacher.logits[0]))
 
     def remember(self, combination: Tensor, far: Tensor) -> None:
         """Add how far predictions lie from the full ones, (K, B), to the sums of their combinations (K, B)."""
@@ -100,9 +103,9 @@ class MMANet(Dropout):
 
 
 def margin_aware_distillation(student: Tensor, teacher: Tensor, uncertainty: Tensor) -> Tensor:
-    """() (1/KB²) Σ_k Σ_i w_i Σ_j (G^t_ij − G^s_kij)², the Gram matrices G = z zᵀ being of embeddings of length 1: of the
-    student (K, B, Z) and the teacher (B, Z). w = `uncertainty` (B,) over its mean: samples near the teacher's decision
-    boundary count more (the paper's equations 3 to 6).
+    """() (1/KB²) Σ_k Σ_i w_i Σ_j (G^t_ij − G^s_kij)² of the Gram matrices G = z zᵀ, z being embeddings of length 1 of
+    the student (K, B, Z) and the teacher (B, Z). w = `uncertainty` (B,) over its mean: samples near the teacher's
+    decision boundary count more (the paper's equations 3 to 6).
     """
     zs, zt = F.normalize(student.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
     difference = zt @ zt.mT - zs @ zs.mT  # (K, B, B)

@@ -43,9 +43,10 @@ class ShaSpec(Dropout):
     }
 
     def __init__(self, settings: ShaSpecSettings, parts: Parts) -> None:
-        self_fusion = SharedSpecific(parts.widths)
-        super().__init__(settings, parts, self_fusion)
-        self.which = nn.Linear(self_fusion.own, len(parts.widths))
+        fusion = SharedSpecific(parts.widths)
+        super().__init__(settings, parts, fusion)
+        self.fusion: SharedSpecific = fusion
+        self.which = nn.Linear(fusion.own, len(parts.widths))
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
         shared, specific = self.fusion.split(seen.features.contexts)
@@ -95,9 +96,7 @@ def shared_distance(shared: Sequence[Tensor], there: Tensor) -> Tensor:
     features (B, *S, D), `there` (B, M).
     """
     pairs = itertools.combinations(range(len(shared)), 2)
-    terms = [
-        masked_mean((shared[i] - shared[j]).abs().flatten(1).mean(1), there[:, i] & there[:, j]) for i, j in pairs
-    ]
+    terms = [masked_mean((shared[i] - shared[j]).abs().flatten(1).mean(1), there[:, i] & there[:, j]) for i, j in pairs]
     return torch.stack(terms).sum() if terms else shared[0].new_zeros(())
 
 

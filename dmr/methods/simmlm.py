@@ -40,9 +40,10 @@ class SimMLM(Method):
 
     def __init__(self, settings: SimMLMSettings, parts: Parts) -> None:
         super().__init__(settings, parts)
-        self.trunks = nn.ModuleList(parts.trunk(width) for width in parts.widths)
+        trunks = [parts.trunk(width) for width in parts.widths]
+        self.trunks = nn.ModuleList(trunks)
         self.embed = nn.ModuleList(
-            ProjectionHead(trunk.width, settings.head_norm, parts.embedding_width) for trunk in self.trunks
+            ProjectionHead(trunk.width, settings.head_norm, parts.embedding_width) for trunk in trunks
         )
         self.heads = nn.ModuleList(parts.head(parts.embedding_width) for _ in parts.widths)
         self.gate = nn.Linear(sum(parts.widths), len(parts.widths))
@@ -82,7 +83,8 @@ class SimMLM(Method):
         weights = scores.softmax(-1)  # (K, B, M)
         present_only = torch.stack([keep_present(masks, m, expert) for m, expert in enumerate(experts)])
         spread = weights.movedim(-1, 0).reshape(*present_only.shape[:3], *[1] * (present_only.ndim - 3))
-        return (spread * present_only).sum(0)
+        mixed: Tensor = (spread * present_only).sum(0)
+        return mixed
 
 
 def nested(masks: Tensor, generator: torch.Generator) -> Tensor:
