@@ -85,15 +85,15 @@ def best_accuracy(settings: PlantedSettings) -> dict[str, BestAccuracy]:
 
     With the sum A of g_m² over the combination, the squared Mahalanobis distance between any two classes is
     Δ² = A / (1 + SHARED_VARIANCE · A) + A. All pairs of classes being equally far apart, the classifier is right as
-    often as a detector of one of C orthogonal signals (Proakis and Salehi, Digital Communications, 5th ed., section 4.4, orthogonal signaling):
-    E[Φ(Z + Δ/√2)^(C − 1)], Z standard normal, here by Gauss–Hermite quadrature, which errs by less than 1e-8.
+    often as the detector of one of C orthogonal signals: E[Φ(Z + Δ/√2)^(C − 1)], Z standard normal (Proakis and Salehi,
+    Digital Communications, 5th ed., section 4.4), here by Gauss–Hermite quadrature, which errs by less than 1e-8.
     """
     combinations = _combinations(settings)
-    power = combinations.masks @ _gains(settings) ** 2
+    power = (combinations.masks * _gains(settings) ** 2).sum(axis=1)
     distance = np.sqrt(power / (1.0 + SHARED_VARIANCE * power) + power)
     nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
     below = torch.special.ndtr(torch.from_numpy(nodes + distance[:, None] / np.sqrt(2.0))).numpy()
-    values = below ** (settings.classes - 1) @ weights / weights.sum()
+    values = (below ** (settings.classes - 1) * weights).sum(axis=1) / weights.sum()
     return {name: BestAccuracy(float(value), 0.0) for name, value in zip(combinations.names, values, strict=True)}
 
 
@@ -136,7 +136,7 @@ def _gains(settings: PlantedSettings) -> Floats:
 
 
 def _model(settings: PlantedSettings) -> tuple[Floats, Floats]:
-    """Means (C, J) and the loading (C − 1, J) of the shared noise, J = M · F: the covariance is 1 + loadingᵀ loading."""
+    """Means (C, J), loading (C − 1, J) of the shared noise, J = M · F: the covariance is I + loadingᵀ loading."""
     classes, size = settings.classes, settings.classes - 1
     draw = np.random.default_rng(derive_seed("planted", settings.seed, "model"))
     centred, _ = np.linalg.qr(np.column_stack([np.ones(classes), np.eye(classes)[:, :size]]))
@@ -144,4 +144,6 @@ def _model(settings: PlantedSettings) -> tuple[Floats, Floats]:
     seen = np.concatenate([corners, corners], axis=1)
     shared = np.sqrt(SHARED_VARIANCE) * np.eye(size, 2 * size)
     mixed = [gain * np.linalg.qr(draw.standard_normal((2 * size, 2 * size)))[0] for gain in _gains(settings)]
-    return np.concatenate([seen @ mix for mix in mixed], axis=1), np.concatenate([shared @ mix for mix in mixed], axis=1)
+    return np.concatenate([seen @ mix for mix in mixed], axis=1), np.concatenate(
+        [shared @ mix for mix in mixed], axis=1
+    )

@@ -4,7 +4,7 @@ A wall with a grid of 3 × 3 cells, each empty or with one thing, drawn independ
 neighbours nor who hides whom tell anything:
 
 - `poster` and `box`: rectangles of one size and one colour; the poster lies flat on the wall, the box stands out.
-- `cushion` and `ball`: domed discs of one size and one depth; their colours differ.
+- `cushion` and `ball`: domed ellipses of one size and one depth; their colours differ.
 - distractors that belong to the wall: a stain (colour alone) and a niche (depth alone).
 
 `box` and `ball` are the rare ones of their pairs. Who cannot tell a pair apart is best off with the frequent one.
@@ -45,7 +45,7 @@ class _Thing:
         share: of the cells.
         colour: mean red, green and blue; None is the wall's own.
         near: from and to how much nearer than the wall it is, in metres.
-        dome: how much nearer still the middle of a disc is, in metres; None is a rectangle.
+        dome: how much nearer still the middle of an ellipse is, in metres; None is a rectangle.
     """
 
     label: int
@@ -55,15 +55,15 @@ class _Thing:
     dome: float | None = None
 
 
-EMPTY = _Thing(0, 0.12)
+EMPTY = _Thing(0, 0.26)  # with the stain more than posters, so that depth alone takes a poster for wall
 THINGS = (
     EMPTY,
-    _Thing(1, 0.35, (0.75, 0.35, 0.20)),
-    _Thing(2, 0.07, (0.75, 0.35, 0.20), near=(0.5, 0.8)),
-    _Thing(3, 0.30, (0.25, 0.35, 0.75), near=(0.2, 0.3), dome=0.15),
-    _Thing(4, 0.06, (0.25, 0.65, 0.30), near=(0.2, 0.3), dome=0.15),
-    _Thing(0, 0.05, (0.35, 0.35, 0.35)),
-    _Thing(0, 0.05, near=(-0.5, -0.3)),
+    _Thing(1, 0.28, (0.75, 0.35, 0.20)),
+    _Thing(2, 0.06, (0.75, 0.35, 0.20), near=(0.5, 0.8)),
+    _Thing(3, 0.26, (0.25, 0.35, 0.75), near=(0.2, 0.3), dome=0.15),
+    _Thing(4, 0.055, (0.25, 0.65, 0.30), near=(0.2, 0.3), dome=0.15),
+    _Thing(0, 0.045, (0.35, 0.35, 0.35)),
+    _Thing(0, 0.04, near=(-0.5, -0.3)),
 )
 
 
@@ -101,10 +101,10 @@ def scenes(settings: ScenesSettings) -> MultimodalDataset:
 def _draw(count: int, size: int, draw: np.random.Generator) -> Split:
     uniform, across = draw.uniform, np.linspace(-1.0, 1.0, size)
 
-    def slope(most: float) -> npt.NDArray[np.float64]:
+    def slope(most: float) -> Floats:
         """(N, H, W) a plane that changes by at most `most` from the middle to a border, along each axis."""
         down, right = uniform(-most, most, (2, count, 1, 1))
-        return down * across[:, None] + right * across
+        return np.asarray(down * across[:, None] + right * across, dtype=np.float32)
 
     depth = (uniform(*WALL_DEPTH, (count, 1, 1)) + slope(WALL_SLOPE)).astype(np.float32)
     tint = uniform(-COLOUR_SPREAD, COLOUR_SPREAD, (count, 3, 1, 1))
@@ -114,7 +114,7 @@ def _draw(count: int, size: int, draw: np.random.Generator) -> Split:
     for row, column in np.ndindex(GRID, GRID):
         at = (..., slice(row * cell, (row + 1) * cell), slice(column * cell, (column + 1) * cell))
         _fill(rgb[at], depth[at], labels[at], draw)
-    rgb *= (1.0 + slope(LIGHT))[:, None].astype(np.float32)
+    rgb *= 1.0 + slope(LIGHT)[:, None]
     rgb += COLOUR_NOISE * draw.standard_normal(rgb.shape, dtype=np.float32)
     depth += DEPTH_NOISE * draw.standard_normal(depth.shape, dtype=np.float32)
     inside = slice(FRAME, size - FRAME)
