@@ -71,10 +71,10 @@ THINGS = (
 class ScenesSettings:
     """Pixels a side and numbers of scenes; `seed` draws them."""
 
-    size: int = setting(48, ge=24, le=256)
-    train: int = setting(400, ge=2, le=20_000)
-    val: int = setting(100, ge=2, le=20_000)
-    test: int = setting(200, ge=2, le=20_000)
+    size: int = setting(48, ge=24, le=128)
+    train: int = setting(400, ge=2, le=5000)
+    val: int = setting(100, ge=2, le=5000)
+    test: int = setting(200, ge=2, le=5000)
     seed: int = setting(0, ge=0)
 
 
