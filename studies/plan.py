@@ -122,15 +122,16 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     search = study.search if study.search is not None else default_search(study.model.method)
     space = parse_space(search, f"{where}: search")
     try:
-        dataset = open_dataset(study.dataset.name, study.dataset.path, study.seed)
-        if study.dataset.path is not None:
-            check_once(Path(study.dataset.path), dataset)
+        options = study.dataset.model_dump(exclude={"name"})
+        dataset = open_dataset(study.dataset.name, options, study.seed)
+        if "path" in options:
+            check_once(Path(options["path"]), dataset)
     except DataError as error:
         raise StudyError(str(error)) from None
-    path = str(Path(study.dataset.path).resolve()) if study.dataset.path else None
     experiment = study.experiment or _experiment_name(dataset.name)
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
-    resolved["dataset"]["path"] = path
+    if "path" in options:
+        resolved["dataset"]["path"] = str(Path(options["path"]).resolve())
     resolved["model"]["encoder"] = _resolved_encoder(resolved["model"]["encoder"], space, dataset, where)
     _check_space(resolved, space, where)
     _check_data(resolved, space, dataset, where)

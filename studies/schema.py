@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from dmr.data import DATASETS
 from dmr.encoders import ENCODERS
 from dmr.methods import METHODS
 from dmr.metrics import METRICS, SUMMARIES
@@ -72,11 +73,7 @@ ModelSections = {
     )
     for name, method in METHODS.items()
 }
-
-
-class DatasetSection(Section):
-    name: Literal["digits", "arrays"]
-    path: str | None = None
+DatasetSections = {name: section_of(source.Settings, name=(Literal[name], name)) for name, source in DATASETS.items()}
 
 
 class ObjectiveSection(Section):
@@ -104,12 +101,12 @@ class ResourcesSection(Section):
 
 
 class StudyFile(Section):
-    """All keys of a study file but `model`, whose keys depend on the method."""
+    """All keys of a study file; those of `dataset` and `model` depend on the data set and the method."""
 
     name: Name
     experiment: Name | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
-    dataset: DatasetSection
+    dataset: Any
     model: Any = None
     sampling: SamplingSection = SamplingSection()  # type: ignore[valid-type]
     train: TrainSection = TrainSection()  # type: ignore[valid-type]
@@ -135,6 +132,7 @@ def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
     """
     mistakes: list[str] = []
     study = _validated(StudyFile, dict(document), where, "", mistakes)
+    dataset = _validate_dataset(document["dataset"], where, mistakes) if "dataset" in document else None
     model = _validate_model(document.get("model"), where, mistakes)
     if mistakes or study is None:
         raise StudyError(*mistakes)
@@ -144,15 +142,11 @@ def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
         mistakes.append(
             f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)"
         )
-    if study.dataset.name == "arrays" and not study.dataset.path:
-        mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
-    if study.dataset.name != "arrays" and study.dataset.path is not None:
-        mistakes.append(f"{where}: dataset.path: {study.dataset.name} takes no path")
     mistakes.extend(_metric_mistakes(study, where))
     if mistakes:
         raise StudyError(*mistakes)
     objectives = [o.model_copy(update={"mode": metric_direction(o.metric)}) for o in study.objective]
-    return study.model_copy(update={"model": model, "objective": objectives})
+    return study.model_copy(update={"dataset": dataset, "model": model, "objective": objectives})
 
 
 def metric_names(deployment: bool) -> list[str]:
@@ -184,6 +178,26 @@ def _metric_mistakes(study: StudyFile, where: str) -> Iterator[str]:
     if len(metrics) > 1 and study.sampler == "cmaes":
         others = ", ".join(sampler for sampler in SAMPLERS if sampler != "cmaes")
         yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are {others}"
+
+
+def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section | None:
+    if not isinstance(document, dict):
+        mistakes.append(f"{where}: dataset: got {_short(document)}; allowed: a mapping")
+        return None
+    if "name" not in document:
+        mistakes.append(f"{where}: dataset.name: this key is needed")
+        return None
+    name, path = document["name"], document.get("path")
+    if not isinstance(name, str) or name not in DatasetSections:
+        mistakes.append(f"{where}: dataset.name: got {_short(name)}; {_nearest(str(name), DatasetSections)}")
+        return None
+    if name == "arrays" and path in (None, ""):
+        mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
+    if name != "arrays" and path is not None:
+        mistakes.append(f"{where}: dataset.path: {name} takes no path")
+    if name != "arrays" or path is None:  # studies of earlier versions have `path: null` with every data set
+        document = {key: value for key, value in document.items() if key != "path"}
+    return _validated(DatasetSections[name], document, where, "dataset.", mistakes)
 
 
 def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section | None:

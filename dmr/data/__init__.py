@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dmr.data.arrays import arrays
 from dmr.data.dataset import MultimodalDataset
 from dmr.data.digits import digits
+from dmr.data.planted import PlantedSettings, planted
+from dmr.data.scenes import ScenesSettings, scenes
 
 
-def open_dataset(name: str, path: str | None, seed: int) -> MultimodalDataset:
-    """The data set `digits`, or the folder at `path` for `arrays`.
+@dataclass(frozen=True)
+class DigitsSettings:
+    """The digits are as they are."""
+
+
+@dataclass(frozen=True)
+class ArraysSettings:
+    """The folder, which has no default."""
+
+    path: str = ""
+
+
+class Source(NamedTuple):
+    """The settings a data set takes, and what opens it given these and a study's seed."""
+
+    Settings: type
+    open: Callable[[Any, int], MultimodalDataset]
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(DigitsSettings, lambda settings, seed: digits()),
+    "planted": Source(PlantedSettings, lambda settings, seed: planted(settings)),
+    "scenes": Source(ScenesSettings, lambda settings, seed: scenes(settings)),
+    "arrays": Source(ArraysSettings, lambda settings, seed: arrays(Path(settings.path), seed)),
+}
+
+
+def open_dataset(name: str, options: Mapping[str, Any], seed: int) -> MultimodalDataset:
+    """The data set `name` of `DATASETS` with these options; `seed` is for what a data set leaves open, such as a split
+    that a folder lacks.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    return digits() if name == "digits" else arrays(Path(path or "."), seed)
+    source = DATASETS[name]
+    return source.open(source.Settings(**options), seed)

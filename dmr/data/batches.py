@@ -1,6 +1,6 @@
 """Batches of a split on a device: small splits stay resident there, larger ones are gathered from their memory maps.
 
-Letters: N samples of the split, B samples of a batch.
+Letters: N samples of the split, B samples of a batch, H height, W width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Batches:
         return len(self.split)
 
     def take(self, positions: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Inputs (B, *shape) by modality and labels (B,) at `positions` (B,), int64 on the CPU."""
+        """Inputs (B, *shape) by modality and labels (B,) or (B, H, W) at `positions` (B,), int64 on the CPU."""
         on_device = positions.to(self.device, non_blocking=True)
         if self.resident is not None:
             inputs = {name: values.index_select(0, on_device) for name, values in self.resident.items()}

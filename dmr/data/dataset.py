@@ -1,6 +1,6 @@
 """A multimodal data set in memory or memory-mapped: what every reader returns and everything trains from.
 
-Letters: N samples of a split, B samples of a batch.
+Letters: N samples of a split, B samples of a batch, H height, W width.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Split:
 
     Attributes:
         inputs: an array (N, *shape) a modality; may be memory maps, which are pickled by their path.
-        labels: (N,) int64, or in segmentation (N, H, W).
+        labels: (N,) or, for segmentation, (N, H, W) int64.
         rows: None, or the int64 positions in `inputs` and `labels` that make up this split.
     """
 
@@ -100,7 +100,7 @@ class MultimodalDataset:
     Attributes:
         splits: `train`, `val` and, where there is one, `test`.
         description: further facts of the source, kept as they are.
-        ignore_index: a label that does not count, in segmentation.
+        ignore_index: the label of pixels that count nowhere (segmentation).
     """
 
     name: str
@@ -116,6 +116,11 @@ class MultimodalDataset:
             check_modalities(self.modality_names)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from None
+        if self.ignore_index in range(self.num_classes):
+            raise DataError(
+                f"{self.name}: ignore_index: got {self.ignore_index}, the label of a class; "
+                f"allowed is what is not among 0 to {self.num_classes - 1}"
+            )
 
     @property
     def modality_names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import studies
+from dmr.data import DATASETS
 from dmr.encoders import CNNSettings, MLPSettings
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
@@ -449,6 +451,27 @@ def test_data_that_cannot_be_opened(tmp_path: Path, pictures: Path) -> None:
     np.save(pictures / "train" / "lidar.npy", np.full((20, 5), np.nan, np.float32))
     with pytest.raises(StudyError, match=r"lidar\.npy: modality lidar, split train, row 0: NaN or infinity"):
         plan(dataset={"name": "arrays", "path": str(pictures)})
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"name": "digits"}, {"train": 1078, "val": 360, "test": 359}),
+        ({"name": "planted", "modalities": 4, "train": 80, "seed": 3}, {"train": 80, "val": 2000, "test": 4000}),
+        ({"name": "scenes", "size": 24, "train": 8, "val": 4, "test": 4}, {"train": 8, "val": 4, "test": 4}),
+    ],
+)
+def test_the_options_of_the_data_are_remembered(options: dict[str, Any], sizes: dict[str, int]) -> None:
+    got = plan(dataset=options)
+    assert {name: len(split) for name, split in got.dataset.splits.items()} == sizes
+    source = DATASETS[options["name"]]
+    assert got.document["dataset"] == {"name": options["name"], **asdict(source.Settings())} | options
+    assert make_plan(got.document, "again").document == got.document
+    assert got.document["experiment"] == options["name"]
+
+
+def test_a_study_of_an_earlier_version_has_a_path_with_every_data_set() -> None:
+    assert plan(dataset={"name": "digits", "path": None}).document["dataset"] == {"name": "digits"}
 
 
 def test_the_place_of_the_data_is_remembered(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

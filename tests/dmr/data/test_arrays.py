@@ -35,7 +35,7 @@ def refuses(folder: Path, message: str) -> None:
 
 
 def test_what_was_written_is_what_is_read(make_dataset: MakeDataset, write_arrays: WriteArrays, folder: Path) -> None:
-    written, read = make_dataset(2, train=18, val=12), open_dataset("arrays", str(folder), seed=0)
+    written, read = make_dataset(2, train=18, val=12), open_dataset("arrays", {"path": str(folder)}, seed=0)
     assert (read.name, read.task, read.class_names) == ("data", "classification", ("0", "1", "2"))
     assert read.modalities == written.modalities
     assert set(read.splits) == {"train", "val"}

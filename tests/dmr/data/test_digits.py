@@ -12,7 +12,7 @@ from dmr.data import open_dataset
 def test_the_quadrants_put_together_are_the_digits(
     under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
 ) -> None:
-    dataset, again = under_two_global_seeds(lambda: open_dataset("digits", None, seed=0))
+    dataset, again = under_two_global_seeds(lambda: open_dataset("digits", {}, seed=0))
     assert dataset.modality_names == ("top_left", "top_right", "bottom_left", "bottom_right")
     assert {m.shape for m in dataset.modalities} == {(16,)}
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 1078, "val": 360, "test": 359}
