@@ -1,0 +1,47 @@
+"""The encoder of sequences. Letters: B samples, C channels, T time steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dmr.encoders.base import EncoderModule, EncoderSettings
+from dmr.layers import group_norm
+from dmr.settings import setting
+
+
+class Sequence(EncoderModule):
+    """(B, C, T) → (B, width), the mean over time; each of the three convolutions halves T."""
+
+    def __init__(self, shape: tuple[int, ...], width: int, dropout: float) -> None:
+        super().__init__()
+        self.widths = (width,)
+        narrow = max(8, width // 2)
+        self.layers = nn.Sequential(
+            *_block(shape[0], narrow, kernel=7),
+            *_block(narrow, width, kernel=5),
+            *_block(width, width, kernel=3),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.layers(x),)
+
+
+def _block(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False)
+    return convolution, group_norm(outputs), nn.ReLU()
+
+
+@dataclass(frozen=True)
+class SequenceSettings(EncoderSettings):
+    """Three convolutions over time with group normalisation and a mean over time, for sequences (C, T)."""
+
+    width: int = setting(64, ge=8)
+    dropout: float = setting(0.0, ge=0.0, lt=1.0)
+
+    Module = Sequence
+    dimensions = 2
