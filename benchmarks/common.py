@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from dmr.data.dataset import Modality, MultimodalDataset, Split
-from dmr.encoders import CNNSettings
+from dmr.encoders.cnn import CNNSettings
 from dmr.methods import METHODS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings

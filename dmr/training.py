@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -271,8 +271,9 @@ def test(
     """
     combinations = evaluated_combinations(dataset.modality_names)
     weights = deployment_weights(combinations, dict(settings.deployment)) if settings.deployment else None
+    encoders = {name: replace(encoder, weights=None) for name, encoder in settings.encoders.items()}
     with torch.random.fork_rng([], device_type="cuda"):
-        network = build_network(dataset, settings).to(device)
+        network = build_network(dataset, replace(settings, encoders=encoders)).to(device)
     network.load_state_dict(network_state)
     found = evaluate(network, dataset, Batches(dataset.splits["test"], device), combinations)
     judged = summarise(found.values, combinations, weights) | found.diagnostics

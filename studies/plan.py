@@ -11,7 +11,7 @@ from typing import Any
 from dmr.combinations import Combinations, deployment_weights, evaluated_combinations
 from dmr.data import open_dataset
 from dmr.data.dataset import DataError, MultimodalDataset
-from dmr.encoders import ENCODERS, EncoderSettings, check_encoder, default_encoder
+from dmr.encoders import EncoderSettings, check_encoder, default_encoder, encoder_name, find_encoder
 from dmr.methods import METHODS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings
@@ -266,9 +266,9 @@ def _encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) 
         entry = dict(entries.get(modality.name, entries.get("", {})))
         try:
             name = entry.pop("name", None)
-            settings = ENCODERS[name] if name is not None else type(default_encoder(modality))
+            settings = find_encoder(name) if name is not None else type(default_encoder(modality, dataset.task))
             chosen[modality.name] = settings(**entry)
-            check_encoder(modality, chosen[modality.name])
+            check_encoder(modality, chosen[modality.name], dataset.task)
         except (ValueError, TypeError) as error:
             raise StudyError(f"{where}: model.encoder: {error}") from None
     return chosen
@@ -276,9 +276,12 @@ def _encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) 
 
 def _resolved_encoder(document: dict[str, Any], space: Space, dataset: MultimodalDataset, where: str) -> dict[str, Any]:
     """`model.encoder` with its defaults: one for all, where neither the file nor the space tells modalities apart."""
-    names = {settings: name for name, settings in ENCODERS.items()}
     chosen = {
-        modality: {"name": names[type(settings)], **asdict(settings)}
+        modality: {
+            "name": encoder_name(settings),
+            **asdict(settings),
+            "weights": settings.weights and str(Path(settings.weights).resolve()),
+        }
         for modality, settings in _encoders(document, dataset, where).items()
     }
     by_modality = [prefix for prefix, _ in encoder_entries(document) if prefix != "model.encoder."]

@@ -150,7 +150,8 @@ def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
         fitting = max(2, STATISTICS_BYTES // (8 * math.prod(modality.shape)))
         rows = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_ROWS, fitting)).astype(np.int64)
         values = train.take(rows, [modality.name])[modality.name].to(torch.float64)
-        over = [0] if modality.kind == "vector" else [0, *range(2, values.ndim)]
+        channel = 2 if modality.kind == "frames" else 1
+        over = [0] if modality.kind == "vector" else [axis for axis in range(values.ndim) if axis != channel]
         mean = values.mean(dim=over, keepdim=True)
         std = (values - mean).square().mean(dim=over, keepdim=True).sqrt()
         std = torch.where(std < 1e-6 * (1.0 + mean.abs()), torch.ones_like(std), std)

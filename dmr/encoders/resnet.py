@@ -1,5 +1,6 @@
-"""Residual networks (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, tables 1 and 5) with the
-parameter names of torchvision's, so that its checkpoints load.
+"""Residual networks (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with the parameter
+names of torchvision's, so that its checkpoints load, and its one change: in a bottleneck the 3×3 convolution has the
+stride.
 
 Letters: B samples, C channels, H height, W width.
 """

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import studies
 from dmr.data import DATASETS
-from dmr.encoders import CNNSettings, MLPSettings
+from dmr.encoders.cnn import CNNSettings
+from dmr.encoders.mlp import MLP, MLPSettings
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
 from studies.errors import StudyError
@@ -230,10 +232,28 @@ def test_searched_encoders(pictures: Path, encoder: Any) -> None:
         ),
         ({"radar": {"name": "mlp"}}, "model.encoder.radar: no such modality; they are camera, lidar"),
         ({1: {"name": "mlp"}}, "model.encoder.1: no such modality; they are camera, lidar"),
+        (
+            {"lidar": {"weights": "no.pt"}},
+            "model.encoder: modality lidar: weights no.pt: No such file or directory",
+        ),
+        (
+            {"name": "pyramid"},
+            "model.encoder: encoder 'pyramid' is for segmentation, the data set for classification; allowed are ...",
+        ),
     ],
 )
 def test_encoders_that_do_not_fit(pictures: Path, encoder: Any, message: str) -> None:
     refuses(message, dataset={"name": "arrays", "path": str(pictures)}, model={"encoder": encoder})
+
+
+def test_weights_are_found_from_anywhere(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(MLP((5,), width=8, dropout=0.0).state_dict(), "lidar.pt")
+    data = {"name": "arrays", "path": str(pictures)}
+    encoder = {"lidar": {"weights": "lidar.pt", "width": 8}}
+    resolved = plan(dataset=data, model={"encoder": encoder}, search={}).document["model"]["encoder"]
+    assert resolved["lidar"]["weights"] == str(tmp_path / "lidar.pt")
+    assert resolved["camera"]["weights"] is None
 
 
 def test_searched_encoders_that_do_not_fit(pictures: Path) -> None:

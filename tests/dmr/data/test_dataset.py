@@ -46,14 +46,22 @@ def test_statistics_of_vectors_are_by_feature_and_of_images_by_channel() -> None
     draw = np.random.default_rng(0)
     vector = draw.normal(3.0, 2.0, (50, 4)).astype(np.float32)
     image = draw.integers(0, 256, (50, 3, 5, 6), dtype=np.uint8)
-    train = Split({"v": vector, "i": image}, np.zeros(50, dtype=np.int64))
-    modalities = (Modality("v", "vector", (4,)), Modality("i", "image", (3, 5, 6)))
+    frames = draw.normal(np.arange(3)[:, None, None], 1.0, (50, 2, 3, 5, 6)).astype(np.float32)
+    train = Split({"v": vector, "i": image, "f": frames}, np.zeros(50, dtype=np.int64))
+    modalities = (
+        Modality("v", "vector", (4,)),
+        Modality("i", "image", (3, 5, 6)),
+        Modality("f", "frames", (2, 3, 5, 6)),
+    )
     statistics = input_statistics(MultimodalDataset("x", "classification", ("0", "1"), modalities, {"train": train}))
     np.testing.assert_allclose(statistics["v"].mean, vector.astype(np.float64).mean(0), rtol=1e-6)
     np.testing.assert_allclose(statistics["v"].std, vector.astype(np.float64).std(0), rtol=1e-6)
     np.testing.assert_allclose(statistics["i"].mean.flatten(), image.mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(statistics["i"].std.flatten(), image.std((0, 2, 3)), rtol=1e-6)
     assert statistics["i"].mean.shape == (3, 1, 1)
+    np.testing.assert_allclose(statistics["f"].mean.flatten(), frames.mean((0, 1, 3, 4)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(statistics["f"].std.flatten(), frames.std((0, 1, 3, 4)), rtol=1e-4)
+    assert statistics["f"].mean.shape == (1, 3, 1, 1)
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-8, 7.0, 1e6])
