@@ -234,6 +234,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "difficulty": self.difficulty,
             "diagnosed": self.diagnosed,
+            "combinations": list(self.drawn.names) if self.diagnosed else [],
             "report": asdict(report),
         }
 

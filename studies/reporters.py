@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import torch
 
 from dmr.checkpoints import load_checkpoint, save_checkpoint
 from dmr.training import EpochReport, Reporter
+from studies.folder import write_text
 
-LAST, BEST = "last.pt", "best.pt"
+LAST, BEST, DIAGNOSTICS = "last.pt", "best.pt", "diagnostics.csv"
 
 
 class StorageFailed(Exception):
@@ -47,8 +50,22 @@ class FolderReporter(Reporter):
             if is_best:
                 save_checkpoint(self.folder / BEST, {"network": state["network"], "report": state["report"]})
             save_checkpoint(self.folder / LAST, {**state, "running_best": self.running_best})
+            if state["diagnosed"]:
+                write_text(self.folder / DIAGNOSTICS, diagnostics_csv(state["diagnosed"], state["combinations"]))
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a write fails
             raise StorageFailed(f"{self.folder}: cannot be written: {error}") from error
 
     def report(self, report: EpochReport) -> None:
         raise NotImplementedError
+
+
+def diagnostics_csv(diagnosed: Sequence[torch.Tensor], combinations: Sequence[str]) -> str:
+    """A row an epoch and combination: mean training loss and variance (nothing where it was not drawn), and whether it
+    was hard; from rows (3, C) an epoch.
+    """
+    lines = ["epoch,combination,loss,variance,hard"]
+    for epoch, rows in enumerate(diagnosed):
+        for name, (loss, variance, hard) in zip(combinations, rows.T.tolist(), strict=True):
+            numbers = ",".join("" if math.isnan(value) else repr(value) for value in (loss, variance))
+            lines.append(f"{epoch},{name},{numbers},{int(hard)}")
+    return "\n".join(lines) + "\n"
