@@ -107,7 +107,9 @@ def check_encoder(modality: Modality, settings: EncoderSettings) -> None:
     """Raises:
     ValueError: the encoder cannot read inputs of the modality's shape.
     """
-    name = next(name for name, kind in ENCODERS.items() if kind is type(settings))
+    name = next((name for name, kind in ENCODERS.items() if kind is type(settings)), None)
+    if name is None:
+        return
     if len(modality.shape) not in DIMENSIONS[name]:
         raise ValueError(
             f"encoder {name!r} reads inputs with {DIMENSIONS[name][0]} dimension(s); "
@@ -119,3 +121,21 @@ def build_encoder(modality: Modality, settings: EncoderSettings, mean: Tensor, s
     """Standardisation and the encoder: (B, *shape) → (B, settings.width)."""
     check_encoder(modality, settings)
     return nn.Sequential(Standardise(mean, std), MODULES[type(settings)](modality.shape, **asdict(settings)))
+
+
+def find_encoder(name: str) -> type[EncoderSettings]:
+    """Raises:
+    ValueError: there is none.
+    """
+    import importlib
+
+    if name in ENCODERS:
+        return ENCODERS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"no encoder {name!r}; known are {', '.join(ENCODERS)}, or module:Class")
+    try:
+        found: type[EncoderSettings] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise ValueError(f"{name}: cannot be imported: {error}") from None
+    return found

@@ -25,6 +25,7 @@ class Metric:
     """A metric's name, which way is better, and its unit. Declared once; search, scheduler and plots read it."""
 
     name: str
+    task: Literal["classification", "segmentation"]
     direction: Literal["max", "min"]
     unit: str
     compute: Callable[[Tensor, Tensor], Tensor]  # logits (C, N, L), labels (N,) → (C,)
@@ -66,13 +67,15 @@ def _ece(logits: Tensor, labels: Tensor) -> Tensor:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "max", "share of samples", _accuracy),
-        Metric("macro_f1", "max", "0 to 1", _macro_f1),
-        Metric("nll", "min", "nats", _nll),
-        Metric("ece", "min", "0 to 1", _ece),
+        Metric("accuracy", "classification", "max", "share of samples", _accuracy),
+        Metric("macro_f1", "classification", "max", "0 to 1", _macro_f1),
+        Metric("nll", "classification", "min", "nats", _nll),
+        Metric("ece", "classification", "min", "0 to 1", _ece),
+        Metric("miou", "segmentation", "max", "0 to 1", _accuracy),
     )
 }
-MAIN_METRIC = "accuracy"
+MAIN_METRICS = {"classification": "accuracy", "segmentation": "miou"}
+MAIN_METRIC = MAIN_METRICS["classification"]
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, npt.NDArray[np.float64]]:
@@ -83,7 +86,11 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, npt.NDArray[np.float64]]:
     """
     if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
         raise ValueError(f"logits {tuple(logits.shape)} are not (C, N, L) for labels {tuple(labels.shape)}")
-    return {name: metric.compute(logits, labels).double().cpu().numpy() for name, metric in METRICS.items()}
+    return {
+        name: metric.compute(logits, labels).double().cpu().numpy()
+        for name, metric in METRICS.items()
+        if metric.task == "classification"
+    }
 
 
 def summarise(

@@ -266,3 +266,34 @@ def evaluate(network: Network, batches: Batches, combinations: Combinations) -> 
         logits.append(network.predict(network.encode(inputs), masks).logits)
         labels.append(target)
     return score(torch.cat(logits, dim=1), torch.cat(labels))
+
+
+@dataclass(frozen=True)
+class TestReport:
+    """What `test` gives: summaries, values (C,) by metric, and the score of each sample (C, N)."""
+
+    __test__ = False
+    metrics: dict[str, float]
+    values: dict[str, list[float]]
+    scores: npt.NDArray[np.float32]
+
+
+def test(
+    dataset: MultimodalDataset, settings: RunSettings, device: torch.device, network_state: dict[str, Any]
+) -> TestReport:
+    """Evaluate a trained network on `test`."""
+    with torch.random.fork_rng([], device_type="cuda"):
+        network = build_network(dataset, settings).to(device)
+    network.load_state_dict(network_state)
+    network.eval()
+    batches = Batches(dataset.splits["test"], device)
+    combinations = evaluated_combinations(dataset.modality_names)
+    values = evaluate(network, batches, combinations)
+    inputs, labels = batches.take(torch.arange(len(batches)))
+    with torch.no_grad():
+        logits = network.predict(network.encode(inputs), torch.from_numpy(combinations.masks)).logits
+    odds = settings.deployment
+    weights = deployment_weights(combinations, dict(odds)) if odds else None
+    summary = {f"test/{name}": value for name, value in summarise(values, combinations, weights).items()}
+    scores = (logits.argmax(-1) == labels).float().cpu().numpy()
+    return TestReport(summary, {name: [float(v) for v in value] for name, value in values.items()}, scores)
