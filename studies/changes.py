@@ -15,7 +15,9 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _differences(before: Any, after: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    searched = len(key) == 2 and key[0] == "search"
+    if key == ("search",) and isinstance(before, list) and isinstance(after, list):
+        before, after = ({f"[{block['name']}]": block for block in blocks} for blocks in (before, after))
+    searched = key[:1] == ("search",) and len(key) == (3 if key[1:] and key[1].startswith("[") else 2)
     if isinstance(before, dict) and isinstance(after, dict) and not searched:
         for name in dict.fromkeys((*before, *after)):
             yield from _differences(before.get(name), after.get(name), (*key, str(name)))

@@ -17,7 +17,7 @@ __all__ = ["METHODS", "Method", "MethodSettings", "Prediction", "StepLosses", "b
 def build_method(settings: MethodSettings, fused_width: int, num_classes: int, num_combinations: int) -> Method:
     """The method that `settings` belong to, on fused features of `fused_width`."""
     own = vars(sys.modules[type(settings).__module__]).values()
-    method = next(m for m in (*METHODS.values(), *own) if getattr(m, "Settings", None) is type(settings))
+    method: type[Method] = next(m for m in (*METHODS.values(), *own) if getattr(m, "Settings", None) is type(settings))
     return method(settings, fused_width, num_classes, num_combinations)
 
 
