@@ -11,7 +11,11 @@ FREE = ("budget", "resources", "retries")  # these do not change what a trial me
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A line for each key that makes other trials: `train.epochs: was 40, is 10`."""
     differences = _differences(before, after, ())
-    return [f"{'.'.join(key)}: was {was}, is {now}" for key, was, now in differences if key[0] not in FREE]
+    return [
+        f"{'.'.join(key).replace('.[', '[')}: was {was}, is {now}"
+        for key, was, now in differences
+        if key[0] not in FREE
+    ]
 
 
 def _differences(before: Any, after: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:

@@ -265,6 +265,16 @@ def test_metrics_and_samplers_that_do_not_fit(keys: dict[str, Any], message: str
     refuses(message, **keys)
 
 
+def test_an_objective_belongs_to_the_task() -> None:
+    document = {"name": "s", "dataset": {"name": "digits"}}
+    objective = validate_study(document, "s.yaml", "segmentation").objective
+    assert [(o.metric, o.mode) for o in objective] == [("val/miou_mean", "max")]
+    with pytest.raises(
+        StudyError, match=rf"^s\.yaml: objective\[0\]\.metric: nobody reports '{ACCURACY}'; allowed are "
+    ):
+        validate_study(document | {"objective": [{"metric": ACCURACY}]}, "s.yaml", "segmentation")
+
+
 def test_a_file_without_a_data_set() -> None:
     with pytest.raises(StudyError, match=r"^s\.yaml: dataset: this key is needed$"):
         validate_study({"name": "s"}, "s.yaml")
