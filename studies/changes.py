@@ -11,11 +11,17 @@ FREE = ("budget", "resources", "retries")  # these do not change what a trial me
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A line for each key that makes other trials: `train.epochs: was 40, is 10`."""
     differences = _differences(before, after, ())
-    return [f"{'.'.join(key)}: was {was}, is {now}" for key, was, now in differences if key[0] not in FREE]
+    return [
+        f"{'.'.join(key).replace('.[', '[')}: was {was}, is {now}"
+        for key, was, now in differences
+        if key[0] not in FREE
+    ]
 
 
 def _differences(before: Any, after: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    searched = len(key) == 2 and key[0] == "search"
+    if key == ("search",) and isinstance(before, list) and isinstance(after, list):
+        before, after = ({f"[{block['name']}]": block for block in blocks} for blocks in (before, after))
+    searched = key[:1] == ("search",) and len(key) == (3 if key[1:] and key[1].startswith("[") else 2)
     if isinstance(before, dict) and isinstance(after, dict) and not searched:
         for name in dict.fromkeys((*before, *after)):
             yield from _differences(before.get(name), after.get(name), (*key, str(name)))

@@ -53,6 +53,7 @@ def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., No
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
+                sys.path.append(os.getcwd())  # where a method or encoder of one's own is found, as `module:Class`
                 code = function(*args, **kwargs)
             except StudyError as error:
                 for line in error.lines:
@@ -98,7 +99,8 @@ def resume(
 ) -> int:
     """Go on with a study after any interruption, or raise its budget."""
     from studies.folder import StudyFolder, resolve_storage
-    from studies.plan import make_plan, set_key
+    from studies.plan import make_plan
+    from studies.points import set_key
 
     folder = StudyFolder(resolve_storage(storage), name)
     document = folder.document()

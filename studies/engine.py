@@ -13,6 +13,7 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
 from dmr.training import EpochReport
+from studies.blocks import BLOCK
 from studies.endings import Ending
 from studies.ledger import Ledger
 from studies.screen import Screen
@@ -45,7 +46,7 @@ class TrialSource(_LeftBehind, Searcher):
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
             return finished
-        return {"number": record.number, "settings": record.settings}
+        return {"number": record.number, "settings": record.settings, "block": record.point.get(BLOCK)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The Bookkeeper is told as well, and knows the trial."""

@@ -18,7 +18,7 @@ import torch
 from optuna.trial import TrialState
 
 from dmr.checkpoints import load_checkpoint
-from dmr.metrics import MAIN_METRIC, METRICS
+from dmr.metrics import METRICS
 from dmr.training import EpochReport, RunSettings
 from studies.endings import ENDED, Ending, StopReason, optuna_state
 from studies.folder import StudyFolder
@@ -79,7 +79,9 @@ class Ledger:
             directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
             load_if_exists=known,
         )
-        self.proposer = Proposer(study, plan.space, plan.study.sampler, plan.study.seed)
+        self.proposer = Proposer(
+            study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, plan.study.budget.trials
+        )
         for trial in study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
@@ -89,7 +91,7 @@ class Ledger:
         """Begin the study's own run, or go on with it."""
         self._open_parent()
         for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two
-            self.study.enqueue_trial(point)
+            self.proposer.enqueue(point)
 
     @property
     def finished(self) -> int:
@@ -146,7 +148,7 @@ class Ledger:
         record = self.live[number]
         state = optuna_state(ending.reason, record.epochs, len(self.objectives))
         values = self._values(record.report) if record.report is not None else None
-        worst = record.report.best_metrics[f"val/{MAIN_METRIC}_worst"] if record.report is not None else None
+        worst = record.report.best_metrics[f"val/{self.plan.main_metric}_worst"] if record.report is not None else None
         attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
         if values is not None and state != TrialState.FAIL:
             attributes["best"] = [values[0], worst]
@@ -189,19 +191,20 @@ class Ledger:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
         metric, mode = self.scheduler_metric
         better = max if mode == "max" else min
+        blocks = {trial.number: self.proposer.block(trial) for trial in self.study.get_trials(deepcopy=False)}
         best: dict[int, float] = {}
         recorded = []
         for key, step, values in self.tracker.history():
             if key.startswith("search/") and metric in values:
                 number = int(key.removeprefix("search/"))
                 best[number] = better(best.get(number, values[metric]), values[metric])
-                recorded.append(RecordedEpoch(number, step + 1, best[number]))
+                recorded.append(RecordedEpoch(number, step + 1, best[number], blocks[number]))
         return recorded
 
     @property
     def scheduler_metric(self) -> tuple[str, str]:
         """The metric a scheduler looks at, and its better end."""
-        metric = self.plan.study.scheduler.metric or self.objectives[0].metric
+        metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
         return metric, metric_direction(metric)
 
     def _check_journal(self) -> None:
@@ -215,7 +218,7 @@ class Ledger:
 
     def _values(self, report: EpochReport) -> list[float]:
         """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
-        return [report.best_metrics[objective.metric] for objective in self.objectives]
+        return [report.best_metrics[str(objective.metric)] for objective in self.objectives]
 
     def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
         self.endings[reason] += 1
@@ -238,8 +241,8 @@ class Ledger:
                 "objectives": json.dumps([o.model_dump() for o in self.objectives]),
                 "searched": json.dumps(self.plan.space.keys),
                 "dataset": self.plan.dataset.name,
-                "main_metric": MAIN_METRIC,
-                "main_metric_mode": METRICS[MAIN_METRIC].direction,
+                "main_metric": self.plan.main_metric,
+                "main_metric_mode": METRICS[self.plan.main_metric].direction,
                 "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
             },
         )

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dmr.metrics import MAIN_METRIC
 from dmr.training import EpochReport
 from studies.endings import FAILURES, Ending, mlflow_status
 from studies.folder import write_text
@@ -36,8 +35,8 @@ def start_run(
 ) -> None:
     """Begin the run of a point of the space, or go on with it."""
     seed = plan.study.seed
+    own = {"seed": str(seed), "method": plan.label(point), **(tags or {})}
     params = plan.parameters(point, seed)
-    own = {"seed": str(seed), "method": str(params["model.method"]), **(tags or {})}
     tracker.start(key, name=name, parent=parent, tags=stage_tags(plan, stage) | own, params=params)
 
 
@@ -52,8 +51,8 @@ def end_run(
         best = {f"best/{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")}
         names = plan.combinations.names
         for split, metrics in report.best_values.items():
-            values = zip(names, metrics[MAIN_METRIC], strict=True)
-            best |= {f"best/{split}/{MAIN_METRIC}/{name}": value for name, value in values}
+            values = zip(names, metrics[plan.main_metric], strict=True)
+            best |= {f"best/{split}/{plan.main_metric}/{name}": value for name, value in values}
         tracker.metrics(key, {"best/epoch": report.best_epoch, **best}, step=0)  # of one step MLflow draws bars
         write_text(folder / "combinations.csv", combinations_csv(report, names))
         tracker.artifact(key, folder / "combinations.csv")

@@ -5,7 +5,8 @@ A scheduler's memory is not saved; after a restart it is shown the recorded epoc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class RecordedEpoch(NamedTuple):
     trial: int
     epochs: int
     value: float
+    block: str | None = None
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class _Key:
     """What the schedulers know a trial by: its number, which outlives Ray's identifiers."""
 
     trial_id: str
+    block: str | None
 
 
 class _NoController:
@@ -42,22 +45,26 @@ class _NoController:
 def make_scheduler(name: str, mode: str, epochs: int, grace_epochs: int, reduction_factor: int) -> StudyScheduler:
     """`none`, `asha` or `median`, on the running best of the scheduler's metric."""
     grace = min(grace_epochs, epochs)
-    inner: TrialScheduler = FIFOScheduler()
-    if name == "asha":
-        inner = AsyncHyperBandScheduler(
-            TIME, VALUE, mode, epochs, grace, reduction_factor=reduction_factor, stop_last_trials=False
-        )
-    elif name == "median":
-        inner = MedianStoppingRule(TIME, VALUE, mode, grace_period=grace)
-    return StudyScheduler(inner)
+
+    def make() -> TrialScheduler:
+        if name == "asha":
+            return AsyncHyperBandScheduler(
+                TIME, VALUE, mode, epochs, grace, reduction_factor=reduction_factor, stop_last_trials=False
+            )
+        return MedianStoppingRule(TIME, VALUE, mode, grace_period=grace) if name == "median" else FIFOScheduler()
+
+    return StudyScheduler(make)
 
 
 class StudyScheduler(FIFOScheduler):
-    """Shows each epoch once to a scheduler of Tune's, under the trial's own number; never pauses; can be replayed."""
+    """Shows each epoch once to a scheduler of Tune's, under the trial's own number; never pauses; can be replayed.
 
-    def __init__(self, inner: TrialScheduler) -> None:
+    Each block has a scheduler of its own, so that trials are compared with those of their block only.
+    """
+
+    def __init__(self, make: Callable[[], TrialScheduler]) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner: defaultdict[str | None, TrialScheduler] = defaultdict(make)
         self.shown: dict[_Key, int] = {}
         self.overdue: set[_Key] = set()
 
@@ -68,7 +75,7 @@ class StudyScheduler(FIFOScheduler):
         driver died before that was done, it is stopped then.
         """
         for epoch in recorded:
-            key = _Key(str(epoch.trial))
+            key = _Key(str(epoch.trial), epoch.block)
             decision = self._show(_NoController(), key, epoch.epochs, epoch.value)
             if decision == STOP and epoch.trial in live:
                 self.overdue.add(key)
@@ -76,7 +83,7 @@ class StudyScheduler(FIFOScheduler):
                 self.overdue.discard(key)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        key = _Key(str(trial.config["number"]))
+        key = _Key(str(trial.config["number"]), trial.config.get("block"))
         if TIME not in result or VALUE not in result:
             return CONTINUE
         return STOP if key in self.overdue else self._show(tune_controller, key, result[TIME], result[VALUE])
@@ -85,10 +92,11 @@ class StudyScheduler(FIFOScheduler):
         """The decision after an epoch; an epoch that was shown before changes nothing."""
         if epochs <= self.shown.get(key, 0):
             return CONTINUE
+        inner = self.inner[key.block]
         if key not in self.shown:
-            self.inner.on_trial_add(controller, key)
+            inner.on_trial_add(controller, key)
         self.shown[key] = epochs
-        decision = self.inner.on_trial_result(controller, key, {TIME: epochs, VALUE: value})
-        if isinstance(self.inner, MedianStoppingRule):  # it fails on a trial that goes on after it said stop
-            self.inner._stopped_trials.discard(key)
+        decision = inner.on_trial_result(controller, key, {TIME: epochs, VALUE: value})
+        if isinstance(inner, MedianStoppingRule):  # it fails on a trial that goes on after it said stop
+            inner._stopped_trials.discard(key)
         return STOP if decision == STOP else CONTINUE

@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from dmr.data import DATASETS
-from dmr.encoders import ENCODERS
-from dmr.methods import METHODS
-from dmr.metrics import METRICS, SUMMARIES
+from dmr.data.dataset import MultimodalDataset
+from dmr.encoders import ENCODERS, find_encoder
+from dmr.fusion import FusionKind
+from dmr.methods import METHODS, find_method
+from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
 from dmr.settings import SamplingSettings, TrainSettings
 from studies.errors import StudyError
 from studies.names import NAME
@@ -52,8 +55,17 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def section_of(settings: type, **more: Any) -> type[Section]:
-    """A section with the fields, defaults and limits of a settings dataclass of `dmr`."""
+    """A section with the fields, defaults and limits of a settings dataclass of `dmr`, or of somebody's own.
+
+    Raises:
+        ValueError: it is no dataclass, or a field has no default.
+    """
+    if not dataclasses.is_dataclass(settings):
+        raise ValueError(f"{settings.__name__} is no dataclass")
     hints = typing.get_type_hints(settings)
+    without = [f.name for f in dataclasses.fields(settings) if f.default is dataclasses.MISSING]
+    if without:
+        raise ValueError(f"{settings.__name__}.{without[0]} has no default")
     fields: dict[str, Any] = {
         f.name: (hints[f.name], Field(default=f.default, **f.metadata)) for f in dataclasses.fields(settings)
     }
@@ -63,21 +75,38 @@ def section_of(settings: type, **more: Any) -> type[Section]:
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 TrainSection = section_of(TrainSettings)
 SamplingSection = section_of(SamplingSettings)
-EncoderSections = {name: section_of(settings, name=(Literal[name], name)) for name, settings in ENCODERS.items()}
-ModelSections = {
-    name: section_of(
-        method.Settings,
-        method=(Literal[name], name),
+
+
+@cache
+def encoder_section(name: str) -> type[Section]:
+    """The keys of an encoder, by its name or `module:Class`.
+
+    Raises:
+        ValueError: there is none, or its settings cannot be keys of a file.
+    """
+    return section_of(find_encoder(name), name=(Literal[name], name))
+
+
+@cache
+def model_section(method: str) -> type[Section]:
+    """The keys of `model` with a method, by its name or `module:Class`.
+
+    Raises:
+        ValueError: there is none, or its settings cannot be keys of a file.
+    """
+    return section_of(
+        find_method(method).Settings,
+        method=(Literal[method], method),
         encoder=(Any, Field(default_factory=dict)),  # checked by _validate_encoder
-        fusion=(Literal["concat"], "concat"),
+        fusion=(FusionKind, "concat"),
     )
-    for name, method in METHODS.items()
-}
+
+
 DatasetSections = {name: section_of(source.Settings, name=(Literal[name], name)) for name, source in DATASETS.items()}
 
 
 class ObjectiveSection(Section):
-    metric: str = "val/accuracy_mean"
+    metric: str | None = None
     mode: Literal["max", "min"] | None = None
 
 
@@ -110,7 +139,7 @@ class StudyFile(Section):
     model: Any = None
     sampling: SamplingSection = SamplingSection()  # type: ignore[valid-type]
     train: TrainSection = TrainSection()  # type: ignore[valid-type]
-    search: dict[str, Any] | None = None
+    search: Any = None  # checked by _search_mistakes
     first: list[Any] = ["defaults"]
     objective: list[ObjectiveSection] = Field(default=[ObjectiveSection()], min_length=1)
     deployment: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
@@ -121,11 +150,12 @@ class StudyFile(Section):
     retries: int = Field(default=2, ge=0, le=100)
 
 
-def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
+def validate_study(document: Mapping[str, Any], where: str, data: MultimodalDataset | None = None) -> StudyFile:
     """The study of a document read from YAML, with every default filled in.
 
     Args:
         where: what a mistake's line begins with, the file's name.
+        data: the data set; None leaves metrics as they are, unchecked, while it is not open yet.
 
     Raises:
         StudyError: a line a mistake.
@@ -142,17 +172,30 @@ def validate_study(document: Mapping[str, Any], where: str) -> StudyFile:
         mistakes.append(
             f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)"
         )
-    mistakes.extend(_metric_mistakes(study, where))
+    mistakes.extend(_search_mistakes(study.search, where))
+    study = study.model_copy(update={"dataset": dataset, "model": model})
+    if data is not None and not mistakes:
+        study = _with_objectives(study, data.task)
+        mistakes.extend(_metric_mistakes(study, data, where))
     if mistakes:
         raise StudyError(*mistakes)
-    objectives = [o.model_copy(update={"mode": metric_direction(o.metric)}) for o in study.objective]
-    return study.model_copy(update={"dataset": dataset, "model": model, "objective": objectives})
+    if data is not None:
+        objectives = [o.model_copy(update={"mode": metric_direction(str(o.metric))}) for o in study.objective]
+        study = study.model_copy(update={"objective": objectives})
+    return study
 
 
-def metric_names(deployment: bool) -> list[str]:
+def _with_objectives(study: StudyFile, task: str) -> StudyFile:
+    """An objective that names no metric has the task's main one."""
+    named = [o.metric or f"val/{MAIN_METRICS[task]}_mean" for o in study.objective]
+    objectives = [o.model_copy(update={"metric": name}) for o, name in zip(study.objective, named, strict=True)]
+    return study.model_copy(update={"objective": objectives})
+
+
+def metric_names(data: MultimodalDataset, deployment: bool) -> list[str]:
     """The metrics a trial reports and a search may use."""
     summaries = SUMMARIES if deployment else SUMMARIES[:-1]
-    return [f"val/{metric}_{summary}" for metric in METRICS for summary in summaries]
+    return [f"val/{name}_{summary}" for name in metrics_of(data.task, data.num_classes) for summary in summaries]
 
 
 def metric_direction(name: str) -> Literal["max", "min"]:
@@ -160,21 +203,35 @@ def metric_direction(name: str) -> Literal["max", "min"]:
     return METRICS[name.removeprefix("val/").rpartition("_")[0]].direction
 
 
-def _metric_mistakes(study: StudyFile, where: str) -> Iterator[str]:
-    known = metric_names(bool(study.deployment))
-    named = [(f"objective[{n}].metric", o.metric) for n, o in enumerate(study.objective)]
+def _search_mistakes(search: Any, where: str) -> Iterator[str]:
+    """`search` is a mapping, or a list of such blocks."""
+    blocks = [("search", search)]
+    if isinstance(search, list):
+        blocks = [(f"search[{n}]", block) for n, block in enumerate(search)]
+        if not blocks:
+            yield f"{where}: search: got []; allowed: a mapping, or a list with at least 1 mapping"
+    for at, block in blocks:
+        if search is None or isinstance(block, dict):
+            yield from (f"{where}: {at}[{key!r}]: got {key!r}; allowed: text" for key in block or () if key != str(key))
+        else:
+            yield f"{where}: {at}: got {_short(block)}; allowed: a mapping"
+
+
+def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> Iterator[str]:
+    known = metric_names(data, bool(study.deployment))
+    named = [(f"objective[{n}].metric", str(o.metric)) for n, o in enumerate(study.objective)]
     if study.scheduler.metric is not None:
         named.append(("scheduler.metric", study.scheduler.metric))
     for key, metric in named:
         if metric not in known:
-            hint = " (needs `deployment`)" if metric in metric_names(True) else ""
+            hint = " (needs `deployment`)" if metric in metric_names(data, True) else ""
             yield f"{where}: {key}: nobody reports {metric!r}{hint}; {_nearest(metric, known)}"
-    metrics = [o.metric for o in study.objective]
+    metrics = [str(o.metric) for o in study.objective]
     if len(set(metrics)) != len(metrics):
         yield f"{where}: objective: a metric comes twice: {', '.join(metrics)}"
-    for n, o in enumerate(study.objective):
-        if o.metric in known and o.mode not in (None, metric_direction(o.metric)):
-            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {o.metric} has mode {metric_direction(o.metric)!r}"
+    for n, (o, metric) in enumerate(zip(study.objective, metrics, strict=True)):
+        if metric in known and o.mode not in (None, metric_direction(metric)):
+            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {metric} has mode {metric_direction(metric)!r}"
     if len(metrics) > 1 and study.sampler == "cmaes":
         others = ", ".join(sampler for sampler in SAMPLERS if sampler != "cmaes")
         yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are {others}"
@@ -206,11 +263,30 @@ def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section |
         mistakes.append(f"{where}: model: a mapping is needed, got {_short(document)}")
         return None
     method = document.get("method", "dmrnet")
-    if not isinstance(method, str) or method not in ModelSections:
-        mistakes.append(f"{where}: model.method: got {method!r}; {_nearest(str(method), ModelSections)}")
-        return None
+    section = _section(method, METHODS, model_section, f"{where}: model.method", mistakes)
     _validate_encoder(document.get("encoder", {}), where, mistakes)
-    return _validated(ModelSections[method], document, where, "model.", mistakes)
+    return None if section is None else _validated(section, document, where, "model.", mistakes)
+
+
+def _section(
+    name: Any, known: Mapping[str, Any], make: Callable[[str], type[Section]], at: str, mistakes: list[str]
+) -> type[Section] | None:
+    """The section of a method or encoder: one of the `known` names, or `module:Class`."""
+    if not isinstance(name, str) or (name not in known and ":" not in name):
+        mistakes.append(f"{at}: got {name!r}; {_nearest(str(name), known)}")
+        return None
+    try:
+        return make(name)
+    except (ValueError, TypeError, NameError, AttributeError) as error:
+        mistakes.append(f"{at}: got {name!r}; {' '.join(str(error).split())}")
+        return None
+
+
+def method_mistake(method: Any) -> str | None:
+    """What is wrong with the name of a method."""
+    mistakes: list[str] = []
+    _section(method, METHODS, model_section, "", mistakes)
+    return mistakes[0].removeprefix(": ") if mistakes else None
 
 
 def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
@@ -219,11 +295,9 @@ def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
         mistakes.append(f"{where}: model.encoder: a mapping is needed, got {_short(document)}")
         return
     for prefix, entry in encoder_entries(document):
-        name = entry.get("name", "mlp")
-        if not isinstance(name, str) or name not in EncoderSections:
-            mistakes.append(f"{where}: {prefix}name: got {name!r}; {_nearest(str(name), EncoderSections)}")
-        else:
-            _validated(EncoderSections[name], entry, where, prefix, mistakes)
+        section = _section(entry.get("name", "mlp"), ENCODERS, encoder_section, f"{where}: {prefix}name", mistakes)
+        if section is not None:
+            _validated(section, entry, where, prefix, mistakes)
 
 
 def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -29,6 +29,7 @@ class Parameter:
         values: the two ends of a range, or the choices.
         step: of a `uniform` or `int` range.
         when: values of other searched keys under which this one is searched; elsewhere it keeps the file's value.
+        name: what Optuna knows it by, where that is not the key.
     """
 
     key: str
@@ -36,6 +37,11 @@ class Parameter:
     values: tuple[Any, ...]
     step: float | int | None = None
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    name: str | None = None
+
+    @property
+    def optuna_name(self) -> str:
+        return self.name or self.key
 
     def active(self, point: Mapping[str, Any]) -> bool:
         """Whether this key is searched where the keys before it have the values of `point`."""
@@ -64,11 +70,11 @@ class Parameter:
 
     def suggest(self, trial: optuna.Trial) -> Any:
         if self.kind == "choice":
-            return trial.suggest_categorical(self.key, self.values)
+            return trial.suggest_categorical(self.optuna_name, self.values)
         low, high = self.values
         if self.kind in ("int", "log_int"):
-            return trial.suggest_int(self.key, low, high, step=int(self.step or 1), log=self.kind == "log_int")
-        return trial.suggest_float(self.key, low, high, step=self.step, log=self.kind == "log_uniform")
+            return trial.suggest_int(self.optuna_name, low, high, step=int(self.step or 1), log=self.kind == "log_int")
+        return trial.suggest_float(self.optuna_name, low, high, step=self.step, log=self.kind == "log_uniform")
 
     def grid(self) -> list[Any] | None:
         """All values, None where they are not finite or more than `MAX_ENUMERATED`."""
@@ -90,13 +96,16 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """Searched keys, in an order in which every condition comes after the keys it reads."""
+    """Searched keys, in an order in which every condition comes after the keys it reads.
+
+    A key may have several parameters, of which at most one is active at a point.
+    """
 
     parameters: tuple[Parameter, ...]
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(parameter.key for parameter in self.parameters)
+        return tuple(dict.fromkeys(parameter.key for parameter in self.parameters))
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Values of the keys that are active at this point."""
@@ -114,9 +123,23 @@ class Space:
                 kept[parameter.key] = point[parameter.key]
         return kept
 
+    def optuna_params(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """`point` under the names that Optuna knows."""
+        active = self.active(point)
+        return {p.optuna_name: active[p.key] for p in self.parameters if p.key in active and p.active(active)}
+
+    def point_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The point that Optuna knows as `params`."""
+        point: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.optuna_name in params and parameter.active(point):
+                point[parameter.key] = params[parameter.optuna_name]
+        return point
+
     def canonical(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """`point` with its values as the space writes them."""
-        return {p.key: p.canonical(point[p.key]) for p in self.parameters if p.key in point}
+        """The part of `point` that is searched there, with its values as the space writes them."""
+        active = self.active(point)
+        return {p.key: p.canonical(active[p.key]) for p in self.parameters if p.key in active and p.active(active)}
 
     def points(self) -> list[dict[str, Any]] | None:
         """Every point of a finite space, None where it is not finite or has more than `MAX_ENUMERATED` points."""

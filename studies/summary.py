@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from studies.blocks import BLOCK
 from studies.cluster import check_fits, local_need, measure_need, ray_running
 from studies.endings import FAILURES
 from studies.folder import StudyFolder
@@ -33,10 +34,13 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(to_yaml(plan.document).rstrip())
     out.print("\nsearch space:")
-    for parameter in plan.space.parameters:
-        out.print(f"  {parameter.key}: {parameter.text()}")
-    if not plan.space.parameters:
-        out.print("  nothing is searched")
+    for part in plan.parts:
+        if part.label is not None:
+            out.print(f"  block {part.label}: {', '.join(f'{key} is {v}' for key, v in part.fixed.items())}")
+        for parameter in part.space.parameters:
+            out.print(f"  {parameter.key}: {parameter.text()}")
+        if not part.space.parameters:
+            out.print("  nothing is searched")
     dataset, combinations = plan.dataset, plan.combinations
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     out.print(f"\ndata: {dataset.name}: {sizes}; modalities {', '.join(dataset.modality_names)}")
@@ -94,8 +98,14 @@ def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:
     from analysis.results import summary_values, trial_values
 
     objectives, summaries = trial_values(results), summary_values(results)
-    best = objectives.index[:SHOWN_TRIALS]
-    title = f"{results.study}: best {len(best)} of {len(trials)} trials by {results.objectives[0]['metric']}"
+    best, where = objectives.index[:SHOWN_TRIALS], ""
+    if BLOCK in results.searched:
+        blocks = trials[BLOCK].loc[objectives.index]
+        best, where = (
+            blocks.groupby(blocks).head(max(1, SHOWN_TRIALS // blocks.nunique())).index,
+            ", some of each block",
+        )
+    title = f"{results.study}: best {len(best)} of {len(trials)} trials by {results.objectives[0]['metric']}{where}"
     others = objectives[[name for name in objectives if str(name).removeprefix("val/") not in summaries]]
     numbers = others.join(summaries.rename(columns=lambda name: name.removeprefix(f"{results.main_metric}_")))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -105,7 +115,9 @@ def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:
     for trial in best:
         status, *searched = trials.loc[trial]
         values = ", ".join(
-            f"{key.rpartition('.')[2]} {_cell(v)}" for key, v in zip(results.searched, searched, strict=True)
+            f"{key.rpartition('.')[2]} {_cell(v)}"
+            for key, v in zip(results.searched, searched, strict=True)
+            if v == v and v is not None  # a block's method may not have the key
         )
         table.add_row(str(trial), *(f"{value:.4f}" for value in numbers.loc[trial]), status, values)
     return table

@@ -79,3 +79,10 @@ def test_keys_that_come_or_go_are_changes() -> None:
     after = changed(train={"epochs": 40, "clip_norm": 1.0})
     came_and_gone = ["train.learning_rate: was 0.001, is None", "train.clip_norm: was None, is 1.0"]
     assert changed_keys(BEFORE, after) == came_and_gone
+
+
+def test_blocks_are_compared_by_name_and_key() -> None:
+    one = {"name": "a", "model.draws": {"int": [1, 3]}, "model.hard_mode": "released"}
+    before = changed(search=[one, {"name": "b"}])
+    after = changed(search=[{"name": "b"}, one | {"model.draws": {"int": [1, 4]}}])
+    assert changed_keys(before, after) == ["search[a].model.draws: was {'int': [1, 3]}, is {'int': [1, 4]}"]

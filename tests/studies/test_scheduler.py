@@ -167,3 +167,20 @@ def test_a_failed_trial_reports_without_a_value(name: str) -> None:
     scheduler = make_scheduler(name, "max", EPOCHS, 1, 3)
     scheduler.replay([RecordedEpoch(0, 1, 0.5)], {0})
     assert scheduler.on_trial_result(Controller(), tune_trial(0), {"payload": "..."}) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_blocks_never_stop_each_other(name: str) -> None:
+    """The trials of a bad block are compared with each other; a replay keeps them apart too."""
+    good = [RecordedEpoch(trial, epochs, 0.9, "good") for trial in range(6) for epochs in range(1, 10)]
+    bad = [RecordedEpoch(trial, epochs, 0.1, "bad") for trial in range(6, 9) for epochs in range(1, 10)]
+    scheduler = make_scheduler(name, "max", EPOCHS, 3, 3)
+    scheduler.replay([*good, *bad], set())
+
+    def decide(number: int, value: float, block: str) -> str:
+        trial = SimpleNamespace(trial_id=str(number), config={"number": number, "block": block})
+        return scheduler.on_trial_result(Controller(), trial, {TIME: 3, VALUE: value})
+
+    assert decide(10, 0.1, "bad") == TrialScheduler.CONTINUE
+    assert decide(11, 0.1, "good") == TrialScheduler.STOP
+    assert decide(12, 0.05, "bad") == TrialScheduler.STOP

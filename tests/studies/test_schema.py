@@ -17,7 +17,7 @@ ACCURACY, NLL = "val/accuracy_mean", "val/nll_worst"
 
 
 def study(**keys: Any) -> StudyFile:
-    return validate_study({"name": "s", "dataset": {"name": "digits"}} | keys, "s.yaml")
+    return validate_study({"name": "s", "dataset": {"name": "digits"}} | keys, "s.yaml", "classification")
 
 
 def mistakes(**keys: Any) -> tuple[str, ...]:
@@ -53,12 +53,14 @@ def test_samplers_are_declared_once() -> None:
 def test_a_mode_comes_from_the_metric(metric: Any) -> None:
     name = f"val/{metric.name}_worst"
     assert metric_direction(name) == metric.direction
-    assert study(objective=[{"metric": name}]).objective[0].mode == metric.direction
-    assert study(objective=[{"metric": name, "mode": metric.direction}]).objective[0].mode == metric.direction
+    for mode in ({}, {"mode": metric.direction}):
+        document = {"name": "s", "dataset": {"name": "digits"}, "objective": [{"metric": name} | mode]}
+        assert validate_study(document, "s.yaml", metric.task).objective[0].mode == metric.direction
 
 
 def test_expected_metrics_need_odds() -> None:
-    assert set(metric_names(True)) - set(metric_names(False)) == {f"val/{metric}_expected" for metric in METRICS}
+    more = set(metric_names("classification", True)) - set(metric_names("classification", False))
+    assert more == {f"val/{metric.name}_expected" for metric in METRICS.values() if metric.task == "classification"}
     objective = [{"metric": "val/accuracy_expected"}]
     assert study(objective=objective, deployment={"top_left": 0.5}).objective[0].mode == "max"
 
@@ -120,7 +122,9 @@ def test_unknown_keys_are_told_the_nearest(keys: dict[str, Any], message: str) -
         ({"model": ["dmrnet"]}, "model: a mapping is needed, got ['dmrnet']"),
         ({"model": {"encoder": "mlp"}}, "model.encoder: a mapping is needed, got 'mlp'"),
         ({"model": {"encoder": None}}, "model.encoder: a mapping is needed, got None"),
-        ({"search": [1]}, "search: got [1]; allowed: a mapping"),
+        ({"search": 1}, "search: got 1; allowed: a mapping"),
+        ({"search": [1]}, "search[0]: got 1; allowed: a mapping"),
+        ({"search": []}, "search: got []; allowed: a mapping, or a list with at least 1 mapping"),
         ({"search": {1: {"int": [0, 1]}}}, "search[1]: got 1; allowed: text"),
         ({"first": "defaults"}, "first: got 'defaults'; allowed: a list"),
         ({"objective": ACCURACY}, f"objective: got '{ACCURACY}'; allowed: a list"),
@@ -282,6 +286,16 @@ def test_names_that_are_fine(name: str) -> None:
 )
 def test_metrics_and_samplers_that_do_not_fit(keys: dict[str, Any], message: str) -> None:
     refuses(message, **keys)
+
+
+def test_an_objective_belongs_to_the_task() -> None:
+    document = {"name": "s", "dataset": {"name": "digits"}}
+    objective = validate_study(document, "s.yaml", "segmentation").objective
+    assert [(o.metric, o.mode) for o in objective] == [("val/miou_mean", "max")]
+    with pytest.raises(
+        StudyError, match=rf"^s\.yaml: objective\[0\]\.metric: nobody reports '{ACCURACY}'; allowed are "
+    ):
+        validate_study(document | {"objective": [{"metric": ACCURACY}]}, "s.yaml", "segmentation")
 
 
 def test_a_file_without_a_data_set() -> None:
