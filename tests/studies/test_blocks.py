@@ -173,7 +173,11 @@ def test_shares(budget: int, parts: int, each: list[int]) -> None:
         ([{"name": 3}], {}, "search[0].name: got 3; allowed are letters, ..."),
         ([{"model.method": "dropuot"}], {}, "search[0].model.method: got 'dropuot'; did you mean dropout?"),
         ([{"model.hard_mod": "released"}], {}, "search[0].model.hard_mod: no such key; did you mean hard_mode?"),
-        ([{"model.hard_mode": "x"}], {}, "search[0].model.hard_mode: got 'x'; allowed: 'intended' or 'released'"),
+        (
+            [{"model.hard_mode": "x"}],
+            {},
+            "search[0].model.hard_mode: got 'x'; allowed: 'intended', 'released' or 'constant'",
+        ),
         ([{"seed": 3}], {}, "search[0].seed: no key that can be searched; allowed are keys of model, sampling, train"),
         (
             [{}, {"model.method": "dropout", "model.kl_weight": RATE}],

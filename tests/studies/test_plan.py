@@ -286,7 +286,7 @@ def test_searched_encoders_that_do_not_fit(pictures: Path) -> None:
         ({"sampling.keep_prob": {"uniform": [0.5, 2]}}, "search.sampling.keep_prob: got 2.0; allowed: less than ..."),
         ({"train.epochs": {"uniform": [1, 5]}}, "search.train.epochs: got 1.0; allowed: a whole number"),
         ({"train.optimizer": {"choice": ["adam", "sdg"]}}, "search.train.optimizer: got 'sdg'; allowed: 'adamw', ..."),
-        ({"model.method": {"choice": ["dmrnet", "x"]}}, "search.model.method: got 'x'; allowed are dmrnet, dropout"),
+        ({"model.method": {"choice": ["dmrnet", "x"]}}, "search.model.method: got 'x'; allowed are dmrnet, ..."),
         (
             {"model.method": METHOD, "model.prior_std": {"uniform": [0.1, 1]}},
             "search.model.prior_std: no such key; ...; add `when: {model.method: ...}`",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -16,8 +17,13 @@ from studies.schema import SAMPLERS, StudyFile, encoder_entries, metric_directio
 ACCURACY, NLL = "val/accuracy_mean", "val/nll_worst"
 
 
+def data_of(task: str, num_classes: int = 2) -> Any:
+    """What a study file's metrics depend on."""
+    return SimpleNamespace(task=task, num_classes=num_classes)
+
+
 def study(**keys: Any) -> StudyFile:
-    return validate_study({"name": "s", "dataset": {"name": "digits"}} | keys, "s.yaml", "classification")
+    return validate_study({"name": "s", "dataset": {"name": "digits"}} | keys, "s.yaml", data_of("classification", 10))
 
 
 def mistakes(**keys: Any) -> tuple[str, ...]:
@@ -55,12 +61,18 @@ def test_a_mode_comes_from_the_metric(metric: Any) -> None:
     assert metric_direction(name) == metric.direction
     for mode in ({}, {"mode": metric.direction}):
         document = {"name": "s", "dataset": {"name": "digits"}, "objective": [{"metric": name} | mode]}
-        assert validate_study(document, "s.yaml", metric.task).objective[0].mode == metric.direction
+        assert validate_study(document, "s.yaml", data_of(metric.task)).objective[0].mode == metric.direction
 
 
 def test_expected_metrics_need_odds() -> None:
-    more = set(metric_names("classification", True)) - set(metric_names("classification", False))
+    data = data_of("classification")
+    more = set(metric_names(data, True)) - set(metric_names(data, False))
     assert more == {f"val/{metric.name}_expected" for metric in METRICS.values() if metric.task == "classification"}
+
+
+def test_anti_spoofing_metrics_need_two_classes() -> None:
+    more = set(metric_names(data_of("classification"), False)) - set(metric_names(data_of("classification", 3), False))
+    assert {name.partition("_")[0] for name in more} == {"val/acer", "val/apcer", "val/bpcer"}
     objective = [{"metric": "val/accuracy_expected"}]
     assert study(objective=objective, deployment={"top_left": 0.5}).objective[0].mode == "max"
 
@@ -152,7 +164,7 @@ def test_wrong_types(keys: dict[str, Any], message: str) -> None:
         ({"sampling": {"keep_prob": 1.5}}, "sampling.keep_prob: got 1.5; allowed: less than or equal to 1"),
         ({"sampling": {"strategy": "unifrom"}}, "sampling.strategy: got 'unifrom'; allowed: 'uniform', ..."),
         ({"model": {"prior_std": 0}}, "model.prior_std: got 0; allowed: greater than 0"),
-        ({"model": {"fusion": "sum"}}, "model.fusion: got 'sum'; allowed: 'concat'"),
+        ({"model": {"fusion": "sum"}}, "model.fusion: got 'sum'; allowed: 'concat', 'mean' or 'attention'"),
         ({"model": {"method": "dmrnt"}}, "model.method: got 'dmrnt'; did you mean dmrnet?"),
         ({"model": {"method": 3}}, f"model.method: got 3; allowed are {', '.join(METHODS)}"),
         ({"model": {"method": ["dmrnet"]}}, "model.method: got ['dmrnet']; did you mean dmrnet?"),
@@ -290,12 +302,12 @@ def test_metrics_and_samplers_that_do_not_fit(keys: dict[str, Any], message: str
 
 def test_an_objective_belongs_to_the_task() -> None:
     document = {"name": "s", "dataset": {"name": "digits"}}
-    objective = validate_study(document, "s.yaml", "segmentation").objective
+    objective = validate_study(document, "s.yaml", data_of("segmentation")).objective
     assert [(o.metric, o.mode) for o in objective] == [("val/miou_mean", "max")]
     with pytest.raises(
-        StudyError, match=rf"^s\.yaml: objective\[0\]\.metric: nobody reports '{ACCURACY}'; allowed are "
+        StudyError, match=rf"^s\.yaml: objective\[0\]\.metric: nobody reports '{ACCURACY}'; did you mean "
     ):
-        validate_study(document | {"objective": [{"metric": ACCURACY}]}, "s.yaml", "segmentation")
+        validate_study(document | {"objective": [{"metric": ACCURACY}]}, "s.yaml", data_of("segmentation"))
 
 
 def test_a_file_without_a_data_set() -> None:
