@@ -27,8 +27,10 @@ class Evaluation(NamedTuple):
     """What a split says of a network.
 
     Attributes:
-        values: (C,) by metric.
-        scores: (C, N) of each sample, higher is better: 1 where it is right, or the share of its pixels that are.
+        values: (C,) by metric, each combination on the samples that have all of it, NaN where none has; where samples
+            lack modalities also their number, `samples`.
+        scores: (C, N) of each sample, higher is better: 1 where it is right, or the share of its pixels that are; NaN
+            where it lacks a modality of the combination.
         diagnostics: `variance_error_correlation` and `class_mean_cosine`, where they are defined.
     """
 
@@ -46,25 +48,43 @@ def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, com
     masks = torch.from_numpy(combinations.masks)
     tally = make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
     means = _ClassMeans(dataset.num_classes) if dataset.task == "classification" else None
-    variance = torch.zeros(len(masks), dtype=torch.float64)
+    variance, samples = torch.zeros((2, len(masks)), dtype=torch.float64)
+    has = None if batches.split.present is None else torch.from_numpy(batches.split.has())
     has_variance = True
     largest = max(math.prod(modality.shape) for modality in dataset.modalities)
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest))
     for positions in torch.split(torch.arange(len(batches)), size):
         inputs, labels = batches.take(positions)
         found = network.predict(inputs, masks)
-        tally.add(found.logits, labels)
+        able = (
+            torch.ones((len(masks), len(positions)), dtype=torch.bool)
+            if has is None
+            else able_in(masks, has[positions])
+        )
+        able = able.to(labels.device)
+        tally.add(found.logits, labels, able)
+        samples += able.sum(1).cpu()
         has_variance = has_variance and found.variance is not None
         if found.variance is not None:
-            variance += found.variance.double().sum(1).cpu()
+            variance += torch.where(able, found.variance, 0.0).double().sum(1).cpu()
         if means is not None and found.embedding is not None:
-            means.add(found.embedding.float(), labels)
+            means.add(torch.where(able[..., None], found.embedding.float(), 0.0), labels)
     scores = tally.scores()
     diagnostics = {"class_mean_cosine": means.cosine()} if means is not None else {}
+    values = tally.values()
+    met = (samples > 0).numpy()
     if has_variance:
-        diagnostics["variance_error_correlation"] = rank_correlation(variance.numpy(), 1.0 - scores.mean(1))
+        error = 1.0 - np.nanmean(scores[met], axis=1)
+        diagnostics["variance_error_correlation"] = rank_correlation((variance / samples).numpy()[met], error)
+    if has is not None:
+        values["samples"] = samples.numpy()
     known = {name: value for name, value in diagnostics.items() if math.isfinite(value)}
-    return Evaluation(tally.values(), scores, known)
+    return Evaluation(values, scores, known)
+
+
+def able_in(masks: Tensor, has: Tensor) -> Tensor:
+    """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
+    return (~masks[:, None] | has[None]).all(-1)
 
 
 class _ClassMeans:

@@ -105,7 +105,7 @@ def _miou(confusion: Tensor) -> Tensor:
 
 
 def _pixel_accuracy(confusion: Tensor) -> Tensor:
-    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / confusion.sum((-2, -1)).clamp(min=1)
+    return confusion.diagonal(dim1=-2, dim2=-1).sum(-1) / confusion.sum((-2, -1))
 
 
 METRICS: dict[str, Metric] = {
@@ -152,19 +152,29 @@ class ClassificationTally:
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
+        self.able: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits (C, B, L), labels (B,)."""
+    def add(self, logits: Tensor, labels: Tensor, able: Tensor) -> None:
+        """Logits (C, B, L), labels (B,), and which samples count for a combination, `able` (C, B)."""
         self.logits.append(logits.float())
         self.labels.append(labels)
+        self.able.append(able)
 
     def values(self) -> Values:
-        return score(torch.cat(self.logits, dim=1), torch.cat(self.labels))
+        logits, labels, able = torch.cat(self.logits, dim=1), torch.cat(self.labels), torch.cat(self.able, dim=1)
+        if able.all():
+            return score(logits, labels)
+        names = metrics_of("classification", logits.shape[-1])
+        rows = [
+            score(x[None, keep], labels[keep]) if keep.any() else None for x, keep in zip(logits, able, strict=True)
+        ]
+        return {name: np.array([np.nan if row is None else row[name][0] for row in rows]) for name in names}
 
     def scores(self) -> npt.NDArray[np.float32]:
         """(C, N) 1 where the prediction is right, else 0."""
-        right = torch.cat([x.argmax(-1) == y for x, y in zip(self.logits, self.labels, strict=True)], dim=1)
-        return right.float().cpu().numpy()
+        batches = zip(self.logits, self.labels, self.able, strict=True)
+        right = [torch.where(able, (x.argmax(-1) == y).float(), torch.nan) for x, y, able in batches]
+        return torch.cat(right, dim=1).cpu().numpy()
 
 
 class SegmentationTally:
@@ -175,16 +185,20 @@ class SegmentationTally:
         self.confusion: Tensor | None = None
         self.accuracy: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Logits (C, B, *P, L), labels (B, *P)."""
+    def add(self, logits: Tensor, labels: Tensor, able: Tensor) -> None:
+        """Logits (C, B, *P, L), labels (B, *P), and which images count for a combination, `able` (C, B)."""
         count = len(self.class_names)
         valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
         predicted = logits.argmax(-1)
-        pairs = labels[valid] * count + predicted[:, valid]
-        confusion = torch.stack([row.bincount(minlength=count**2) for row in pairs]).view(-1, count, count)
+        pairs = labels * count + predicted
+        counted = [
+            pair[valid & keep.view(-1, *[1] * (labels.ndim - 1))].bincount(minlength=count**2)
+            for pair, keep in zip(pairs, able, strict=True)
+        ]
+        confusion = torch.stack(counted).view(-1, count, count)
         self.confusion = confusion if self.confusion is None else self.confusion + confusion
         right = ((predicted == labels) & valid).flatten(2).sum(-1)
-        self.accuracy.append(right / valid.flatten(1).sum(-1).clamp(min=1))
+        self.accuracy.append(torch.where(able, right / valid.flatten(1).sum(-1).clamp(min=1), torch.nan))
 
     def values(self) -> Values:
         """The segmentation metrics, and `iou_{class}` of each class."""
@@ -214,18 +228,26 @@ def summarise(
 ) -> dict[str, float]:
     """`{metric}_mean`, `_worst`, `_full` over combinations, and `_expected` where `weights` (C,) are given.
 
+    Where some combination has no samples, they cover the others, and `combinations_covered` says how many; then there
+    may be no `_full`.
+
     Args:
-        values: (C,) by metric; what is no metric of its own, such as the IoU of one class, is left out.
-        weights: how likely each combination is met; they sum to 1.
+        values: (C,) by metric, NaN for a combination without samples; what is no metric of its own, such as the IoU of
+            one class, is left out.
+        weights: how likely each combination is met.
     """
     summary: dict[str, float] = {}
+    covered = np.asarray(values.get("samples", np.ones(len(combinations)))) > 0
+    if not covered.all():
+        summary["combinations_covered"] = float(covered.sum())
     for name, value in values.items():
         if name not in METRICS:
             continue
         worst = np.min if METRICS[name].direction == "max" else np.max
-        summary[f"{name}_mean"] = float(value.mean())
-        summary[f"{name}_worst"] = float(worst(value))
-        summary[f"{name}_full"] = float(value[combinations.full])
-        if weights is not None:
-            summary[f"{name}_expected"] = float(value @ weights)
+        summary[f"{name}_mean"] = float(value[covered].mean())
+        summary[f"{name}_worst"] = float(worst(value[covered]))
+        if covered[combinations.full]:
+            summary[f"{name}_full"] = float(value[combinations.full])
+        if weights is not None and weights[covered].sum() > 0:
+            summary[f"{name}_expected"] = float(value[covered] @ weights[covered] / weights[covered].sum())
     return summary

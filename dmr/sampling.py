@@ -6,6 +6,7 @@ Letters: M modalities, C combinations, B samples of a batch, K combinations a sa
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -51,11 +52,28 @@ def combination_probabilities(
     return weights / weights.sum()
 
 
+def within(probabilities: Tensor, combinations: Combinations, patterns: npt.NDArray[np.bool_]) -> Tensor:
+    """(U, C): `probabilities` (C,) restricted to the combinations within each of the sets of modalities `patterns`
+    (U, M), which samples have; where that leaves none, the whole pattern.
+    """
+    masks = combinations.masks
+    fits = torch.from_numpy((~masks[None] | patterns[:, None]).all(axis=2))
+    whole = torch.from_numpy((masks[None] == patterns[:, None]).all(axis=2))
+    weights = torch.where(fits, probabilities, 0.0)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, whole.to(weights.dtype))
+    return weights / weights.sum(1, keepdim=True)
+
+
 def draw_combinations(probabilities: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Indices of combinations, int64 of `shape`, each drawn independently: one vectorised call for a whole batch.
 
     Inverts the cumulative distribution, on the CPU, so that a training step on a GPU need not wait for it.
+
+    Args:
+        probabilities: (C,) for all, or (B, C) for each sample of a `shape` (K, B).
     """
-    cumulative = probabilities.cumsum(0)
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * cumulative[-1]
-    return torch.searchsorted(cumulative, uniform, right=True).clamp_(max=len(probabilities) - 1)
+    cumulative = probabilities.cumsum(-1)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64) * cumulative[..., -1]
+    across = uniform.T.contiguous() if cumulative.ndim > 1 else uniform
+    drawn = torch.searchsorted(cumulative, across, right=True).clamp_(max=probabilities.shape[-1] - 1)
+    return drawn.T.contiguous() if cumulative.ndim > 1 else drawn

@@ -29,7 +29,7 @@ from dmr.methods import MethodSettings
 from dmr.methods.base import StepLosses
 from dmr.metrics import summarise
 from dmr.networks import Blueprint, Network
-from dmr.sampling import combination_probabilities, draw_combinations
+from dmr.sampling import combination_probabilities, draw_combinations, within
 from dmr.seeds import derive_seed, generator
 from dmr.settings import SamplingSettings, TrainSettings
 
@@ -135,6 +135,10 @@ class _Run:
         self.val = Batches(dataset.splits["val"], device)
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)
         self.diagnosed: list[Tensor] = []
+        self.patterns: npt.NDArray[np.bool_] | None = None  # (U, M): the different sets of modalities samples have
+        if dataset.splits["train"].present is not None:
+            self.patterns, which = np.unique(dataset.splits["train"].has(), axis=0, return_inverse=True)
+            self.pattern_of = torch.from_numpy(which.reshape(-1))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train on every sample once; mean losses by name."""
@@ -150,9 +154,12 @@ class _Run:
         sums = torch.zeros((3, len(self.drawn)), dtype=torch.float64, device=self.device)
         totals: dict[str, Tensor] = {}
         unusable = torch.zeros((), device=self.device)
+        if self.patterns is not None:
+            probabilities = within(probabilities, self.drawn, self.patterns)
         batches = list(batch_positions(len(self.train), self.settings.train.batch_size, order))
         for step, positions in enumerate(batches):
-            combination = draw_combinations(probabilities, (sampling.combinations_per_sample, len(positions)), draws)
+            own = probabilities if self.patterns is None else probabilities[self.pattern_of[positions]]
+            combination = draw_combinations(own, (sampling.combinations_per_sample, len(positions)), draws)
             losses = self.forward(positions, combination, noise)
             self.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
             unusable += self.update(losses.total)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dmr.data.dataset import KINDS, TASKS, DataError, Modality, MultimodalDataset, Split, stratified_split
+from dmr.data.dataset import KINDS, TASKS, DataError, Modality, MultimodalDataset, Split, Task, stratified_split
 
 log = logging.getLogger("dmr")
 
@@ -29,20 +30,24 @@ def arrays(path: Path, seed: int) -> MultimodalDataset:
     description = read_description(path)
     modalities = read_modalities(path, description)
     class_names = read_class_names(path, description)
+    task = description.get("task", "classification")
+    ignore_index = read_ignore_index(path, description, task)
     splits = {}
     for name in ("train", "val", "test"):
         if name in ("val", "test") and not (path / name).exists():
             continue
-        splits[name] = open_split(path / name, modalities, len(class_names))
+        splits[name] = open_split(path / name, modalities, len(class_names), task, ignore_index)
     if "val" not in splits:
         train = splits["train"]
-        kept, held_out = stratified_split(train.labels, (1.0 - VAL_FRACTION, VAL_FRACTION), seed)
+        strata = train.labels if task == "classification" else np.zeros(len(train), dtype=np.int64)
+        kept, held_out = stratified_split(strata, (1.0 - VAL_FRACTION, VAL_FRACTION), seed)
         if len(held_out) == 0:
             raise DataError(f"{path / 'train'}: {len(train)} samples are too few to split a val set from")
-        splits |= {"train": Split(train.inputs, train.labels, kept), "val": Split(train.inputs, train.labels, held_out)}
-    check_classes(path, splits["train"], class_names)
+        splits |= {"train": replace(train, rows=kept), "val": replace(train, rows=held_out)}
+    if task == "classification":
+        check_classes(path, splits["train"], class_names)
     name = str(description.get("name", path.resolve().name))
-    return MultimodalDataset(name, "classification", class_names, modalities, splits, description)
+    return MultimodalDataset(name, task, class_names, modalities, splits, description, ignore_index)
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -69,8 +74,6 @@ def read_description(path: Path) -> dict[str, Any]:
     task = description.get("task", "classification")
     if task not in TASKS:
         raise DataError(f"{file}: task: got {task!r}; allowed are {', '.join(TASKS)}")
-    if task == "segmentation":
-        raise DataError(f"{file}: task: segmentation is not supported yet; allowed is classification")
     return description
 
 
@@ -112,23 +115,23 @@ def read_class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]
     return tuple(map(str, names))
 
 
-def open_split(folder: Path, modalities: tuple[Modality, ...], num_classes: int) -> Split:
+def read_ignore_index(path: Path, description: dict[str, Any], task: str) -> int | None:
+    """Raises:
+    DataError: it is no whole number, or the task has no pixels to ignore.
+    """
+    index = description.get("ignore_index")
+    if index is not None and (type(index) is not int or task != "segmentation"):
+        raise DataError(f"{path / 'dataset.yaml'}: ignore_index: a whole number, for segmentation, got {index!r}")
+    return index
+
+
+def open_split(
+    folder: Path, modalities: tuple[Modality, ...], num_classes: int, task: Task, ignore_index: int | None
+) -> Split:
     """Raises:
     DataError: an array is missing, damaged, of the wrong type or shape, or a label is out of range.
     """
-    labels = open_array(folder / "label.npy")
-    if labels.dtype != np.int64 or labels.ndim != 1:
-        raise DataError(f"{folder / 'label.npy'}: int64 of shape (N,) is needed, got {labels.dtype} {labels.shape}")
-    if len(labels) == 0:
-        raise DataError(f"{folder / 'label.npy'}: no samples")
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(outside):
-        row = int(outside[0])
-        raise DataError(
-            f"{folder / 'label.npy'}: row {row}: label {int(labels[row])}; allowed are 0 to {num_classes - 1}"
-        )
-    if (folder / "present.npy").exists():
-        raise DataError(f"{folder / 'present.npy'}: samples that lack modalities are not supported yet")
+    labels = open_labels(folder / "label.npy", num_classes, task, ignore_index)
     inputs = {}
     for modality in modalities:
         file = folder / f"{modality.name}.npy"
@@ -140,7 +143,50 @@ def open_split(folder: Path, modalities: tuple[Modality, ...], num_classes: int)
         if len(array) != len(labels):
             raise DataError(f"{file}: {len(array)} samples, but label.npy has {len(labels)}")
         inputs[modality.name] = array
-    return Split(inputs, np.asarray(labels))
+    present = open_present(folder / "present.npy", len(labels), len(modalities))
+    return Split(inputs, labels if task == "segmentation" else np.asarray(labels), present=present)
+
+
+def open_labels(file: Path, num_classes: int, task: Task, ignore_index: int | None) -> npt.NDArray[np.int64]:
+    """(N,) labels or (N, H, W) label maps.
+
+    Raises:
+        DataError: of another type or shape, none, or out of range: the first row.
+    """
+    labels = open_array(file)
+    shape, dimensions = ("(N, H, W)", 3) if task == "segmentation" else ("(N,)", 1)
+    if labels.dtype != np.int64 or labels.ndim != dimensions:
+        raise DataError(f"{file}: int64 of shape {shape} is needed, got {labels.dtype} {labels.shape}")
+    if len(labels) == 0:
+        raise DataError(f"{file}: no samples")
+    ignored = "" if ignore_index is None else f" and {ignore_index}"
+    for start, block in _blocks(labels):
+        outside = ((block < 0) | (block >= num_classes)) & (block != ignore_index)
+        if outside.any():
+            row = start + int(np.argwhere(outside)[0, 0])
+            raise DataError(
+                f"{file}: row {row}: label {int(block[outside][0])}; allowed are 0 to {num_classes - 1}{ignored}"
+            )
+    return labels
+
+
+def open_present(file: Path, samples: int, modalities: int) -> npt.NDArray[np.bool_] | None:
+    """(N, M) which modalities each sample has; None where there is no such file: all of them.
+
+    Raises:
+        DataError: of another type or shape, or a sample without any modality.
+    """
+    if not file.exists():
+        return None
+    present = open_array(file)
+    if present.dtype != np.bool_ or present.shape != (samples, modalities):
+        raise DataError(
+            f"{file}: bool of shape ({samples}, {modalities}) is needed, got {present.dtype} {present.shape}"
+        )
+    lost = np.flatnonzero(~present.any(axis=1))
+    if len(lost):
+        raise DataError(f"{file}: row {int(lost[0])} has no modality at all; leave such samples out")
+    return np.asarray(present)
 
 
 def open_array(file: Path) -> npt.NDArray[Any]:
@@ -179,10 +225,11 @@ def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
     """Read every input once; returns warnings, a line a modality that is constant in train.
 
     Raises:
-        DataError: NaN or infinity in an input: modality, split and first row.
+        DataError: NaN or infinity in an input that is present: modality, split and first row.
     """
     warnings = []
-    for split, modality in itertools.product(dataset.splits, dataset.modalities):
+    for split, (m, modality) in itertools.product(dataset.splits, enumerate(dataset.modalities)):
+        present = dataset.splits[split].present
         file = path / split / f"{modality.name}.npy"
         if not file.exists():
             continue
@@ -191,6 +238,8 @@ def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
         for start, block in _blocks(array):
             if block.dtype.kind == "f":
                 finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+                if present is not None:
+                    finite |= ~present[start : start + len(block), m]
                 if not finite.all():
                     row = start + int(np.argmin(finite))
                     raise DataError(f"{file}: modality {modality.name}, split {split}, row {row}: NaN or infinity")

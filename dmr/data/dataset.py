@@ -51,12 +51,15 @@ class Split:
     Attributes:
         inputs: an array (N, *shape) a modality; may be memory maps, which are pickled by their path.
         labels: (N,) or, for segmentation, (N, H, W) int64.
-        rows: None, or the int64 positions in `inputs` and `labels` that make up this split.
+        rows: None, or the int64 positions in all of these that make up this split.
+        present: (N, M) bool, which modalities a sample has, in the order of `inputs`; None where all have all. What the
+            inputs hold of an absent modality is never looked at.
     """
 
     inputs: Mapping[str, npt.NDArray[Any]]
     labels: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64] | None = None
+    present: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels) if self.rows is None else len(self.rows)
@@ -64,6 +67,12 @@ class Split:
     def targets(self) -> npt.NDArray[np.int64]:
         """(N,) or (N, H, W) labels of this split's samples."""
         return np.asarray(self.labels if self.rows is None else self.labels[self.rows])
+
+    def has(self) -> npt.NDArray[np.bool_]:
+        """(N, M) which modalities each of this split's samples has."""
+        if self.present is None:
+            return np.ones((len(self), len(self.inputs)), dtype=bool)
+        return self.present if self.rows is None else self.present[self.rows]
 
     def take(self, positions: npt.NDArray[np.int64], names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The inputs (of the modalities `names`) at `positions` (B,) of this split, each (B, *shape), copied out of the
@@ -74,23 +83,25 @@ class Split:
         return {name: torch.from_numpy(np.ascontiguousarray(self.inputs[name][rows])) for name in wanted}
 
     def nbytes(self) -> int:
-        """Bytes of this split's inputs."""
+        """Bytes of this split's inputs and labels."""
         share = 1.0 if self.rows is None else len(self.rows) / len(self.labels)
-        return int(share * sum(array.nbytes for array in self.inputs.values()))
+        return int(share * (self.labels.nbytes + sum(array.nbytes for array in self.inputs.values())))
 
     def __getstate__(self) -> dict[str, Any]:
-        inputs = {
-            name: _MappedFile(Path(str(array.filename))) if isinstance(array, np.memmap) else array
-            for name, array in self.inputs.items()
-        }
-        return {"inputs": inputs, "labels": np.asarray(self.labels), "rows": self.rows}
+        inputs = {name: _packed(array) for name, array in self.inputs.items()}
+        return self.__dict__ | {"inputs": inputs, "labels": _packed(self.labels)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        inputs = {
-            name: np.load(array.path, mmap_mode="r") if isinstance(array, _MappedFile) else array
-            for name, array in state["inputs"].items()
-        }
-        self.__dict__.update(state, inputs=inputs)
+        inputs = {name: _unpacked(array) for name, array in state["inputs"].items()}
+        self.__dict__.update(state, inputs=inputs, labels=_unpacked(state["labels"]))
+
+
+def _packed(array: npt.NDArray[Any]) -> npt.NDArray[Any] | _MappedFile:
+    return _MappedFile(Path(str(array.filename))) if isinstance(array, np.memmap) else array
+
+
+def _unpacked(array: npt.NDArray[Any] | _MappedFile) -> npt.NDArray[Any]:
+    return np.load(array.path, mmap_mode="r") if isinstance(array, _MappedFile) else array
 
 
 @dataclass(frozen=True)
@@ -141,14 +152,21 @@ class InputStatistics:
 
 def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
     """Statistics of the training split by modality: one a feature of a vector, one a channel of anything else, over at
-    most `STATISTICS_ROWS` evenly spaced samples, fewer where these would not fit in `STATISTICS_BYTES`. A constant
-    input keeps the deviation 1.
+    most `STATISTICS_ROWS` evenly spaced samples that have it, fewer where these would not fit in `STATISTICS_BYTES`. A
+    constant input keeps the deviation 1.
+
+    Raises:
+        DataError: no training sample has a modality.
     """
     train = dataset.splits["train"]
+    has = train.has()
     statistics = {}
-    for modality in dataset.modalities:
+    for m, modality in enumerate(dataset.modalities):
         fitting = max(2, STATISTICS_BYTES // (8 * math.prod(modality.shape)))
-        rows = np.linspace(0, len(train) - 1, min(len(train), STATISTICS_ROWS, fitting)).astype(np.int64)
+        there = np.flatnonzero(has[:, m])
+        if len(there) == 0:
+            raise DataError(f"{dataset.name}: no training sample has modality {modality.name}")
+        rows = there[np.linspace(0, len(there) - 1, min(len(there), STATISTICS_ROWS, fitting)).astype(np.int64)]
         values = train.take(rows, [modality.name])[modality.name].to(torch.float64)
         channel = 2 if modality.kind == "frames" else 1
         over = [0] if modality.kind == "vector" else [axis for axis in range(values.ndim) if axis != channel]
