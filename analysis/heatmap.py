@@ -74,7 +74,11 @@ def heatmap_table(results: StudyResults, top: int, split: str = "val") -> Heatma
     order = trial_values(results).index.intersection(values.index, sort=False)
     if order.empty:
         raise ValueError(f"study {results.study}: no trial has values to draw yet")
-    cells = values.loc[order[:top]].rename(index="trial {}".format)
+    methods = results.table.groupby("trial")["method"].first()
+    several = methods.nunique() > 1
+    cells = values.loc[order[:top]].rename(
+        index=lambda trial: f"trial {trial}, {methods[trial]}" if several else f"trial {trial}"
+    )
     worst = cells.min(axis=1) if results.main_mode == "max" else cells.max(axis=1)
     return HeatmapTable(
         cells=cells,
