@@ -151,6 +151,8 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     except DataError as error:
         raise StudyError(str(error)) from None
     study = validate_study(document, where, dataset.task)
+    if study.confirm is not None and "test" not in dataset.splits:
+        raise StudyError(f"{where}: confirm: data set {dataset.name} has no test split")
     path = str(Path(study.dataset.path).resolve()) if study.dataset.path else None
     experiment = study.experiment or _experiment_name(dataset.name)
     if isinstance(search, list):

@@ -269,9 +269,7 @@ def test_an_objective_belongs_to_the_task() -> None:
     document = {"name": "s", "dataset": {"name": "digits"}}
     objective = validate_study(document, "s.yaml", "segmentation").objective
     assert [(o.metric, o.mode) for o in objective] == [("val/miou_mean", "max")]
-    with pytest.raises(
-        StudyError, match=rf"^s\.yaml: objective\[0\]\.metric: nobody reports '{ACCURACY}'; allowed are "
-    ):
+    with pytest.raises(StudyError, match=rf"^s\.yaml: objective\[0\]\.metric: nobody reports '{ACCURACY}'; "):
         validate_study(document | {"objective": [{"metric": ACCURACY}]}, "s.yaml", "segmentation")
 
 
