@@ -80,7 +80,7 @@ def run(
     address: AddressOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
 ) -> int:
-    """Run a study: search, then a table and a heatmap. Run again, it goes on or says that it is complete."""
+    """Run a study: search, a table and a heatmap, and `confirm` if the file says so. Run again, it goes on."""
     from studies.folder import StudyFolder, resolve_storage
     from studies.plan import load_plan
 
@@ -107,6 +107,28 @@ def resume(
     if trials is not None:
         set_key(document, "budget.trials", trials, "--trials")
     return _run(make_plan(document, str(folder.study_file)), folder, _address(address))
+
+
+@command("confirm")
+def confirm(
+    name: NameArgument,
+    top: Annotated[int | None, typer.Option(min=1, help="The best so many configurations of each method.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train each with so many seeds.")] = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+) -> int:
+    """Train the best configurations and the file's own values again with fresh seeds, and evaluate them on test."""
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.plan import make_plan
+    from studies.status import load_search, search_ended
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    document = folder.document()
+    given = {key: value for key, value in (("top", top), ("seeds", seeds)) if value is not None}
+    plan = make_plan(document | {"confirm": (document.get("confirm") or {}) | given}, str(folder.study_file))
+    if folder.driver() is None and not search_ended(document, load_search(folder)):
+        raise StudyError(f"{name}: the search is not complete; go on with: dmr resume {name}")
+    return _run(plan, folder, _address(address))
 
 
 @command("train")
@@ -173,7 +195,7 @@ def remove(
 @command("table")
 def table(
     name: NameArgument,
-    stage: Annotated[Literal["search"], typer.Option(help="Which runs.")] = "search",
+    stage: Annotated[Literal["search", "confirm"], typer.Option(help="Which runs.")] = "search",
     metrics: Annotated[Literal["main", "all"], typer.Option(help="The main metric, or all of them.")] = "main",
     output: Annotated[
         Literal["csv", "json", "parquet"], typer.Option("--format", help="The form of the table.")

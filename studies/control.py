@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 
 import optuna
 
 from studies.errors import StudyError
 from studies.folder import StudyFolder
 from studies.mlflow_store import delete_runs, first_line
+from studies.names import CONFIRM
 
 STOP_SECONDS = 120.0
 
@@ -56,9 +58,9 @@ def remove_study(folder: StudyFolder) -> None:
             for journal in folder.journals():
                 delete_runs(places.tracking_uri, document["experiment"], journal)
             if places.optuna_url != folder.optuna_url:
-                optuna.delete_study(study_name=folder.name, storage=places.optuna_url)
-        except KeyError:
-            pass  # Optuna has no such study
+                for name in (f"{folder.name}/{CONFIRM}", folder.name):
+                    with suppress(KeyError):  # Optuna has no such study
+                        optuna.delete_study(study_name=name, storage=places.optuna_url)
         except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
             raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None
         shutil.rmtree(folder.path)

@@ -13,9 +13,9 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
 from dmr.training import EpochReport
-from studies.blocks import BLOCK
+from studies.bookkeeping import Bookkeeping
 from studies.endings import Ending
-from studies.ledger import Ledger
+from studies.runs import Tested
 from studies.screen import Screen
 from studies.trial import HUNG, PAYLOAD
 
@@ -33,7 +33,7 @@ class TrialSource(_LeftBehind, Searcher):
     a NaN, a time budget or a kill, and stores a pruned trial as complete with its last value.
     """
 
-    def __init__(self, ledger: Ledger, concurrent: int) -> None:
+    def __init__(self, ledger: Bookkeeping, concurrent: int) -> None:
         super().__init__()
         self.ledger, self.concurrent = ledger, concurrent
 
@@ -46,7 +46,7 @@ class TrialSource(_LeftBehind, Searcher):
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
             return finished
-        return {"number": record.number, "settings": record.settings, "block": record.point.get(BLOCK)}
+        return {"number": record.number, "settings": record.settings, "block": record.block}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The Bookkeeper is told as well, and knows the trial."""
@@ -61,7 +61,7 @@ class TrialSource(_LeftBehind, Searcher):
 class Bookkeeper(_LeftBehind, tune.Callback):
     """Takes what trials report to the ledger. An exception here would end the study with a traceback; it is guarded."""
 
-    def __init__(self, ledger: Ledger, screen: Screen) -> None:
+    def __init__(self, ledger: Bookkeeping, screen: Screen) -> None:
         self.ledger, self.screen = ledger, screen
         self.failed: dict[int, Ending] = {}
 
@@ -72,6 +72,8 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         number = trial.config["number"]
         if "trouble" in payload:
             self.ledger.trouble = payload["trouble"]
+        elif "tested" in payload:
+            self.ledger.live[number].tested = Tested(**payload["tested"])
         elif "ending" in payload:
             self.failed[number] = Ending(**payload["ending"])
         else:
@@ -90,7 +92,7 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         """The trial's process died more often than `retries` allows."""
         number = trial.config["number"]
         error = trial.get_pickled_error()
-        hung = self.ledger.folder.trial(number) / HUNG
+        hung = self.ledger.folder.run(self.ledger.stage, number) / HUNG
         if isinstance(error, OutOfMemoryError):
             ending = Ending("out_of_memory", "killed when the machine ran out of memory", str(error))
         elif hung.exists() and hung.stat().st_size:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -19,6 +19,7 @@ from studies.names import NAME
 from studies.yaml_files import read_yaml
 
 DEFAULT_STORAGE = "dmr_runs"
+Stage = Literal["search", "confirm"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,9 @@ class StudyFolder:
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 
-    @property
-    def trials(self) -> Path:
-        return self.path / "trials"
-
-    def trial(self, number: int) -> Path:
-        """The checkpoints and small files of a trial."""
-        return self.trials / f"{number:04d}"
+    def run(self, stage: Stage, number: int) -> Path:
+        """The checkpoints and small files of a trial of a stage."""
+        return self.path / ("trials" if stage == "search" else stage) / f"{number:04d}"
 
     @property
     def heatmap(self) -> Path:

@@ -8,15 +8,17 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
+from studies.bookkeeping import PARENT, Bookkeeping
 from studies.cluster import check_fits, local_need, measure_need, ray_running
+from studies.confirmation import Configuration, Confirmation
 from studies.endings import Ending
 from studies.errors import StudyError
 from studies.folder import Places, StudyFolder, write_text
-from studies.ledger import PARENT, Ledger
+from studies.ledger import Ledger
 from studies.mlflow_store import TrackingError, first_line, mask_password, open_store
 from studies.plan import StudyPlan
 from studies.screen import Screen, engine_noise_to
@@ -32,11 +34,18 @@ Outcome = Literal["complete", "interrupted", "stopped"]
 
 
 class Finish(NamedTuple):
-    """How a driver's run ended, whether a trial of the study has succeeded, and why MLflow lacks something."""
+    """How a driver's run ended.
+
+    Attributes:
+        succeeded: a trial of the search has.
+        unsent: why MLflow lacks something.
+        confirmed: what was trained again; None where there is no confirmation.
+    """
 
     outcome: Outcome
     succeeded: bool
     unsent: str | None
+    confirmed: list[Configuration] | None
 
 
 SECONDS_BETWEEN_NOTES = 5.0
@@ -92,14 +101,18 @@ def open_optuna(url: str) -> BaseStorage:
 
 
 class Launch:
-    """One driver's run of a study, from the lock to the last line."""
+    """One driver's run of one stage of a study."""
 
-    def __init__(self, plan: StudyPlan, folder: StudyFolder, ledger: Ledger, screen: Screen) -> None:
-        self.plan, self.folder, self.ledger, self.screen = plan, folder, ledger, screen
+    def __init__(self, ledger: Bookkeeping, screen: Screen, engine: ExitStack) -> None:
+        """Args:
+        engine: keeps the Ray that is started here, if any, for the next stage.
+        """
+        self.plan, self.folder, self.ledger = ledger.plan, ledger.folder, ledger
+        self.screen, self.engine = screen, engine
         self.interrupted = False
         self.time_is_up = False
         self.started = time.monotonic()
-        self.seconds_before = folder.seconds_run()
+        self.seconds_before = self.folder.seconds_run()
         self.noted = 0.0
 
     def run(self) -> Outcome:
@@ -107,8 +120,9 @@ class Launch:
         import ray
 
         if not self.should_stop() and not self.ledger.complete:
-            with nullcontext() if ray.is_initialized() else ray_running(None):
-                self.train()
+            if not ray.is_initialized():
+                self.engine.enter_context(ray_running(None))
+            self.train()
         return self.settle()
 
     def train(self) -> None:
@@ -116,37 +130,28 @@ class Launch:
         from ray import tune
 
         from studies.engine import Bookkeeper, StudyStopper, TrialSource
-        from studies.scheduler import make_scheduler
         from studies.trial import TrialContext, run_trial
 
         study, resources = self.plan.study, self.plan.study.resources
         need = measure_need(self.plan)
         metric = self.ledger.scheduler_metric
-        scheduler = make_scheduler(
-            study.scheduler.name,
-            metric[1],
-            self.plan.max_epochs,
-            self.plan.grace_epochs,
-            study.scheduler.reduction_factor,
-        )
-        scheduler.replay(self.ledger.recorded_epochs(), {trial.number for trial in self.ledger.interrupted})
-        context = TrialContext(self.folder, metric, resources.cpus, resources.gpus)
+        context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus)
         trainable = tune.with_resources(
-            tune.with_parameters(run_trial, context=context, dataset=self.plan.dataset),
+            tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
             {"cpu": resources.cpus, "gpu": resources.gpus},
         )
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=TrialSource(self.ledger, min(need.fits, resources.concurrent or need.fits)),
-                scheduler=scheduler,
+                scheduler=self.ledger.scheduler(),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
                 trial_name_creator=lambda trial: f"trial_{trial.config['number']:04d}",
             ),
             run_config=tune.RunConfig(
-                name="ray",
+                name="ray" if self.ledger.stage == "search" else f"ray_{self.ledger.stage}",
                 storage_path=str(self.folder.path),
                 callbacks=[Bookkeeper(self.ledger, self.screen)],
                 stop=StudyStopper(self),
@@ -164,24 +169,29 @@ class Launch:
         elapsed = self.seconds_before + time.monotonic() - self.started
         if time.monotonic() - self.noted > SECONDS_BETWEEN_NOTES:
             self.noted = time.monotonic()
-            self.folder.remember_seconds(elapsed)
+            self.remember_seconds()
             self.folder.remember_processes()
-        minutes = self.plan.study.budget.minutes
+        minutes = self.ledger.minutes
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.ledger.tracker.journal_failed:
             self.ledger.trouble = self.ledger.tracker.problem
         return self.interrupted or self.time_is_up or self.ledger.trouble is not None
+
+    def remember_seconds(self) -> None:
+        """The time budget is the search's alone."""
+        if self.ledger.stage == "search":
+            self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
 
     def settle(self) -> Outcome:
         """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
         if self.time_is_up and not self.interrupted and self.ledger.trouble is None:
             with self.ledger.guarded():
                 self.ledger.end_all(Ending("time_budget"))
-            left, minutes = self.ledger.remaining, self.plan.study.budget.minutes
+            left, minutes = self.ledger.remaining, self.ledger.minutes
             if left:
                 log.warning("the time budget of %g minutes is used up; %d trials were not run", minutes, left)
         with self.ledger.guarded():
-            self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
+            self.remember_seconds()
         if self.ledger.trouble is not None:
             log.error("the study stops: %s", self.ledger.trouble)
             return "stopped"
@@ -228,7 +238,8 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
     """Run a study under its lock. `known`: its folder has been run before."""
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
-    with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log):
+    confirmation = None
+    with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log), ExitStack() as engine:
         storage = open_optuna(places.optuna_url)
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
@@ -236,13 +247,13 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
             folder.remember(places)
             write_text(folder.study_file, to_yaml(plan.document))
             ledger.open()
-            with Screen(ledger, people) as screen:
-                launch = Launch(plan, folder, ledger, screen)
-                with launch.signals():
-                    outcome = launch.run()
-                    if outcome == "complete":
-                        ledger.close()
-                        _keep_heatmap(plan, folder, tracker)
+            outcome = _run_stage(ledger, people, engine)
+            if outcome == "complete" and plan.study.confirm is not None and ledger.best is not None:
+                confirmation = Confirmation(ledger)
+                confirmation.open()
+                outcome = _run_stage(confirmation, people, engine)
+            if outcome == "complete":
+                tracker.end(PARENT, "FINISHED")
         except DuplicatedStudyError:
             shown = mask_password(places.optuna_url)
             raise StudyError(
@@ -252,7 +263,19 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
             raise StudyError(f"Optuna's storage {mask_password(places.optuna_url)}: {first_line(error)}") from None
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS if tracker.problem is None else 1.0)
-    return Finish(outcome, ledger.best is not None, None if sent else tracker.problem)
+    confirmed = confirmation.configurations if confirmation is not None else None
+    return Finish(outcome, ledger.best is not None, None if sent else tracker.problem, confirmed)
+
+
+def _run_stage(ledger: Bookkeeping, people: TextIO, engine: ExitStack) -> Outcome:
+    with Screen(ledger, people) as screen:
+        launch = Launch(ledger, screen, engine)
+        with launch.signals():
+            outcome = launch.run()
+            if outcome == "complete" and isinstance(ledger, Ledger):
+                ledger.close()
+                _keep_heatmap(ledger.plan, ledger.folder, ledger.tracker)
+            return outcome
 
 
 def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> None:

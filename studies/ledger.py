@@ -1,61 +1,34 @@
-"""The study's bookkeeping: what happens to a trial is written to Optuna and MLflow here, and nowhere else.
-
-Optuna's database is the truth. A trial is its Optuna number; its MLflow run has the key `search/NUMBER`.
-"""
+"""The bookkeeping of the search: its trials, their points, and the study's own run."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import optuna
-import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial
 
-from dmr.checkpoints import load_checkpoint
+from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
-from dmr.training import EpochReport, RunSettings
-from studies.endings import ENDED, Ending, StopReason, optuna_state
-from studies.folder import StudyFolder
+from studies.bookkeeping import PARENT, Begun, Bookkeeping
+from studies.endings import ENDED, StopReason
+from studies.folder import Stage, StudyFolder
 from studies.plan import StudyPlan
-from studies.reporters import LAST
-from studies.runs import end_run, stage_tags, start_run
+from studies.runs import stage_tags
 from studies.sampling import Proposer
-from studies.scheduler import RecordedEpoch
-from studies.schema import metric_direction
+from studies.scheduler import RecordedEpoch, StudyScheduler, make_scheduler
 from studies.tracking import Tracker
 
 log = logging.getLogger("dmr")
 
-PARENT = "study"
 
+class Ledger(Bookkeeping):
+    """The trials of a search, as many as the budget has."""
 
-@dataclass
-class TrialRecord:
-    """A trial that runs: what it is and the last epoch it reported."""
-
-    number: int
-    trial_id: int
-    point: dict[str, Any]
-    settings: RunSettings
-    report: EpochReport | None = None
-
-    @property
-    def key(self) -> str:
-        return f"search/{self.number}"
-
-    @property
-    def epochs(self) -> int:
-        return 0 if self.report is None else self.report.epoch + 1
-
-
-class Ledger:
-    """Begins, follows and ends the trials of one study."""
+    stage: ClassVar[Stage] = "search"
+    noun: ClassVar[str] = "trial"
 
     def __init__(
         self, plan: StudyPlan, storage: optuna.storages.BaseStorage, tracker: Tracker, folder: StudyFolder, known: bool
@@ -66,26 +39,13 @@ class Ledger:
         Raises:
             optuna.exceptions.DuplicatedStudyError: it has one.
         """
-        self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
-        self.objectives = plan.study.objective
-        self.live: dict[int, TrialRecord] = {}
-        self.endings: Counter[StopReason] = Counter()
-        self.best: tuple[float, int, float] | None = None  # value, trial, its worst combination
+        super().__init__(plan, storage, tracker, folder, plan.study.name, known)
         self.exhausted = False
-        self.trouble: str | None = None
-        self.study = study = optuna.create_study(
-            storage=storage,
-            study_name=plan.study.name,
-            directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
-            load_if_exists=known,
-        )
-        self.proposer = Proposer(
-            study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, plan.study.budget.trials
-        )
-        for trial in study.get_trials(deepcopy=False):
+        budget = plan.study.budget.trials
+        self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, budget)
+        for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
-        self.interrupted = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
     def open(self) -> None:
         """Begin the study's own run, or go on with it."""
@@ -94,98 +54,42 @@ class Ledger:
             self.proposer.enqueue(point)
 
     @property
-    def finished(self) -> int:
-        """Trials that have ended, in any way."""
-        return sum(self.endings.values())
+    def dataset(self) -> MultimodalDataset:
+        """Without `test`: what is not there cannot be read."""
+        splits = {name: split for name, split in self.plan.dataset.splits.items() if name != "test"}
+        return replace(self.plan.dataset, splits=splits)
+
+    @property
+    def minutes(self) -> float | None:
+        return self.plan.study.budget.minutes
+
+    @property
+    def total(self) -> int:
+        return max(self.plan.study.budget.trials, self.finished)
 
     @property
     def remaining(self) -> int:
-        """Trials of the budget that have not been started, now or by an earlier driver."""
         return max(0, self.plan.study.budget.trials - self.finished - len(self.live) - len(self.interrupted))
-
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        """What Optuna's storage, a disk or Ray raises here becomes `trouble`: the study stops and can go on later."""
-        try:
-            yield
-        except Exception as error:
-            log.info("the bookkeeping failed", exc_info=True)
-            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-    def begin(self) -> TrialRecord | None:
-        """The next trial: one that an earlier driver left running, else a new one; None when there is none left."""
-        if self.interrupted:
-            trial = self.interrupted.pop(0)
-            number, trial_id, point = trial.number, trial._trial_id, self.proposer.complete(trial)
-        elif self.remaining and not self.exhausted:
-            asked = self.proposer.ask()
-            if asked is None:
-                self.exhausted = True
-                log.warning("every point of the search space was tried: the study ends with %d trials", self.finished)
-                return None
-            number, trial_id, point = asked[0].number, asked[0]._trial_id, asked[1]
-        else:
-            return None
-        record = TrialRecord(number, trial_id, point, self.plan.run_settings(point, self.plan.study.seed))
-        self.live[number] = record
-        name = f"{self.plan.study.name}-{number:04d}"
-        start_run(self.tracker, self.plan, record.key, name, "search", point, PARENT, {"trial": str(number)})
-        return record
-
-    def epoch(self, number: int, report: EpochReport) -> None:
-        """An epoch was reported; one that is reported again, after a restart, is written once."""
-        record = self.live[number]
-        record.report = report
-        self.tracker.metrics(record.key, report.metrics, step=report.epoch)
-        self._check_journal()
-        if len(self.objectives) == 1:
-            self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
-
-    def finish(self, number: int, ending: Ending) -> None:
-        """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
-        that goes on, ends again, and is written once.
-        """
-        record = self.live[number]
-        state = optuna_state(ending.reason, record.epochs, len(self.objectives))
-        values = self._values(record.report) if record.report is not None else None
-        worst = record.report.best_metrics[f"val/{self.plan.main_metric}_worst"] if record.report is not None else None
-        attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
-        if values is not None and state != TrialState.FAIL:
-            attributes["best"] = [values[0], worst]
-        end_run(self.tracker, self.plan, record.key, self.folder.trial(number), record.report, ending)
-        self._check_journal()
-        for name, value in attributes.items():
-            self.storage.set_trial_user_attr(record.trial_id, name, value)
-        self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
-        del self.live[number]
-        self._count(number, ending.reason, attributes.get("best"))
-        (self.folder.trial(number) / LAST).unlink(missing_ok=True)
-        if ending.message:
-            log.warning("trial %d %s: %s", number, ending.reason, ending.message)
-
-    def end_all(self, ending: Ending) -> None:
-        """End the trials that run and those an earlier driver left running, which came as far as their checkpoint."""
-        while self.interrupted:
-            self.begin()
-        for number, record in list(self.live.items()):
-            if record.report is None:
-                state = load_checkpoint(self.folder.trial(number) / LAST, torch.device("cpu"))
-                record.report = EpochReport(**state["report"]) if state is not None else None
-            self.finish(number, ending)
-
-    def close(self) -> None:
-        """The study is complete."""
-        self.study.set_user_attr(ENDED, self._budget)
-        self.tracker.end(PARENT, "FINISHED")
 
     @property
     def complete(self) -> bool:
         """Whether the study has come to its end with this budget, perhaps early: by time, or in a finite space."""
-        return self.study.user_attrs.get(ENDED) == self._budget or not (self.remaining or self.interrupted)
+        return self.study.user_attrs.get(ENDED) == self._budget or super().complete
+
+    def close(self) -> None:
+        """The search is complete."""
+        self.study.set_user_attr(ENDED, self._budget)
 
     @property
     def _budget(self) -> dict[str, Any]:
         return self.plan.study.budget.model_dump()
+
+    def scheduler(self) -> StudyScheduler:
+        given = self.plan.study.scheduler
+        epochs, grace = self.plan.max_epochs, self.plan.grace_epochs
+        scheduler = make_scheduler(given.name, self.scheduler_metric[1], epochs, grace, given.reduction_factor)
+        scheduler.replay(self.recorded_epochs(), {trial.number for trial in self.interrupted})
+        return scheduler
 
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
@@ -201,27 +105,23 @@ class Ledger:
                 recorded.append(RecordedEpoch(number, step + 1, best[number], blocks[number]))
         return recorded
 
-    @property
-    def scheduler_metric(self) -> tuple[str, str]:
-        """The metric a scheduler looks at, and its better end."""
-        metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
-        return metric, metric_direction(metric)
+    def _next(self) -> Begun | None:
+        asked = None if self.exhausted else self.proposer.ask()
+        if asked is not None:
+            return self._begun(*asked)
+        if not self.exhausted:
+            self.exhausted = True
+            log.warning("every point of the search space was tried: the study ends with %d trials", self.finished)
+        return None
 
-    def _check_journal(self) -> None:
-        """Optuna is told only what is in MLflow's journal.
+    def _again(self, trial: FrozenTrial) -> Begun:
+        return self._begun(trial, self.proposer.complete(trial))
 
-        Raises:
-            OSError: the journal could not be written.
-        """
-        if self.tracker.journal_failed:
-            raise OSError(self.tracker.problem)
-
-    def _values(self, report: EpochReport) -> list[float]:
-        """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
-        return [report.best_metrics[str(objective.metric)] for objective in self.objectives]
+    def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> Begun:
+        return Begun(trial, point, self.plan.study.seed, {"trial": str(trial.number)})
 
     def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
-        self.endings[reason] += 1
+        super()._count(number, reason, best)
         if best is None:
             return
         sign = 1.0 if self.objectives[0].mode == "max" else -1.0

@@ -153,6 +153,8 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     except DataError as error:
         raise StudyError(str(error)) from None
     study = validate_study(document, where, dataset)
+    if study.confirm is not None and "test" not in dataset.splits:
+        raise StudyError(f"{where}: confirm: data set {dataset.name} has no test split")
     experiment = study.experiment or _experiment_name(dataset.name)
     if isinstance(search, list):
         search = [{"name": part.label} | block for part, block in zip(parts, search, strict=True)]

@@ -129,6 +129,11 @@ class ResourcesSection(Section):
     concurrent: int | None = Field(default=None, ge=1)
 
 
+class ConfirmSection(Section):
+    top: int = Field(default=3, ge=1)
+    seeds: int = Field(default=5, ge=1)
+
+
 class StudyFile(Section):
     """All keys of a study file; those of `dataset` and `model` depend on the data set and the method."""
 
@@ -148,6 +153,7 @@ class StudyFile(Section):
     budget: BudgetSection = BudgetSection()
     resources: ResourcesSection = ResourcesSection()
     retries: int = Field(default=2, ge=0, le=100)
+    confirm: ConfirmSection | None = None
 
 
 def validate_study(document: Mapping[str, Any], where: str, data: MultimodalDataset | None = None) -> StudyFile:

@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from studies.bookkeeping import Bookkeeping
 from studies.endings import FAILURES
-from studies.ledger import Ledger
 
 log = logging.getLogger("dmr")
 
@@ -59,7 +59,7 @@ class _Lines(logging.Handler):
 class Screen:
     """Follows one study."""
 
-    def __init__(self, ledger: Ledger, stream: TextIO) -> None:
+    def __init__(self, ledger: Bookkeeping, stream: TextIO) -> None:
         self.ledger = ledger
         self.console = Console(file=stream, highlight=False)
         self.started = time.monotonic()
@@ -84,11 +84,11 @@ class Screen:
         """A trial has ended: a line, where there is no live table."""
         if not self.console.is_terminal:
             best = f", {self.best()}" if self.ledger.best else ""
-            self.say(f"{self.ledger.finished}/{self.total} trials{best}, {self.time_left()}")
+            self.say(f"{self.ledger.finished}/{self.total} {self.ledger.noun}s{best}, {self.time_left()}")
 
     @property
     def total(self) -> int:
-        return max(self.ledger.plan.study.budget.trials, self.ledger.finished)
+        return self.ledger.total
 
     def best(self) -> str:
         assert self.ledger.best is not None
@@ -109,7 +109,7 @@ class Screen:
         table = Table.grid(padding=(0, 2))
         failed = sum(ledger.endings[reason] for reason in FAILURES)
         table.add_row(
-            Text(ledger.plan.study.name, style="bold"),
+            Text(ledger.study.study_name, style="bold"),
             ProgressBar(total=self.total, completed=ledger.finished, width=30),
             f"{ledger.finished}/{self.total}",
             f"running {len(ledger.live)}",

@@ -63,7 +63,7 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
     with folder.locked(), logging_to(folder.log):
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
-            start_run(tracker, plan, KEY, f"{plan.study.name}-train", "train", {}, tags={"trial": "0"})
+            start_run(tracker, plan, KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, tags={"trial": "0"})
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=people, transient=True) as progress:
                 followed = (settings.select, settings.select_mode)

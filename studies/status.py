@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -11,7 +12,7 @@ from studies.endings import ENDED
 from studies.errors import StudyError
 from studies.folder import StudyFolder
 from studies.mlflow_store import first_line, mask_password
-from studies.names import NAME
+from studies.names import CONFIRM, NAME, WANTED
 
 
 def list_lines(storage: Path) -> list[str]:
@@ -22,7 +23,7 @@ def list_lines(storage: Path) -> list[str]:
         folder = StudyFolder(storage, entry.name)
         if folder.exists:
             try:
-                lines.append(_headline(folder, _study(folder)))
+                lines.append(_headline(folder, load_search(folder)))
             except StudyError as error:
                 lines.append(f"{entry.name}: {error}")
     return lines
@@ -35,13 +36,16 @@ def status_lines(folder: StudyFolder) -> list[str]:
         StudyError: no such study.
     """
     document = folder.document()
-    study = _study(folder)
+    study = load_search(folder)
     trials = study.get_trials(deepcopy=False) if study else []
     reasons = Counter(trial.user_attrs.get("stop_reason", trial.state.name.lower()) for trial in trials)
     lines = [
         _headline(folder, study),
         "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none"),
     ]
+    if document.get("confirm"):
+        ended = Counter(t.user_attrs.get("stop_reason", t.state.name.lower()) for t in _confirm_runs(folder))
+        lines.append("confirm: " + (", ".join(f"{n} {reason}" for reason, n in ended.items()) or "not begun"))
     mode = document["objective"][0]["mode"]
     with_value = [trial for trial in trials if "best" in trial.user_attrs]
     if with_value:
@@ -60,16 +64,41 @@ def status_lines(folder: StudyFolder) -> list[str]:
 
 
 def _headline(folder: StudyFolder, study: optuna.Study | None) -> str:
-    budget = folder.document()["budget"]
+    document = folder.document()
+    budget = document["budget"]
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) if study else 0
     driver = folder.driver()
-    complete = finished >= budget["trials"] or (study is not None and study.user_attrs.get(ENDED) == budget)
+    complete = search_ended(document, study)
+    confirmed = ""
+    if document.get("confirm") and complete:
+        runs = _confirm_runs(folder)
+        done = sum(trial.state.is_finished() for trial in runs)
+        confirmed = f", {done} of {len(runs)} confirm runs"
+        complete = 0 < len(runs) == done
     state = f"running (process {driver})" if driver else "complete" if complete else "not running"
-    return f"{folder.name}: {state}, {finished} of {budget['trials']} trials"
+    return f"{folder.name}: {state}, {finished} of {budget['trials']} trials{confirmed}"
 
 
-def _study(folder: StudyFolder) -> optuna.Study | None:
-    """Optuna's study, None where there is none yet; what a dead driver of it left running is ended.
+def search_ended(document: dict[str, Any], study: optuna.Study | None) -> bool:
+    """Whether a study's search has come to the end of its budget."""
+    if study is None:
+        return False
+    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    return bool(finished >= document["budget"]["trials"] or study.user_attrs.get(ENDED) == document["budget"])
+
+
+def _confirm_runs(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
+    """The runs of the confirmation, without those whose configuration is no longer among the best."""
+    study = load_search(folder, f"{folder.name}/{CONFIRM}")
+    if study is None:
+        return []
+    wanted = study.user_attrs.get(WANTED, {})
+    return [t for t in study.get_trials(deepcopy=False) if "/".join(map(str, t.user_attrs["pair"])) in wanted]
+
+
+def load_search(folder: StudyFolder, name: str | None = None) -> optuna.Study | None:
+    """Optuna's study of the search, or one of this name; None where there is none yet. What a dead driver of it left
+    running is ended.
 
     Raises:
         StudyError: its storage cannot be read.
@@ -80,7 +109,7 @@ def _study(folder: StudyFolder) -> optuna.Study | None:
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     try:
-        return optuna.load_study(study_name=folder.name, storage=url)
+        return optuna.load_study(study_name=name or folder.name, storage=url)
     except KeyError:
         return None
     except Exception as error:  # whatever a database driver raises

@@ -82,10 +82,22 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: C
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
     Console(highlight=False).print(_trial_table(results, trials))
-    tell(f"study {name} is complete: {len(trials)} trials")
+    code, confirmed = 0, ""
+    if plan.study.confirm is not None and finish.confirmed is not None:
+        from studies.confirm_table import confirm_table
+
+        seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
+        runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
+        Console(highlight=False).print(confirm_table(runs, finish.confirmed, seeds))
+        count, failures = len(finish.confirmed) * len(seeds), runs.table["status"].isin(FAILURES)
+        confirmed = f", {count} confirm runs"
+        if failures.any():
+            tell(f"{failures.sum()} confirm runs failed; see {folder.log}")
+        code = int(not (runs.table["split"] == "test").any())
+    tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
     tell(f"heatmap: {folder.heatmap}")
     tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
-    return 0
+    return code
 
 
 def unsent_line(problem: str, folder: StudyFolder) -> str:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dmr.checkpoints import load_checkpoint
+from dmr.combinations import evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.training import EpochReport, RunSettings
 from studies.endings import StopReason
-from studies.folder import StudyFolder
-from studies.reporters import FolderReporter, StorageFailed
+from studies.folder import Stage, StudyFolder
+from studies.reporters import BEST, FolderReporter, StorageFailed
+from studies.runs import SAMPLES, Tested
 from studies.scheduler import TIME, VALUE
+
+if TYPE_CHECKING:
+    import torch
 
 PAYLOAD = "payload"
 HUNG = "hung.txt"
@@ -31,10 +38,12 @@ class TrialContext:
 
     Attributes:
         folder: the study's.
+        stage: `confirm` also evaluates on test.
         scheduled: the metric a scheduler looks at, and its better end.
     """
 
     folder: StudyFolder
+    stage: Stage
     scheduled: tuple[str, str]
     cpus: float
     gpus: float
@@ -98,11 +107,13 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
 
     torch.set_num_threads(max(1, int(context.cpus)))
     device = torch.device("cuda" if context.gpus > 0 else "cpu")
-    folder = context.folder.trial(number)
+    folder = context.folder.run(context.stage, number)
     try:
         watch = EpochWatch(folder, settings.train.epoch_minutes)
         watch.start()
         fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch))
+        if context.stage == "confirm":
+            tune.report({PAYLOAD: json.dumps({"tested": test_here(settings, folder, device, dataset)._asdict()})})
     except StorageFailed as error:
         tune.report({PAYLOAD: json.dumps({"trouble": str(error)})})
     except Exception as error:
@@ -110,6 +121,31 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
         tune.report({PAYLOAD: json.dumps({"ending": ending})})
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def test_here(settings: RunSettings, folder: Path, device: torch.device, dataset: MultimodalDataset) -> Tested:
+    """Evaluate the chosen checkpoint on test; the results of single samples are left in the run's folder.
+
+    Raises:
+        StorageFailed: the file of the samples cannot be written.
+        RuntimeError: the checkpoint cannot be read.
+    """
+    import numpy as np
+
+    from dmr.training import test
+
+    state = load_checkpoint(folder / BEST, device)
+    if state is None:
+        raise RuntimeError(f"{folder / BEST}: cannot be read")
+    report = test(dataset, settings, device, state["network"])
+    names = np.array(evaluated_combinations(dataset.modality_names).names)
+    partial = folder / f"partial-{SAMPLES}"
+    try:
+        np.savez_compressed(partial, scores=report.scores, combinations=names)
+        os.replace(partial, folder / SAMPLES)
+    except OSError as error:
+        raise StorageFailed(f"{folder}: cannot be written: {error}") from error
+    return Tested(report.metrics, report.values)
 
 
 def reason_of(error: Exception) -> StopReason:

@@ -46,7 +46,7 @@ def write_arrays(folder: Path, samples: int = 120, classes: int = 3) -> Path:
     draw = np.random.default_rng(7)
     widths = {"ecg": (6, 2.0), "motion": (4, 1.0), "skin": (3, 0.2)}
     centres = {name: signal * draw.standard_normal((classes, width)) for name, (width, signal) in widths.items()}
-    for split, count in (("train", samples), ("val", samples // 2)):
+    for split, count in (("train", samples), ("val", samples // 2), ("test", samples // 3)):
         (folder / split).mkdir(parents=True)
         labels = np.arange(count, dtype=np.int64) % classes
         np.save(folder / split / "label.npy", labels)
@@ -109,7 +109,8 @@ class Workplace:
 
     def with_faulty_method(self) -> Workplace:
         """`dmr` with the method of faulty.py; the study file then has `model: {method: faulty, ...}`."""
-        self.environment |= {"PYTHONPATH": str(HERE), "FAULTY_HOME": str(self.path)}
+        paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment |= {"PYTHONPATH": os.pathsep.join(paths), "FAULTY_HOME": str(self.path)}
         self.command = (sys.executable, "-c", "import faulty; from studies.cli import main; main()")
         return self
 

@@ -103,10 +103,19 @@ def test_a_bad_override(place, override):
 
 
 @pytest.mark.parametrize(
-    "command", [("status",), ("resume",), ("stop",), ("rm", "--yes"), ("table",), ("heatmap",)], ids=lambda c: c[0]
+    "command",
+    [("status",), ("resume",), ("confirm",), ("stop",), ("rm", "--yes"), ("table",), ("heatmap",)],
+    ids=lambda c: c[0],
 )
 def test_a_study_that_is_not_there(place, command):
     assert "no study 'unknown' here" in refuse(place, command[0], "unknown", *command[1:])
+
+
+def test_a_confirmation_needs_a_test_split(place):
+    without = place.path / "without"
+    shutil.copytree(place.path / "sensors", without, ignore=shutil.ignore_patterns("test"))
+    place.write(dataset={"name": "arrays", "path": "without"}, confirm={})
+    assert refuse(place, "run", "small.yaml") == "small.yaml: confirm: data set without has no test split"
 
 
 def change_npy(file, change):

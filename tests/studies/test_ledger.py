@@ -52,8 +52,8 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
         assert record is not None
         for epoch in range(20):
             first.epoch(record.number, report(epoch))
-        folder.trial(record.number).mkdir(parents=True)
-        save_checkpoint(folder.trial(record.number) / LAST, {"report": asdict(report(19))})
+        folder.run("search", record.number).mkdir(parents=True)
+        save_checkpoint(folder.run("search", record.number) / LAST, {"report": asdict(report(19))})
 
     second = Ledger(plan, storage, tracker, folder, known=True)
     second.open()

@@ -1,0 +1,232 @@
+"""The bookkeeping of one stage of a study: what happens to a trial is written to Optuna and MLflow here, nowhere else.
+
+Optuna's database is the truth. A trial is its Optuna number in its stage; its MLflow run has the key `STAGE/NUMBER`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from dmr.checkpoints import load_checkpoint
+from dmr.data.dataset import MultimodalDataset
+from dmr.training import EpochReport, RunSettings
+from studies.blocks import BLOCK
+from studies.endings import Ending, StopReason, optuna_state
+from studies.folder import Stage, StudyFolder
+from studies.plan import StudyPlan
+from studies.reporters import LAST
+from studies.runs import Tested, end_run, start_run
+from studies.scheduler import StudyScheduler
+from studies.schema import metric_direction
+from studies.tracking import Tracker
+
+log = logging.getLogger("dmr")
+
+PARENT = "study"
+
+
+class Begun(NamedTuple):
+    """A trial that is RUNNING in Optuna, with its point, the seed of its training and tags of its run."""
+
+    trial: FrozenTrial | optuna.Trial
+    point: dict[str, Any]
+    seed: int
+    tags: dict[str, str]
+
+
+@dataclass
+class TrialRecord:
+    """A trial that runs: what it is, the last epoch it reported and, where its stage has that, how it did on test."""
+
+    number: int
+    trial_id: int
+    key: str
+    point: dict[str, Any]
+    settings: RunSettings
+    report: EpochReport | None = None
+    tested: Tested | None = None
+
+    @property
+    def block(self) -> str | None:
+        return self.point.get(BLOCK)
+
+    @property
+    def epochs(self) -> int:
+        return 0 if self.report is None else self.report.epoch + 1
+
+
+class Bookkeeping:
+    """Begins, follows and ends the trials of one stage; which trials there are is the stage's own."""
+
+    stage: ClassVar[Stage]
+    noun: ClassVar[str]  # what people call one of its trials
+    best: tuple[float, int, float] | None = None  # value, trial, its worst combination; for the screen
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        storage: optuna.storages.BaseStorage,
+        tracker: Tracker,
+        folder: StudyFolder,
+        study_name: str,
+        known: bool,
+    ) -> None:
+        """Args:
+            known: the storage may have this study already; else it must have none of this name.
+
+        Raises:
+            optuna.exceptions.DuplicatedStudyError: it has one.
+        """
+        self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
+        self.objectives = plan.study.objective
+        self.live: dict[int, TrialRecord] = {}
+        self.endings: Counter[StopReason] = Counter()
+        self.trouble: str | None = None
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=study_name,
+            directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
+            load_if_exists=known,
+        )
+        self.interrupted = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+
+    # ---- what a stage has of its own ----
+
+    @property
+    def dataset(self) -> MultimodalDataset:
+        """What its trials may read."""
+        raise NotImplementedError
+
+    @property
+    def minutes(self) -> float | None:
+        """How long it may run, summed over drivers."""
+        return None
+
+    @property
+    def total(self) -> int:
+        """Its trials, in all."""
+        raise NotImplementedError
+
+    @property
+    def remaining(self) -> int:
+        """Trials that have not been started, now or by an earlier driver."""
+        raise NotImplementedError
+
+    @property
+    def complete(self) -> bool:
+        return not (self.remaining or self.interrupted)
+
+    def scheduler(self) -> StudyScheduler:
+        """The scheduler of its trials, which remembers what earlier drivers saw."""
+        raise NotImplementedError
+
+    def _next(self) -> Begun | None:
+        """A new trial; None where there is none left."""
+        raise NotImplementedError
+
+    def _again(self, trial: FrozenTrial) -> Begun:
+        """A trial that an earlier driver left running."""
+        raise NotImplementedError
+
+    # ---- what happens to trials ----
+
+    @property
+    def finished(self) -> int:
+        """Trials that have ended, in any way."""
+        return sum(self.endings.values())
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What Optuna's storage, a disk or Ray raises here becomes `trouble`: the study stops and can go on later."""
+        try:
+            yield
+        except Exception as error:
+            log.info("the bookkeeping failed", exc_info=True)
+            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+    def begin(self) -> TrialRecord | None:
+        """The next trial: one that an earlier driver left running, else a new one; None when there is none left."""
+        if self.interrupted:
+            begun: Begun | None = self._again(self.interrupted.pop(0))
+        else:
+            begun = self._next() if self.remaining else None
+        if begun is None:
+            return None
+        number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
+        record = TrialRecord(number, begun.trial._trial_id, f"{self.stage}/{number}", begun.point, settings)
+        self.live[number] = record
+        name = f"{self.plan.study.name}-{'' if self.stage == 'search' else f'{self.stage}-'}{number:04d}"
+        start_run(self.tracker, self.plan, record.key, name, self.stage, begun.point, begun.seed, PARENT, begun.tags)
+        return record
+
+    def epoch(self, number: int, report: EpochReport) -> None:
+        """An epoch was reported; one that is reported again, after a restart, is written once."""
+        record = self.live[number]
+        record.report = report
+        self.tracker.metrics(record.key, report.metrics, step=report.epoch)
+        self._check_journal()
+        if len(self.objectives) == 1:
+            self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
+
+    def finish(self, number: int, ending: Ending) -> None:
+        """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
+        that goes on, ends again, and is written once.
+        """
+        record = self.live[number]
+        state = optuna_state(ending.reason, record.epochs, len(self.objectives))
+        values = self._values(record.report) if record.report is not None else None
+        attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
+        if record.report is not None and values is not None and state != TrialState.FAIL:
+            attributes["best"] = [values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"]]
+        place = self.folder.run(self.stage, number)
+        end_run(self.tracker, self.plan, record.key, place, record.report, ending, record.tested)
+        self._check_journal()
+        for name, value in attributes.items():
+            self.storage.set_trial_user_attr(record.trial_id, name, value)
+        self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
+        del self.live[number]
+        self._count(number, ending.reason, attributes.get("best"))
+        (place / LAST).unlink(missing_ok=True)
+        if ending.message:
+            log.warning("%s %d %s: %s", self.noun, number, ending.reason, ending.message)
+
+    def end_all(self, ending: Ending) -> None:
+        """End the trials that run and those an earlier driver left running, which came as far as their checkpoint."""
+        while self.interrupted:
+            self.begin()
+        for number, record in list(self.live.items()):
+            if record.report is None:
+                state = load_checkpoint(self.folder.run(self.stage, number) / LAST, torch.device("cpu"))
+                record.report = EpochReport(**state["report"]) if state is not None else None
+            self.finish(number, ending)
+
+    @property
+    def scheduler_metric(self) -> tuple[str, str]:
+        """The metric a scheduler looks at, and its better end."""
+        metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
+        return metric, metric_direction(metric)
+
+    def _check_journal(self) -> None:
+        """Optuna is told only what is in MLflow's journal.
+
+        Raises:
+            OSError: the journal could not be written.
+        """
+        if self.tracker.journal_failed:
+            raise OSError(self.tracker.problem)
+
+    def _values(self, report: EpochReport) -> list[float]:
+        """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
+        return [report.best_metrics[str(objective.metric)] for objective in self.objectives]
+
+    def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
+        self.endings[reason] += 1
