@@ -244,7 +244,16 @@ def test_mined_once_when_the_warm_up_is_over(make_parts: MakeParts) -> None:
 def test_mined_again_from_what_happened_since(make_parts: MakeParts) -> None:
     settings = DMRNetSettings(warmup_epochs=2, remine_every=2, hard_count=1)
     # from epochs 0-1, 2-3, 4-5: statistics older than the last mining do not count
-    assert hard_after_each_epoch(make_parts(), settings, [1, 1, 4, 4, 5, 5, 0, 0]) == [[], [], [1], [1], [4], [4], [5], [5]]
+    assert hard_after_each_epoch(make_parts(), settings, [1, 1, 4, 4, 5, 5, 0, 0]) == [
+        [],
+        [],
+        [1],
+        [1],
+        [4],
+        [4],
+        [5],
+        [5],
+    ]
 
 
 def test_without_warm_up_nothing_is_known_and_nothing_is_hard(make_parts: MakeParts) -> None:
