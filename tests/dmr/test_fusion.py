@@ -42,7 +42,7 @@ def test_the_others_are_weighted_means_by_loops(kind: FusionKind, positions: tup
         there = [m for m in range(3) if MASKS[k, b, m]]
         for where in itertools.product(*map(range, positions)):
             x = {m: features[m][b][where] for m in there}
-            weight = {m: 1.0 for m in there}
+            weight = dict.fromkeys(there, 1.0)
             if kind == "attention":
                 weight = {m: math.exp(x[m] @ fusion.score[m].weight[0] + fusion.score[m].bias[0]) for m in there}
             expected = sum(
