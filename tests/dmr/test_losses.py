@@ -169,3 +169,13 @@ def test_every_class_weighs_the_same_in_the_inverse_weighted_sum() -> None:
     assert got is not None
     sums = [float(got[label]) * int((labels == label).sum()) for label in range(3)]
     assert sums == pytest.approx([10 / 3] * 3)
+
+
+def test_median_of_single_labels_is_inverse() -> None:
+    """All labels together are the one image: with an image a label every frequency, and so every weight, would be 1."""
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    median, inverse = class_weights(labels, 4, "median"), class_weights(labels, 4, "inverse")
+    assert median is not None
+    assert inverse is not None
+    torch.testing.assert_close(median, inverse)
+    torch.testing.assert_close(median, torch.tensor([10 / 18, 10 / 9, 10 / 3, 0.0]))
