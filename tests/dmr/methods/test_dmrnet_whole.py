@@ -100,6 +100,16 @@ def test_on_a_map_every_position_has_its_gaussian(make_parts: MakeParts, make_se
     torch.testing.assert_close(got.variance, variance.detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_every_draw_meets_the_masks_of_its_own_combination(make_network: Callable[..., Any], task: Task) -> None:
+    """Without noise all draws are the same, so their number must not matter; the head of a map reads the masks."""
+    combination, losses = torch.tensor([[0, 6, 3, 4, 1, 6, 2], [6, 1, 0, 0, 5, 4, 3]]), []
+    for draws in (1, 3):
+        network, inputs, labels = make_network(DMRNetSettings(noise_scale=0.0, draws=draws), task)
+        losses.append(network.losses(inputs, labels, combination, generator()).task)
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_a_fixed_variance_is_noise_alone(make_parts: MakeParts, make_seen: MakeSeen) -> None:
     settings = DMRNetSettings(variance="fixed", noise_scale=0.6, prior_std=2.0, head_norm="layer")
     method, seen = DMRNet(settings, make_parts()), make_seen(COMBINATION)

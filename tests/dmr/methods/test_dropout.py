@@ -7,13 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dmr.combinations import all_combinations
 from dmr.methods.base import Parts, Seen
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.methods.full_only import FullOnly, FullOnlySettings
-from dmr.sampling import combination_probabilities, draw_combinations
-from dmr.settings import SamplingSettings, Strategy
 
 MakeParts = Callable[..., Parts]
 MakeSeen = Callable[..., Seen]
@@ -49,14 +45,3 @@ def test_every_embedding_has_one_width(make_parts: MakeParts, make_seen: MakeSee
         found = Dropout(DropoutSettings(), make_parts(fusion=fusion)).predict(seen.features, seen.masks)
         assert found.embedding is not None
         assert found.embedding.shape == (2, 4, 12)
-
-
-@pytest.mark.parametrize("strategy", ["uniform", "bernoulli", "by_size", "full_biased"])
-def test_full_only_always_sees_the_full_combination(make_parts: MakeParts, strategy: Strategy) -> None:
-    combinations = all_combinations(["m0", "m1", "m2"])
-    probabilities = combination_probabilities(combinations, SamplingSettings(strategy=strategy))
-    method = FullOnly(FullOnlySettings(), make_parts())
-    drawn = draw_combinations(method.drawn(probabilities, combinations), (2, 500), torch.Generator().manual_seed(0))
-    assert (drawn == combinations.full).all()
-    untouched = Dropout(DropoutSettings(), make_parts()).drawn(probabilities, combinations)
-    assert torch.equal(untouched, probabilities)

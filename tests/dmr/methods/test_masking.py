@@ -21,7 +21,7 @@ CASES: list[tuple[str, str]] = [
 COMPLETE = {"dedicated": {"task"}, "mmanet": {"teacher", "distillation"}}
 """Methods that look at complete samples in training, and the terms that do."""
 COMBINATION = torch.tensor([[0, 3, 6, 1, 2, 0, 4], [1, 1, 5, 1, 5, 0, 2]])
-BAD = [torch.nan, torch.inf, 1e30, -7.0]
+BAD = [torch.nan, 1e30]
 
 pytestmark = [pytest.mark.parametrize("task", TASKS), pytest.mark.parametrize(("name", "fusion"), CASES)]
 
