@@ -58,12 +58,13 @@ def class_weights(
     """(L,) weights of the classes in `labels` (N, *P), None for `none`.
 
     inverse: 1/f, f the frequency of the class among all labels. median: 1/f, f its frequency among the pixels of the
-    images it occurs in, which is median-frequency balancing (Eigen, Fergus, ICCV 2015) up to a factor. Both are scaled
-    so that their mean over the labels is 1; a class that never occurs has weight 0.
+    images it occurs in, which is median-frequency balancing (Eigen, Fergus, ICCV 2015) up to a factor; labels (N,) are
+    the pixels of one image, so that it is `inverse` for them. Both are scaled so that their mean over the labels is 1;
+    a class that never occurs has weight 0.
     """
     if kind == "none":
         return None
-    rows = labels.reshape(len(labels), -1)
+    rows = labels.reshape(1 if labels.ndim == 1 else len(labels), -1)
     counts = np.zeros(num_classes)
     around = np.zeros(num_classes)
     for row in rows:

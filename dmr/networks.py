@@ -44,6 +44,9 @@ class Network(AnyNetwork):
     """An encoder a modality, and the method behind them."""
 
     def __init__(self, modalities: Sequence[Modality], method: MethodSettings, blueprint: Blueprint) -> None:
+        """Raises:
+        ValueError: the encoders give maps of different sizes, which cannot be fused.
+        """
         super().__init__()
         self.names = tuple(modality.name for modality in modalities)
         everything = enumerate_combinations(self.names)
@@ -57,6 +60,7 @@ class Network(AnyNetwork):
             for m in modalities
         ]
         self.shapes = [_level_shapes(encoder, m) for encoder, m in zip(encoders, modalities, strict=True)]
+        _check_sizes(self.names, self.shapes)
         widths = tuple(encoder.widths[-1] for encoder in encoders)
         self.method = build_method(
             method,
@@ -160,3 +164,14 @@ def _head(skip_widths: Sequence[Sequence[int]], blueprint: Blueprint, width: int
     if blueprint.size is None:
         return ClassificationHead(width, blueprint.num_classes)
     return SegmentationHead(width, list(zip(*skip_widths, strict=True)), blueprint.num_classes, blueprint.size)
+
+
+def _check_sizes(names: Sequence[str], shapes: Sequence[Sequence[torch.Size]]) -> None:
+    """`shapes`: of each modality, of each level, (D, *S)."""
+    sizes = [", ".join("×".join(map(str, shape[1:])) or "a vector" for shape in levels) for levels in shapes]
+    for name, size in zip(names, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(
+                f"modality {name}: its encoder gives {size}; that of {names[0]} gives {sizes[0]}; "
+                "equal sizes are needed to fuse them"
+            )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,7 +15,11 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from dmr.combinations import Combinations, all_combinations
+from dmr.methods.base import Parts, Seen
 from dmr.methods.dmrnet import LOG_VARIANCE_LIMIT, DMRNet, DMRNetSettings, draw, hard_loss, kl_divergence, mine
+
+MakeParts = Callable[..., Parts]
+MakeSeen = Callable[..., Seen]
 
 
 def of(count: int) -> Combinations:
@@ -52,6 +56,21 @@ def test_kl_against_torch(prior_std: float) -> None:
         -1
     )
     torch.testing.assert_close(kl_divergence(mean, log_variance, prior_std), expected)
+
+
+@pytest.mark.parametrize("prior_std", [0.1, 1.0, 2.5])
+def test_kl_of_maps_is_the_sum_over_channels_and_the_mean_over_positions(prior_std: float) -> None:
+    mean, log_variance = torch.randn((2, 3, 4, 5, 6)).double(), torch.randn((2, 3, 4, 5, 6)).double()
+    got = kl_divergence(mean, log_variance, prior_std)
+    assert got.shape == (2, 3)
+    for k, b in itertools.product(range(2), range(3)):
+        each = [
+            reference_kl(
+                Normal(mean[k, b, y, x], torch.exp(0.5 * log_variance[k, b, y, x])), Normal(torch.zeros(6), prior_std)
+            ).sum()
+            for y, x in itertools.product(range(4), range(5))
+        ]
+        torch.testing.assert_close(got[k, b], torch.stack(each).mean())
 
 
 def test_kl_is_zero_at_the_prior_and_has_a_gradient() -> None:
@@ -101,37 +120,50 @@ def test_draws_come_from_the_generator_alone(
 # --- the hard-combination term ----------------------------------------------------------------------------------------
 
 
+HARD = torch.tensor([False, True, False, False, True, False, False])  # of the combinations of three modalities
+
+
 @pytest.mark.parametrize("shape", [(1, 6), (3, 4), (2, 2)])
 def test_hard_loss_as_intended_is_the_loop(shape: tuple[int, int]) -> None:
-    task, hard = torch.rand(shape), torch.rand(shape) < 0.5
-    loop = sum(task[k, b].item() for k in range(shape[0]) for b in range(shape[1]) if hard[k, b])
-    assert hard_loss(task, hard, "intended").item() == pytest.approx(loop / (shape[0] * shape[1]), abs=1e-6)
+    task, combination = torch.rand(shape), torch.randint(0, 7, shape)
+    loop = sum(task[k, b].item() for k in range(shape[0]) for b in range(shape[1]) if combination[k, b] in (1, 4))
+    assert hard_loss(task, combination, HARD, "intended").item() == pytest.approx(loop / task.numel(), abs=1e-6)
 
 
 def test_hard_loss_by_hand() -> None:
-    task, hard = torch.tensor([[1.0, 2.0, 3.0, 6.0]]), torch.tensor([[True, False, True, False]])
-    assert hard_loss(task, hard, "intended").item() == 1.0  # (1 + 3) / 4
-    assert hard_loss(task, hard, "released").item() == 6.0  # 2 × (12 / 4)
+    task, combination = torch.tensor([[1.0, 2.0, 3.0, 6.0]]), torch.tensor([[4, 0, 1, 6]])
+    assert hard_loss(task, combination, HARD, "intended").item() == 1.0  # (1 + 3) / 4
+    assert hard_loss(task, combination, HARD, "released").item() == 6.0  # 2 × (12 / 4)
+    assert hard_loss(task, combination, HARD, "constant").item() == pytest.approx(24 / 7)  # 4 · 2/7 × (12 / 4)
 
 
 def test_hard_loss_as_released_is_what_its_broadcast_computes() -> None:
-    task = torch.rand(8)
-    hard = torch.rand(8) < 0.4
-    broadcast = task * hard.float().view(8, 1, 1, 1)
+    task, combination = torch.rand(8), torch.tensor([1, 4, 1, 0, 6, 5, 2, 4])
+    broadcast = task * HARD[combination].float().view(8, 1, 1, 1)
     assert broadcast.shape == (8, 1, 1, 8)
-    released = hard_loss(task[None], hard[None], "released")
+    released = hard_loss(task[None], combination[None], HARD, "released")
     torch.testing.assert_close(released, broadcast.sum() / 8)
-    torch.testing.assert_close(released, hard.sum() * task.mean())
+    torch.testing.assert_close(released, 4 * task.mean())
 
 
-@pytest.mark.parametrize("mode", ["intended", "released"])
+def test_the_constant_is_the_expectation_of_the_released_term() -> None:
+    task = torch.rand(1, 4)
+    uniform = [torch.tensor([drawn]) for drawn in itertools.product(range(7), repeat=4)]
+    released = torch.stack([hard_loss(task, combination, HARD, "released") for combination in uniform])
+    constant = {hard_loss(task, combination, HARD, "constant").item() for combination in uniform}
+    assert len(constant) == 1
+    assert constant.pop() == pytest.approx(released.double().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["intended", "released", "constant"])
 def test_nothing_hard_is_zero(mode: Any) -> None:
-    assert hard_loss(torch.rand(2, 3), torch.zeros((2, 3), dtype=torch.bool), mode).item() == 0.0
+    nothing = torch.zeros(7, dtype=torch.bool)
+    assert hard_loss(torch.rand(2, 3), torch.randint(0, 7, (2, 3)), nothing, mode).item() == 0.0
 
 
 def test_only_hard_samples_get_the_gradient_of_the_intended_term() -> None:
     task = torch.rand((1, 4), requires_grad=True)
-    hard_loss(task, torch.tensor([[True, False, False, True]]), "intended").backward()
+    hard_loss(task, torch.tensor([[1, 0, 6, 4]]), HARD, "intended").backward()
     assert task.grad is not None
     assert task.grad.tolist() == [[0.25, 0.0, 0.0, 0.25]]
 
@@ -191,125 +223,44 @@ def test_mining_at_random_is_uniform_and_comes_from_the_generator(
     assert torch.equal(one, other)
 
 
-def hard_after_each_epoch(settings: DMRNetSettings, hardest: list[int]) -> list[list[int]]:
+def hard_after_each_epoch(parts: Parts, settings: DMRNetSettings, hardest: list[int]) -> list[list[int]]:
     """The hard combinations in force in each epoch, when combination `hardest[epoch]` has the largest variance."""
-    method, history = DMRNet(settings, 4, 3, 7), []
+    method, history = DMRNet(settings, parts), []
     for epoch, largest in enumerate(hardest):
         method.start_epoch(epoch, of(3), generator(epoch))
-        history.append(method.hard.nonzero().flatten().tolist())
+        history.append(method.hard_combinations().nonzero().flatten().tolist())
         variance = [1.0] * 7
         variance[largest] = 3.0
         method.end_epoch(epoch, sums_of([1.0] * 7, variance, [4.0] * 7))
     return history
 
 
-def test_mined_once_when_the_warm_up_is_over() -> None:
+def test_mined_once_when_the_warm_up_is_over(make_parts: MakeParts) -> None:
     settings = DMRNetSettings(warmup_epochs=3, hard_count=1)
-    assert hard_after_each_epoch(settings, [2, 2, 4, 5, 5, 5, 5]) == [[], [], [], [2], [2], [2], [2]]
+    assert hard_after_each_epoch(make_parts(), settings, [2, 2, 4, 5, 5, 5, 5]) == [[], [], [], [2], [2], [2], [2]]
 
 
-def test_mined_again_from_what_happened_since() -> None:
+def test_mined_again_from_what_happened_since(make_parts: MakeParts) -> None:
     settings = DMRNetSettings(warmup_epochs=2, remine_every=2, hard_count=1)
     # from epochs 0-1, 2-3, 4-5: statistics older than the last mining do not count
-    assert hard_after_each_epoch(settings, [1, 1, 4, 4, 5, 5, 0, 0]) == [[], [], [1], [1], [4], [4], [5], [5]]
+    assert hard_after_each_epoch(make_parts(), settings, [1, 1, 4, 4, 5, 5, 0, 0]) == [
+        [],
+        [],
+        [1],
+        [1],
+        [4],
+        [4],
+        [5],
+        [5],
+    ]
 
 
-def test_without_warm_up_nothing_is_known_and_nothing_is_hard() -> None:
-    assert hard_after_each_epoch(DMRNetSettings(warmup_epochs=0), [1, 1]) == [[], []]
+def test_without_warm_up_nothing_is_known_and_nothing_is_hard(make_parts: MakeParts) -> None:
+    assert hard_after_each_epoch(make_parts(), DMRNetSettings(warmup_epochs=0), [1, 1]) == [[], []]
     again = DMRNetSettings(warmup_epochs=0, remine_every=1, hard_count=1)
-    assert hard_after_each_epoch(again, [1, 4, 2]) == [[], [1], [4]]
+    assert hard_after_each_epoch(make_parts(), again, [1, 4, 2]) == [[], [1], [4]]
 
 
 def test_the_warm_up_is_what_the_settings_say() -> None:
     assert DMRNet.warmup_of(DMRNetSettings()) == 6
     assert DMRNet.warmup_of(DMRNetSettings(warmup_epochs=2)) == 2
-
-
-# --- the method as a whole --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["intended", "released"])
-@pytest.mark.parametrize("draws", [1, 3])
-def test_the_loss_is_the_formula(mode: Any, draws: int) -> None:
-    settings = DMRNetSettings(
-        prior_std=0.7, noise_scale=1.3, draws=draws, kl_weight=0.05, hard_weight=0.4, hard_mode=mode, head_norm="layer"
-    )
-    method = DMRNet(settings, 6, 3, 7)
-    method.hard[[1, 4]] = True
-    fused, labels, combination = torch.randn(2, 5, 6), torch.randint(0, 3, (5,)), torch.randint(0, 7, (2, 5))
-    got = method.losses(fused, labels, combination, generator(3))
-    mean = method.mean(fused)
-    log_variance = method.log_variance(fused)
-    noise = torch.randn((draws, 2, 5, 6), generator=generator(3))
-    task = torch.zeros(2, 5)
-    kl, hard, flagged = 0.0, 0.0, 0
-    for k in range(2):
-        for b in range(5):
-            sigma = torch.exp(0.5 * log_variance[k, b])
-            for s in range(draws):
-                logits = method.classify(mean[k, b] + 1.3 * sigma * noise[s, k, b])
-                task[k, b] += F.cross_entropy(logits, labels[b]).item() / draws
-            kl += reference_kl(Normal(mean[k, b], sigma), Normal(torch.zeros(6), 0.7)).sum().item() / 10
-            if combination[k, b] in (1, 4):
-                hard += task[k, b].item() / 10
-                flagged += 1
-    if mode == "released":
-        hard = flagged * task.mean().item()
-    torch.testing.assert_close(got.task, task, rtol=1e-4, atol=1e-5)
-    assert got.parts["task"].item() == pytest.approx(task.mean().item(), rel=1e-4)
-    assert got.parts["kl"].item() == pytest.approx(kl, rel=1e-4)
-    assert flagged
-    assert got.parts["hard"].item() == pytest.approx(hard, rel=1e-4)
-    assert got.total.item() == pytest.approx(task.mean().item() + 0.05 * kl + 0.4 * hard, rel=1e-4)
-    assert got.variance is not None
-    torch.testing.assert_close(got.variance, log_variance.detach().exp().mean(-1))
-
-
-def test_the_prediction_is_the_mean_embedding_and_has_no_noise(
-    under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
-) -> None:
-    method = DMRNet(DMRNetSettings(noise_scale=5.0), 6, 3, 7).eval()
-    fused = torch.randn(7, 5, 6)
-    one, other = under_two_global_seeds(lambda: method.predict(fused))
-    assert torch.equal(one.logits, other.logits)
-    expected = method.mean(fused) @ method.classify.weight.T + method.classify.bias
-    torch.testing.assert_close(one.logits, expected)
-    assert one.variance is not None
-    torch.testing.assert_close(one.variance, method.log_variance(fused).exp().mean(-1))
-
-
-def test_the_log_variance_is_clamped() -> None:
-    method = DMRNet(DMRNetSettings(head_norm="none"), 4, 3, 7)
-    _, log_variance = method.gaussian(1e6 * torch.randn(1, 50, 4))
-    assert log_variance.min() == -LOG_VARIANCE_LIMIT
-    assert log_variance.max() == LOG_VARIANCE_LIMIT
-    losses = method.losses(1e3 * torch.randn(1, 50, 4), torch.zeros(50).long(), torch.zeros(1, 50).long(), generator())
-    losses.total.backward()
-    assert losses.total.isfinite()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
-
-
-@pytest.mark.parametrize("combination", [[0, 0], [6, 6], [0, 6]])
-@pytest.mark.parametrize("mode", ["intended", "released"])
-def test_batches_of_two_that_lack_combinations(combination: list[int], mode: Any) -> None:
-    method = DMRNet(DMRNetSettings(hard_mode=mode), 4, 3, 7)
-    method.hard[[1, 2]] = True
-    got = method.losses(torch.randn(1, 2, 4), torch.tensor([0, 1]), torch.tensor([combination]), generator())
-    got.total.backward()
-    assert got.total.isfinite()
-    assert got.parts["hard"].item() == 0.0
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
-
-
-def test_the_kl_weight_reaches_the_gradient() -> None:
-    gradients = []
-    for kl_weight in (0.0, 1.0):
-        torch.manual_seed(0)
-        method = DMRNet(DMRNetSettings(kl_weight=kl_weight, noise_scale=0.0, head_norm="none"), 4, 3, 7)
-        fused = torch.randn(1, 8, 4)
-        method.losses(fused, torch.arange(8) % 3, torch.zeros(1, 8).long(), generator()).total.backward()
-        gradients.append(method.log_variance.linear.weight.grad)
-    assert gradients[0] is not None
-    assert gradients[1] is not None
-    assert gradients[0].abs().max() == 0  # without noise and KL nothing depends on the variance
-    assert gradients[1].abs().max() > 1e-3

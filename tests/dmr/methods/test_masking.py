@@ -1,0 +1,111 @@
+"""The input of a modality that is not there changes nothing, whatever it holds; and evaluation has no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dmr.data.dataset import Task
+from dmr.fusion import FUSIONS, FusionKind
+from dmr.methods import METHODS
+
+TASKS: list[Task] = ["classification", "segmentation"]
+CASES: list[tuple[str, str]] = [
+    *((name, "concat") for name in METHODS),
+    *((name, fusion) for name in ("dmrnet", "mmanet", "dedicated") for fusion in FUSIONS if fusion != "concat"),
+]
+COMPLETE = {"dedicated": {"task"}, "mmanet": {"teacher", "distillation"}}
+"""Methods that look at complete samples in training, and the terms that do."""
+COMBINATION = torch.tensor([[0, 3, 6, 1, 2, 0, 4], [1, 1, 5, 1, 5, 0, 2]])
+BAD = [torch.nan, 1e30]
+
+pytestmark = [pytest.mark.parametrize("task", TASKS), pytest.mark.parametrize(("name", "fusion"), CASES)]
+
+
+def small(make_network: Callable[..., Any], name: str, fusion: FusionKind, task: Task) -> Any:
+    """A network past its warm-up, where it has one, with hard combinations."""
+    made = make_network(METHODS[name].Settings(), task, fusion=fusion)
+    for buffer_name, buffer in made.network.method.named_buffers():
+        if buffer_name == "hard":
+            buffer[[0, 1]] = True
+    return made
+
+
+def spoiled(inputs: dict[str, Tensor], absent: Tensor, bad: float) -> dict[str, Tensor]:
+    """`bad` in place of the inputs where `absent` (B, M)."""
+    out = {name: x.clone() for name, x in inputs.items()}
+    for m, x in enumerate(out.values()):
+        x[absent[:, m]] = bad
+    return out
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_training_step(
+    make_network: Callable[..., Any], name: str, fusion: FusionKind, task: Task, bad: float
+) -> None:
+    results = []
+    for value in (None, bad):
+        network, inputs, labels = small(make_network, name, fusion, task)
+        absent = ~network.combinations[COMBINATION].any(0)
+        assert absent.any(0).all()
+        given = inputs if value is None else spoiled(inputs, absent, value)
+        losses = network.losses(given, labels, COMBINATION, torch.Generator().manual_seed(0))
+        losses.total.backward()
+        results.append((losses, [p.grad for p in network.parameters()], network.combinations, absent))
+    (before, gradients, combinations, absent), (after, others, _, _) = results
+    if name == "dedicated":  # each model sees all samples; what it lacks must not reach it
+        for row, other, mask in zip(before.task, after.task, combinations, strict=True):
+            untouched = not (absent & mask).any()
+            assert torch.equal(row, other) == untouched
+        return
+    assert torch.equal(before.task, after.task)
+    for part in before.parts.keys() - COMPLETE.get(name, set()):
+        assert torch.equal(before.parts[part], after.parts[part]), part
+    if before.variance is not None:
+        assert torch.equal(before.variance, after.variance)
+    if name not in COMPLETE:
+        assert torch.equal(before.total, after.total)
+        for one, other in zip(gradients, others, strict=True):
+            assert one is None or torch.equal(one, other)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bad", BAD)
+def test_a_prediction(make_network: Callable[..., Any], name: str, fusion: FusionKind, task: Task, bad: float) -> None:
+    network, inputs, _ = small(make_network, name, fusion, task)
+    network.eval()
+    masks = network.combinations
+    before = network.predict(inputs, masks)
+    for m in range(3):
+        column = torch.zeros(7, 3, dtype=torch.bool)
+        column[:, m] = True
+        after = network.predict(spoiled(inputs, column, bad), masks)
+        absent = ~masks[:, m]
+        for one, other in zip(before, after, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert torch.equal(one[absent], other[absent])
+                assert one[absent].isfinite().all()
+        for c in (~absent).nonzero().flatten():
+            assert not torch.equal(before.logits[c], after.logits[c])
+
+
+@torch.no_grad()
+def test_evaluation_has_no_randomness(
+    make_network: Callable[..., Any],
+    under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
+    name: str,
+    fusion: FusionKind,
+    task: Task,
+) -> None:
+    network, inputs, _ = small(make_network, name, fusion, task)
+    network.eval()
+    one, other = under_two_global_seeds(lambda: network.predict(inputs, network.combinations))
+    for left, right in zip(one, other, strict=True):
+        assert left is None or torch.equal(left, right)
+    half = network.predict({key: x[:3] for key, x in inputs.items()}, network.combinations[[5, 2]])
+    torch.testing.assert_close(half.logits, one.logits[[5, 2], :3], rtol=1e-4, atol=1e-5)
