@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/findings.py digits_methods planted_methods scenes --storage dmr_runs --out docs/findings
 
 For each study two files: `NAME.csv`, a row a configuration with means over seeds and their intervals, tests against
-`dmrnet`, and cost; and `NAME_combinations.csv`, the main metric on test of each configuration, combination and seed. What
-is in the first is printed in markdown as well.
+`dmrnet`, and cost; and `NAME_combinations.csv`, the main metric on test of each configuration, combination and seed.
+The first is printed in markdown as well.
 
 Letters: S seeds, C combinations, N test samples.
 """
