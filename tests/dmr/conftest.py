@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from dmr.data.dataset import Kind, Modality, MultimodalDataset, Split
 from dmr.encoders import EncoderSettings, default_encoder
 from dmr.fusion import FusionKind
-from dmr.methods import MethodSettings
+from dmr.methods import Method, MethodSettings
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
@@ -137,6 +137,19 @@ def make_settings() -> Callable[..., RunSettings]:
             deployment=deployment,
             seed=seed,
         )
+
+    return make
+
+
+EARLY = {"warmup_epochs": 1, "teacher_epochs": 1, "remine_every": 2}
+
+
+@pytest.fixture(scope="session")
+def early() -> Callable[[type[Method]], MethodSettings]:
+    def make(method: type[Method]) -> MethodSettings:
+        """A method's settings, with every phase within four epochs."""
+        names = {field.name for field in fields(method.Settings)}
+        return method.Settings(**{name: value for name, value in EARLY.items() if name in names})
 
     return make
 
