@@ -50,7 +50,7 @@ def dataset(request: pytest.FixtureRequest, make_dataset: MakeDataset, make_maps
     return make_dataset(3) if request.param == "classification" else make_maps(2, size=(8, 8))
 
 
-@pytest.mark.parametrize("precision", ["float32"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", METHODS)
 def test_on_a_test_split_that_is_val_the_checkpoint_has_its_values(
     method: str,
