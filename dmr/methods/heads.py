@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dmr.decoders import Decoder
 from dmr.fusion import keep_present
+from dmr.layers import BatchNorm1d
 
 HeadNorm = Literal["batch", "layer", "none"]
 
@@ -31,7 +32,7 @@ class ProjectionHead(nn.Module):
         out = width if out is None else out
         self.linear = nn.Linear(width, out)
         kinds: dict[HeadNorm, nn.Module] = {
-            "batch": nn.BatchNorm1d(out),
+            "batch": BatchNorm1d(out),
             "layer": nn.LayerNorm(out),
             "none": nn.Identity(),
         }
