@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from dmr.data.dataset import Modality, MultimodalDataset, Split
-from dmr.encoders import CNNSettings
+from dmr.encoders.cnn import CNNSettings
 from dmr.methods import METHODS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings
@@ -49,6 +49,7 @@ def image_settings(dataset: MultimodalDataset, method: str) -> RunSettings:
         encoders={name: CNNSettings() for name in dataset.modality_names},
         sampling=SamplingSettings(),
         train=TrainSettings(batch_size=64),
+        fusion="concat",
         select="val/accuracy_mean",
         select_mode="max",
         deployment=None,
