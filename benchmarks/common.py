@@ -49,6 +49,7 @@ def image_settings(dataset: MultimodalDataset, method: str) -> RunSettings:
         encoders={name: CNNSettings() for name in dataset.modality_names},
         sampling=SamplingSettings(),
         train=TrainSettings(batch_size=64),
+        fusion="concat",
         select="val/accuracy_mean",
         select_mode="max",
         deployment=None,

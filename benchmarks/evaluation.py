@@ -1,8 +1,8 @@
 """Evaluation of all 15 combinations of 4 modalities: what it saves to encode each modality once.
 
-`dmr.training.evaluate` (encodes each modality once, then fuses once a combination) against one pass a combination that
-encodes every modality and multiplies the features of absent ones by zero, followed by the same metrics. Convolutional
-encoders on 32×32 images. Before timing, both have to give the same metrics.
+`dmr.evaluation.evaluate` (encodes each modality once, then fuses once a combination) against one pass a combination
+that encodes every modality and multiplies the features of absent ones by zero, followed by the same metrics.
+Convolutional encoders on 32×32 images. Before timing, both have to give the same metrics.
 
     .venv/bin/python benchmarks/evaluation.py
 """
@@ -12,33 +12,37 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from common import environment, image_settings, images, interleaved, milliseconds, ratio, steady, table
 
 from dmr.combinations import Combinations, all_combinations
 from dmr.data.batches import Batches
-from dmr.metrics import score
+from dmr.data.dataset import MultimodalDataset
+from dmr.evaluation import EVALUATION_BATCH, evaluate
+from dmr.methods.base import Features
+from dmr.metrics import Values, score
 from dmr.networks import Network
-from dmr.training import EVALUATION_BATCH, build_network, evaluate
+from dmr.training import build_network
 
+METHODS_TIMED = ("dmrnet", "dropout", "hemis", "shaspec", "simmlm", "late_fusion_transformer")
 MODALITIES = 4
 TARGET = 8
 
 
 @torch.no_grad()
 def one_pass_a_combination(
-    network: Network, batches: Batches, combinations: Combinations
-) -> dict[str, npt.NDArray[np.float64]]:
+    network: Network, dataset: MultimodalDataset, batches: Batches, combinations: Combinations
+) -> Values:
     """Every metric (C,) as a loop around an ordinary evaluation gives it."""
     network.eval()
     logits, labels = [], torch.empty(0)
-    for mask in torch.from_numpy(combinations.masks).float():
+    for mask in torch.from_numpy(combinations.masks):
         predicted, targets = [], []
         for positions in torch.split(torch.arange(len(batches)), EVALUATION_BATCH):
             inputs, target = batches.take(positions)
-            features = [present * f for present, f in zip(mask, network.encode(inputs), strict=True)]
-            predicted.append(network.method.predict(torch.cat(features, dim=-1)[None]).logits)
+            encoded = network.encode(inputs)
+            features = Features([present * f for present, f in zip(mask.float(), encoded.contexts, strict=True)], [])
+            predicted.append(network.method.predict(features, mask.expand(1, len(target), -1)).logits)
             targets.append(target)
         logits.append(torch.cat(predicted, dim=1))
         labels = torch.cat(targets)
@@ -59,11 +63,11 @@ def main() -> None:
     dataset = images(MODALITIES, train=128, val=given.samples)
     combinations = all_combinations(dataset.modality_names)
     rows = []
-    for method in ("dmrnet", "dropout"):
+    for method in METHODS_TIMED:
         torch.manual_seed(0)
         network = build_network(dataset, image_settings(dataset, method))
-        arguments = (network, Batches(dataset.splits["val"], torch.device("cpu")), combinations)
-        ours, theirs = evaluate(*arguments), one_pass_a_combination(*arguments)
+        arguments = (network, dataset, Batches(dataset.splits["val"], torch.device("cpu")), combinations)
+        ours, theirs = evaluate(*arguments).values, one_pass_a_combination(*arguments)
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
         fast, slow = interleaved(

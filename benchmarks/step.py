@@ -16,11 +16,12 @@ import torch
 from common import environment, image_settings, images, interleaved, milliseconds, ratio, steady, table
 from torch import Tensor
 
-from dmr.methods import StepLosses
+from dmr.methods.base import Features, Seen, StepLosses
 from dmr.sampling import combination_probabilities, draw_combinations
 from dmr.seeds import generator
 from dmr.training import _Run, add_by_combination
 
+METHODS_TIMED = ("dmrnet", "dropout", "hemis", "shaspec", "auxiliary_heads", "simmlm", "late_fusion_transformer")
 TARGETS = {2: 1.35, 3: 1.5}
 TRAIN = 512
 
@@ -40,12 +41,12 @@ class Steps:
     def dmr(self, number: int) -> None:
         """A step that encodes what is present."""
         positions, combination, noise = self.draw(number)
-        self.finish(combination, self.run.forward(positions, combination, noise))
+        self.finish(self.run.forward(positions, combination, noise))
 
     def everything(self, number: int) -> None:
         """The same step that encodes everything."""
         positions, combination, noise = self.draw(number)
-        self.finish(combination, self.forward_everything(positions, combination, noise))
+        self.finish(self.forward_everything(positions, combination, noise))
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, torch.Generator]:
         size = self.run.settings.train.batch_size
@@ -55,14 +56,16 @@ class Steps:
 
     def forward_everything(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
         inputs, labels = self.run.train.take(positions)
-        masks = self.run.masks[combination].float()
-        features = self.run.network.encode(inputs)
-        fused = torch.cat([masks[..., m : m + 1] * f for m, f in enumerate(features)], dim=-1)
-        return self.run.network.method.losses(fused, labels, combination, noise)
+        network = self.run.network
+        masks = network.combinations[combination]
+        needed = masks.any(0)
+        encoded = network.encode(inputs)
+        contexts = [needed[:, m : m + 1].float() * f for m, f in enumerate(encoded.contexts)]
+        return network.method.losses(Seen(Features(contexts, []), masks, combination, labels, inputs, needed), noise)
 
-    def finish(self, combination: Tensor, losses: StepLosses) -> None:
+    def finish(self, losses: StepLosses) -> None:
         self.run.update(losses.total)
-        add_by_combination(self.sums, combination, losses)
+        add_by_combination(self.sums, losses)
 
     def check(self) -> None:
         """Both ways give the same loss and gradients, to the tolerance of float32.
@@ -91,7 +94,7 @@ def main() -> None:
     rows = []
     for modalities, target in TARGETS.items():
         most = _possible(modalities)
-        for method in ("dmrnet", "dropout"):
+        for method in METHODS_TIMED:
             steps = Steps(modalities, method)
             steps.check()
             ours, theirs = interleaved(steps.dmr, steps.everything, repetitions, warm_up=5)

@@ -86,12 +86,10 @@ class Network(AnyNetwork):
         self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
     ) -> StepLosses:
         masks = self.combinations[combination]
-        features = self.encode(inputs, masks.any(0))
-        device = labels.device
-        seen = Seen(
-            features, masks.to(device, non_blocking=True), combination.to(device, non_blocking=True), labels, inputs
-        )
-        return self.method.losses(seen, generator)
+        needed = masks.any(0)
+        features = self.encode(inputs, needed)
+        masks, combination = (x.to(labels.device, non_blocking=True) for x in (masks, combination))
+        return self.method.losses(Seen(features, masks, combination, labels, inputs, needed), generator)
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
         if self.method.own_encoders:

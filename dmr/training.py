@@ -186,12 +186,8 @@ class _Run:
     def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
         """Losses of the samples at `positions` (B,), each seen with the combinations (K, B)."""
         inputs, labels = self.train.take(positions)
-        with self.precision():
+        with autocast(self.settings, self.device):
             return self.network.losses(inputs, labels, combination, noise)
-
-    def precision(self) -> torch.autocast:
-        """The context of a forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, self.settings.train.precision == "bfloat16")
 
     def update(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns 1.0 where the step was not finite and, on the device, was left out."""
@@ -219,7 +215,7 @@ class _Run:
 
     def judge(self, epoch: int, losses: dict[str, float], before: EpochReport | None) -> EpochReport:
         """Evaluate on `val` and keep the better of this epoch and the best one before."""
-        with self.precision():
+        with autocast(self.settings, self.device):
             values, _, diagnostics = evaluate(self.network, self.dataset, self.val, self.evaluated)
         judged = summarise(values, self.evaluated, self.weights) | diagnostics
         metrics = losses | {f"val/{name}": value for name, value in judged.items()}
@@ -283,13 +279,19 @@ def test(
     with torch.random.fork_rng([], device_type="cuda"):
         network = build_network(dataset, replace(settings, encoders=encoders)).to(device)
     network.load_state_dict(network_state)
-    found = evaluate(network, dataset, Batches(dataset.splits["test"], device), combinations)
+    with autocast(settings, device):
+        found = evaluate(network, dataset, Batches(dataset.splits["test"], device), combinations)
     judged = summarise(found.values, combinations, weights) | found.diagnostics
     return TestReport(
         {f"test/{name}": value for name, value in judged.items()},
         {name: [float(v) for v in value] for name, value in found.values.items()},
         found.scores,
     )
+
+
+def autocast(settings: RunSettings, device: torch.device) -> torch.autocast:
+    """The context of a forward pass, in training and in every evaluation."""
+    return torch.autocast(device.type, torch.bfloat16, settings.train.precision == "bfloat16")
 
 
 def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:

@@ -42,6 +42,7 @@ class Seen(NamedTuple):
     combination: Tensor  # (K, B) int64, indices of the combinations
     labels: Tensor  # (B, *P) int64
     inputs: Mapping[str, Tensor]  # complete samples, (B, *shape) by modality
+    needed: Tensor | None = None  # (B, M) bool on the CPU: what is there in any of a sample's combinations
 
 
 class StepLosses(NamedTuple):

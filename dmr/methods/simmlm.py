@@ -52,7 +52,8 @@ class SimMLM(Method):
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
         fewer = nested(seen.masks, generator)
-        experts = self.experts(seen.features)
+        needed = seen.masks.any(0).cpu() if seen.needed is None else seen.needed
+        experts = self.experts(seen.features, needed)
         task = torch.stack(
             [self.criterion(self.mix(seen.features, experts, masks), seen.labels) for masks in (seen.masks, fewer)]
         )
@@ -66,15 +67,32 @@ class SimMLM(Method):
     def predict(self, features: Features, masks: Tensor) -> Prediction:
         return Prediction(self.mix(features, self.experts(features), masks), None, None)
 
-    def experts(self, features: Features) -> Tensor:
-        """(M, B, *P, L) logits of each modality alone."""
-        logits = []
-        for m, context in enumerate(features.contexts):
-            alone = torch.zeros((1, len(context), len(features.contexts)), dtype=torch.bool, device=context.device)
-            alone[..., m] = True
-            embedding = self.embed[m](self.trunks[m](context[None]))
-            logits.append(self.heads[m](embedding, features.skips, alone)[0])
-        return torch.stack(logits)
+    def experts(self, features: Features, needed: Tensor | None = None) -> Tensor:
+        """(M, B, *P, L) logits of each modality alone, zero where `needed` (B, M), bool on the CPU, is False.
+
+        An expert sees the samples that have its modality only, so that batch normalisation counts no other.
+        """
+        count = len(features.contexts[0])
+        logits: list[Tensor | None] = []
+        for m in range(len(features.contexts)):
+            rows = torch.arange(count) if needed is None else needed[:, m].nonzero().squeeze(1)
+            logits.append(self.expert(m, features, rows, count) if len(rows) else None)
+        known = next(expert for expert in logits if expert is not None)
+        return torch.stack([torch.zeros_like(known) if expert is None else expert for expert in logits])
+
+    def expert(self, m: int, features: Features, rows: Tensor, count: int) -> Tensor:
+        """(B, *P, L) logits of one modality at `rows`, int64 on the CPU; zero elsewhere."""
+        context, skips = features.contexts[m], features.skips
+        if len(rows) < count:
+            rows = rows.to(context.device, non_blocking=True)
+            context = context.index_select(0, rows)
+            skips = [[f.index_select(0, rows) for f in level] for level in skips]
+        alone = torch.zeros((1, len(context), len(features.contexts)), dtype=torch.bool, device=context.device)
+        alone[..., m] = True
+        logits: Tensor = self.heads[m](self.embed[m](self.trunks[m](context[None])), skips, alone)[0]
+        if len(context) == count:
+            return logits
+        return logits.new_zeros((count, *logits.shape[1:])).index_copy(0, rows, logits)
 
     def mix(self, features: Features, experts: Tensor, masks: Tensor) -> Tensor:
         """(K, B, *P, L): Σ_m w_m · experts_m, w a softmax over the modalities that are present."""

@@ -32,16 +32,12 @@ class Faulty(Dropout):
     Settings = FaultySettings
     search_space: ClassVar = {}
 
-    def __init__(self, settings, *rest):
-        super().__init__(settings, *rest)
-        self.settings = settings
-
     def start_epoch(self, epoch, combinations, generator):
         super().start_epoch(epoch, combinations, generator)
         self.fault = self.settings.fault if epoch == self.settings.at else "none"
         time.sleep(self.settings.slow)
 
-    def losses(self, fused, labels, combination, generator):
+    def losses(self, seen, generator):
         if self.fault == "error":
             raise KeyError("a fault on purpose")
         if self.fault == "memory":
@@ -53,7 +49,7 @@ class Faulty(Dropout):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "hang":
             time.sleep(600)
-        found = super().losses(fused, labels, combination, generator)
+        found = super().losses(seen, generator)
         return StepLosses(found.total * torch.nan, *found[1:]) if self.fault == "nan" else found
 
 

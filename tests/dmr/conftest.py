@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 import yaml
 
 from dmr.data.dataset import Kind, Modality, MultimodalDataset, Split
-from dmr.encoders import default_encoder
-from dmr.methods import MethodSettings
+from dmr.encoders import EncoderSettings, default_encoder
+from dmr.fusion import FusionKind
+from dmr.methods import Method, MethodSettings
 from dmr.methods.dmrnet import DMRNetSettings
+from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import EpochReport, RunSettings
 
@@ -43,6 +45,7 @@ def make_dataset() -> Callable[..., MultimodalDataset]:
         kind: Kind = "vector",
         shape: Sequence[int] = (5,),
         signal: float = 2.0,
+        test: int = 0,
         seed: int = 0,
     ) -> MultimodalDataset:
         """Each class has a random centre in every modality, at a distance of about `signal` standard deviations."""
@@ -50,7 +53,7 @@ def make_dataset() -> Callable[..., MultimodalDataset]:
         names = NAMES[:modalities]
         centres = {name: signal * draw.standard_normal((classes, *shape)) for name in names}
         splits = {}
-        for split, count in (("train", train), ("val", val)):
+        for split, count in _present({"train": train, "val": val, "test": test}):
             labels = np.arange(count, dtype=np.int64) % classes
             inputs = {
                 name: (centres[name][labels] + draw.standard_normal((count, *shape))).astype(np.float32)
@@ -64,6 +67,47 @@ def make_dataset() -> Callable[..., MultimodalDataset]:
 
 
 @pytest.fixture(scope="session")
+def make_maps() -> Callable[..., MultimodalDataset]:
+    def make(
+        modalities: int = 2,
+        *,
+        train: int = 8,
+        val: int = 6,
+        test: int = 0,
+        size: tuple[int, int] = (16, 16),
+        classes: int = 3,
+        signal: float = 2.0,
+        ignore_index: int | None = 255,
+        seed: int = 0,
+    ) -> MultimodalDataset:
+        """Label maps of 4×4 blocks, whose class has a random colour of its own in every modality, `signal` standard
+        deviations wide; the first row of a map is ignored where there is an `ignore_index`.
+        """
+        draw = np.random.default_rng(seed)
+        names = NAMES[:modalities]
+        colours = {name: signal * draw.standard_normal((classes, 2)) for name in names}
+        splits = {}
+        for split, count in _present({"train": train, "val": val, "test": test}):
+            labels = draw.integers(0, classes, (count, size[0] // 4, size[1] // 4)).repeat(4, axis=1).repeat(4, axis=2)
+            inputs = {}
+            for name in names:
+                image = np.moveaxis(colours[name][labels], -1, 1)
+                inputs[name] = (image + draw.standard_normal(image.shape)).astype(np.float32)
+            if ignore_index is not None:
+                labels[:, 0] = ignore_index
+            splits[split] = Split(inputs, labels)
+        kinds = tuple(Modality(name, "image", (2, *size)) for name in names)
+        names_of_classes = tuple(map(str, range(classes)))
+        return MultimodalDataset("maps", "segmentation", names_of_classes, kinds, splits, ignore_index=ignore_index)
+
+    return make
+
+
+def _present(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return [(split, count) for split, count in counts.items() if count]
+
+
+@pytest.fixture(scope="session")
 def make_settings() -> Callable[..., RunSettings]:
     def make(
         dataset: MultimodalDataset,
@@ -71,22 +115,41 @@ def make_settings() -> Callable[..., RunSettings]:
         sampling: SamplingSettings | None = None,
         *,
         dropout: float = 0.0,
-        select: tuple[str, str] = ("val/accuracy_mean", "max"),
+        encoder: EncoderSettings | None = None,
+        fusion: FusionKind = "concat",
+        select: tuple[str, str] | None = None,
         deployment: dict[str, float] | None = None,
         seed: int = 0,
         **train: Any,
     ) -> RunSettings:
-        encoders = {m.name: replace(default_encoder(m), width=8, dropout=dropout) for m in dataset.modalities}
+        """`encoder` replaces the default ones, which are of width 8 (4 in segmentation, without dropout)."""
+        own = {"width": 4} if dataset.task == "segmentation" else {"width": 8, "dropout": dropout}
+        encoders = {m.name: encoder or replace(default_encoder(m, dataset.task), **own) for m in dataset.modalities}
+        select = select or (f"val/{MAIN_METRICS[dataset.task]}_mean", "max")
         return RunSettings(
             method=method or DMRNetSettings(warmup_epochs=1),
             encoders=encoders,
             sampling=sampling or SamplingSettings(),
             train=TrainSettings(**{"epochs": 3, "batch_size": 6, "learning_rate": 1e-2, **train}),
+            fusion=fusion,
             select=select[0],
             select_mode=select[1],
             deployment=deployment,
             seed=seed,
         )
+
+    return make
+
+
+EARLY = {"warmup_epochs": 1, "teacher_epochs": 1, "remine_every": 2}
+
+
+@pytest.fixture(scope="session")
+def early() -> Callable[[type[Method]], MethodSettings]:
+    def make(method: type[Method]) -> MethodSettings:
+        """A method's settings, with every phase within four epochs."""
+        names = {field.name for field in fields(method.Settings)}
+        return method.Settings(**{name: value for name, value in EARLY.items() if name in names})
 
     return make
 

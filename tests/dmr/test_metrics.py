@@ -10,7 +10,17 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import Tensor
 
 from dmr.combinations import all_combinations
-from dmr.metrics import ECE_BINS, MAIN_METRIC, METRICS, score, summarise
+from dmr.metrics import (
+    ECE_BINS,
+    MAIN_METRICS,
+    METRICS,
+    ClassificationTally,
+    SegmentationTally,
+    make_tally,
+    metrics_of,
+    score,
+    summarise,
+)
 
 
 def random_logits(combinations: int, samples: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -35,7 +45,7 @@ def calibration_error(probabilities: npt.NDArray[np.float64], labels: npt.NDArra
 def test_against_sklearn(samples: int, classes: int) -> None:
     logits, labels = random_logits(3, samples, classes, seed=classes)
     got = score(logits, labels)
-    assert set(got) == set(METRICS)
+    assert set(got) == set(metrics_of("classification", classes))
     for c in range(3):
         predicted = logits[c].argmax(-1).numpy()
         probabilities = logits[c].double().softmax(-1).numpy()
@@ -90,12 +100,190 @@ def test_summaries_by_hand() -> None:
     assert expected["nll_expected"] == pytest.approx(0.65)
 
 
+def test_what_is_no_metric_is_not_summarised() -> None:
+    combinations = all_combinations(["a", "b"])
+    values = {"miou": np.array([0.2, 0.3, 0.4]), "iou_wall": np.array([0.1, np.nan, 0.5])}
+    got = summarise(values, combinations, np.array([0.5, 0.5, 0.0]))
+    assert got == pytest.approx({"miou_mean": 0.3, "miou_worst": 0.2, "miou_full": 0.4, "miou_expected": 0.25})
+
+
 def test_every_metric_declares_which_way_is_better() -> None:
-    assert MAIN_METRIC in METRICS
     assert {name: metric.direction for name, metric in METRICS.items()} == {
         "accuracy": "max",
         "macro_f1": "max",
         "nll": "min",
         "ece": "min",
+        "acer": "min",
+        "apcer": "min",
+        "bpcer": "min",
+        "miou": "max",
+        "pixel_accuracy": "max",
     }
     assert all(name == metric.name for name, metric in METRICS.items())
+    for task, name in MAIN_METRICS.items():
+        assert METRICS[name].task == task
+
+
+def test_the_metrics_of_a_task() -> None:
+    always = ["accuracy", "macro_f1", "nll", "ece"]
+    assert list(metrics_of("classification", 3)) == always
+    assert list(metrics_of("classification", 2)) == [*always, "acer", "apcer", "bpcer"]
+    assert list(metrics_of("segmentation", 2)) == ["miou", "pixel_accuracy"]
+    assert list(metrics_of("segmentation", 40)) == ["miou", "pixel_accuracy"]
+
+
+# --- anti-spoofing: class 1 is genuine ------------------------------------------------------------------------------
+
+
+def two_class_logits(
+    genuine_right: int, genuine_wrong: int, attack_right: int, attack_wrong: int
+) -> tuple[Tensor, Tensor]:
+    counts = torch.tensor([genuine_right, genuine_wrong, attack_right, attack_wrong])
+    labels = torch.tensor([1, 1, 0, 0]).repeat_interleave(counts)
+    predicted = torch.tensor([1, 0, 0, 1]).repeat_interleave(counts)
+    return torch.nn.functional.one_hot(predicted, 2).float()[None], labels
+
+
+def test_the_error_rates_of_casia_surf() -> None:
+    """The check in dmrnet.md: 15 817 live right, 1 641 live wrong, 37 164 spoof right, 3 088 spoof wrong: 8.54 %."""
+    got = score(*two_class_logits(15_817, 1_641, 37_164, 3_088))
+    assert got["apcer"][0] == pytest.approx(3_088 / 40_252)
+    assert got["bpcer"][0] == pytest.approx(1_641 / 17_458)
+    assert round(100 * got["acer"][0], 2) == 8.54
+    assert got["acer"][0] == pytest.approx((got["apcer"][0] + got["bpcer"][0]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "apcer", "bpcer"), [((3, 1, 0, 0), 0.0, 0.25), ((0, 0, 1, 3), 0.75, 0.0), ((2, 0, 2, 0), 0.0, 0.0)]
+)
+def test_a_class_without_samples_has_no_errors(counts: tuple[int, int, int, int], apcer: float, bpcer: float) -> None:
+    got = score(*two_class_logits(*counts))
+    assert (got["apcer"][0], got["bpcer"][0]) == (apcer, bpcer)
+    assert got["acer"][0] == (apcer + bpcer) / 2
+
+
+# --- label maps -----------------------------------------------------------------------------------------------------
+
+NAMES = ("sky", "road", "tree", "sea")
+
+
+def random_maps(
+    combinations: int, images: int, ignore_index: int | None, seed: int, absent: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits (C, N, 5, 6, 4) and labels (N, 5, 6), a quarter of them ignored, none of class `absent`."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn((combinations, images, 5, 6, len(NAMES)), generator=draw)
+    labels = torch.randint(0, len(NAMES), (images, 5, 6), generator=draw)
+    if absent is not None:
+        labels[labels == absent] = (absent + 1) % len(NAMES)
+    if ignore_index is not None:
+        labels[torch.rand(labels.shape, generator=draw) < 0.25] = ignore_index
+    return logits, labels
+
+
+def tally_of(logits: Tensor, labels: Tensor, ignore_index: int | None, size: int) -> SegmentationTally:
+    tally = SegmentationTally(NAMES, ignore_index)
+    for x, y in zip(logits.split(size, dim=1), labels.split(size), strict=True):
+        tally.add(x, y)
+    return tally
+
+
+@pytest.mark.parametrize("ignore_index", [None, 255, -1, 0])
+@pytest.mark.parametrize("absent", [None, 2])
+def test_label_maps_against_loops(absent: int | None, ignore_index: int | None) -> None:
+    logits, labels = random_maps(3, 7, ignore_index, seed=1, absent=absent)
+    if absent is not None:  # predicted in the first combination only
+        logits[1:, ..., absent] = -100.0
+    got = tally_of(logits, labels, ignore_index, size=7)
+    values, scores = got.values(), got.scores()
+    assert set(values) == {"miou", "pixel_accuracy", *(f"iou_{name}" for name in NAMES)}
+    assert scores.shape == (3, 7)
+    for c in range(3):
+        predicted = logits[c].argmax(-1)
+        counted = [
+            [
+                (int(p), int(y))
+                for p, y in zip(image.flatten(), target.flatten(), strict=True)
+                if ignore_index is None or y != ignore_index
+            ]
+            for image, target in zip(predicted, labels, strict=True)
+        ]
+        pairs = [pair for image in counted for pair in image]
+        assert values["pixel_accuracy"][c] == pytest.approx(sum(p == y for p, y in pairs) / len(pairs), rel=1e-6)
+        for image, pixels in enumerate(counted):
+            assert scores[c, image] == pytest.approx(sum(p == y for p, y in pixels) / len(pixels), rel=1e-6)
+        of_labels = []
+        for index, name in enumerate(NAMES):
+            both = sum(p == index == y for p, y in pairs)
+            either = sum(index in (p, y) for p, y in pairs)
+            if either == 0:
+                assert np.isnan(values[f"iou_{name}"][c])
+                continue
+            assert values[f"iou_{name}"][c] == pytest.approx(both / either)
+            if any(y == index for _, y in pairs):
+                of_labels.append(both / either)
+        assert values["miou"][c] == pytest.approx(np.mean(of_labels))
+    if absent is not None:
+        assert values["iou_tree"][0] == 0.0
+        assert np.isnan(values["iou_tree"][1:]).all()
+
+
+@pytest.mark.parametrize("ignore_index", [None, 255, 0])
+def test_label_maps_against_torchmetrics(ignore_index: int | None) -> None:
+    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_jaccard_index
+
+    logits, labels = random_maps(2, 6, ignore_index, seed=2)
+    values = tally_of(logits, labels, ignore_index, size=6).values()
+    for c in range(2):
+        predicted = logits[c].argmax(-1)
+        arguments = (predicted, labels, len(NAMES))
+        by_class = multiclass_jaccard_index(*arguments, average="none", ignore_index=ignore_index)
+        got = [values[f"iou_{name}"][c] for name in NAMES]
+        start = 1 if ignore_index == 0 else 0  # a class that is ignored has no pixels, whatever is predicted there
+        np.testing.assert_allclose(got[start:], by_class[start:], rtol=1e-6)
+        assert values["miou"][c] == pytest.approx(by_class[start:].mean().item(), rel=1e-6)
+        accuracy = multiclass_accuracy(*arguments, average="micro", ignore_index=ignore_index)
+        assert values["pixel_accuracy"][c] == pytest.approx(accuracy.item(), rel=1e-6)
+
+
+def test_a_map_without_labels_has_a_score() -> None:
+    logits, labels = random_maps(2, 3, 255, seed=3)
+    labels[1] = 255
+    tally = tally_of(logits, labels, 255, size=3)
+    assert (tally.scores()[:, 1] == 0).all()
+    assert np.isfinite(tally.values()["pixel_accuracy"]).all()
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_label_maps_in_batches_are_those_at_once(size: int) -> None:
+    logits, labels = random_maps(3, 10, 255, seed=4)
+    in_batches, at_once = tally_of(logits, labels, 255, size), tally_of(logits, labels, 255, 10)
+    np.testing.assert_array_equal(in_batches.scores(), at_once.scores())
+    assert in_batches.values().keys() == at_once.values().keys()
+    for name, value in at_once.values().items():
+        np.testing.assert_array_equal(in_batches.values()[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_samples_in_batches_are_those_at_once(size: int) -> None:
+    logits, labels = random_logits(3, 10, 4, seed=5)
+    tally = make_tally("classification", NAMES, None)
+    assert isinstance(tally, ClassificationTally)
+    for x, y in zip(logits.split(size, dim=1), labels.split(size), strict=True):
+        tally.add(x, y)
+    expected = score(logits, labels)
+    assert tally.values().keys() == expected.keys()
+    for name, value in tally.values().items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    right = [[float(logits[c, n].argmax() == labels[n]) for n in range(10)] for c in range(3)]
+    np.testing.assert_array_equal(tally.scores(), right)
+    np.testing.assert_allclose(tally.scores().mean(1), expected["accuracy"], rtol=1e-6)
+
+
+def test_a_task_has_its_tally() -> None:
+    tally = make_tally("segmentation", NAMES, 255)
+    assert isinstance(tally, SegmentationTally)
+    assert (tally.class_names, tally.ignore_index) == (NAMES, 255)

@@ -4,22 +4,19 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score
 from torch import Tensor
 
-import dmr.data.batches
 import dmr.training
-from dmr.combinations import all_combinations
-from dmr.data.arrays import arrays
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
-from dmr.methods import METHODS, StepLosses
+from dmr.evaluation import Evaluation
+from dmr.methods import METHODS
+from dmr.methods.base import StepLosses
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
 from dmr.networks import Network
@@ -27,23 +24,16 @@ from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import (
     OPTIMIZERS,
     Diverged,
-    EpochReport,
     RunSettings,
     add_by_combination,
     batch_positions,
     build_network,
-    evaluate,
     fit,
 )
 
 CPU = torch.device("cpu")
 MakeDataset = Callable[..., MultimodalDataset]
 MakeSettings = Callable[..., RunSettings]
-Identical = Callable[[Any, Any], None]
-TwoSeeds = Callable[[Callable[[], Any]], tuple[Any, Any]]
-
-HARDNESS = SamplingSettings("hardness", combinations_per_sample=2, temperature=0.5)
-DMRNET = DMRNetSettings(warmup_epochs=1, remine_every=2, draws=2, hard_weight=0.5)
 
 
 @pytest.fixture
@@ -58,133 +48,6 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Network, dict[str, Tens
 
     monkeypatch.setattr(dmr.training, "build_network", build)
     return networks
-
-
-# --- the same again ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same_run(
-    method: str,
-    make_dataset: MakeDataset,
-    make_settings: MakeSettings,
-    memory_reporter: Any,
-    under_two_global_seeds: TwoSeeds,
-    assert_identical: Identical,
-) -> None:
-    dataset = make_dataset(3)
-    settings = make_settings(dataset, METHODS[method].Settings(), HARDNESS, dropout=0.2)
-
-    def run() -> Any:
-        before = torch.get_rng_state()
-        reporter = memory_reporter()
-        fit(dataset, settings, CPU, reporter)
-        assert torch.equal(torch.get_rng_state(), before)
-        return reporter
-
-    one, other = under_two_global_seeds(run)
-    assert one.reports == other.reports
-    assert_identical(one.states, other.states)
-
-
-def test_another_seed_gives_another_run(
-    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any
-) -> None:
-    dataset = make_dataset()
-    losses = {
-        fit(dataset, make_settings(dataset, seed=seed), CPU, memory_reporter()).metrics["train/loss"]
-        for seed in range(3)
-    }
-    assert len(losses) == 3
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_stopped_run_goes_on_to_the_last_bit(
-    stop_after: int,
-    optimizer: str,
-    make_dataset: MakeDataset,
-    make_settings: MakeSettings,
-    memory_reporter: Any,
-    stopped_here: type[Exception],
-    assert_identical: Identical,
-) -> None:
-    dataset = make_dataset(3, train=20, signal=0.5)
-    settings = make_settings(
-        dataset, DMRNET, HARDNESS, dropout=0.3, epochs=5, optimizer=optimizer, schedule="cosine", clip_norm=1.0
-    )
-    whole = memory_reporter()
-    last = fit(dataset, settings, CPU, whole)
-    assert [report.epoch for report in whole.reports] == [0, 1, 2, 3, 4]
-
-    first = memory_reporter(stop_after=stop_after)
-    with pytest.raises(stopped_here, match="after epoch"):
-        fit(dataset, settings, CPU, first)
-    torch.manual_seed(999)
-    second = memory_reporter(start=first.states[-1])
-    assert fit(dataset, settings, CPU, second) == last
-    assert_identical(first.states + second.states, whole.states)
-    assert first.reports + second.reports[1:] == whole.reports
-    assert second.reports[0] == first.reports[-1]  # what was saved is reported again: the report may have been lost
-    assert whole.states[-1]["network"]["method.hard"].any()
-
-
-def test_a_finished_run_is_reported_and_not_trained_again(
-    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any
-) -> None:
-    dataset = make_dataset()
-    settings = make_settings(dataset)
-    whole = memory_reporter()
-    last = fit(dataset, settings, CPU, whole)
-    again = memory_reporter(start=whole.states[-1])
-    assert fit(dataset, settings, CPU, again) == last
-    assert again.calls == ["report 2"]
-
-
-def test_an_epoch_is_saved_before_it_is_reported(
-    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any
-) -> None:
-    dataset, reporter = make_dataset(), memory_reporter()
-    fit(dataset, make_settings(dataset), CPU, reporter)
-    assert reporter.calls == [f"{call} {epoch}" for epoch in range(3) for call in ("save", "report")]
-    assert [EpochReport(**state["report"]) for state in reporter.states] == reporter.reports
-
-
-def test_a_stop_gives_the_global_generator_back(
-    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any, stopped_here: type[Exception]
-) -> None:
-    dataset = make_dataset()
-    before = torch.get_rng_state()
-    with pytest.raises(stopped_here, match="after epoch"):
-        fit(dataset, make_settings(dataset), CPU, memory_reporter(stop_after=0))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-# --- where the data lies ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("resident_bytes", [0, 2**31])
-def test_where_the_data_lies_changes_nothing(
-    resident_bytes: int,
-    make_dataset: MakeDataset,
-    make_settings: MakeSettings,
-    memory_reporter: Any,
-    write_arrays: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    assert_identical: Identical,
-) -> None:
-    in_memory = make_dataset(3)
-    settings = make_settings(in_memory, DMRNET, HARDNESS, dropout=0.1)
-    one = memory_reporter()
-    fit(in_memory, settings, CPU, one)
-    monkeypatch.setattr(dmr.data.batches, "RESIDENT_BYTES", resident_bytes)
-    mapped = arrays(write_arrays(in_memory), seed=0)
-    assert isinstance(mapped.splits["train"].inputs["a"], np.memmap)
-    for dataset in (in_memory, mapped):
-        other = memory_reporter()
-        fit(dataset, settings, CPU, other)
-        assert one.reports == other.reports
-        assert_identical(one.states, other.states)
 
 
 # --- what is not finite -----------------------------------------------------------------------------------------------
@@ -246,7 +109,7 @@ def test_the_other_steps_are_taken(
     ((network, first),) = built
     assert all(parameter.isfinite().all() for parameter in network.parameters())
     moved = [name for name, parameter in network.named_parameters() if not torch.equal(parameter, first[name])]
-    assert "method.classify.weight" in moved
+    assert "method.head.classify.weight" in moved
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -302,7 +165,7 @@ def test_the_best_epoch_is_kept_and_a_tie_keeps_the_earlier(
         for a, n in zip(accuracy, nll, strict=True)
     ]
     remaining = iter(scripted)
-    monkeypatch.setattr(dmr.training, "evaluate", lambda *_: next(remaining))
+    monkeypatch.setattr(dmr.training, "evaluate", lambda *_: Evaluation(next(remaining), np.zeros((3, 12)), {}))
     dataset, reporter = make_dataset(), memory_reporter()
     settings = make_settings(dataset, DropoutSettings(), select=(select, mode), epochs=6)
     fit(dataset, settings, CPU, reporter)
@@ -358,8 +221,8 @@ def test_sums_by_combination_are_the_loop() -> None:
     task, variance = torch.rand(2, 9), torch.rand(2, 9)
     sums = torch.zeros((3, 7), dtype=torch.float64)
     without = torch.zeros((3, 7), dtype=torch.float64)
-    add_by_combination(sums, combination, StepLosses(task.mean(), task, variance, {}))
-    add_by_combination(without, combination, StepLosses(task.mean(), task, None, {}))
+    add_by_combination(sums, StepLosses(task.mean(), task, combination, variance, {}))
+    add_by_combination(without, StepLosses(task.mean(), task, combination, None, {}))
     expected = np.zeros((3, 7))
     for k in range(2):
         for b in range(9):
@@ -458,29 +321,7 @@ def test_the_settings_decide_how_many_epochs() -> None:
         TrainSettings(epoch=3)  # type: ignore[call-arg]
 
 
-# --- evaluation -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at_once", [5, 512])
-def test_evaluation_is_one_pass_a_combination(
-    at_once: int, make_dataset: MakeDataset, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dmr.training, "EVALUATION_BATCH", at_once)
-    dataset = make_dataset(3, val=33)
-    network = build_network(dataset, make_settings(dataset, dropout=0.5)).train()
-    combinations = all_combinations(dataset.modality_names)
-    split = dataset.splits["val"]
-    values = evaluate(network, Batches(split, CPU), combinations)
-    assert not network.training
-    inputs = {name: torch.from_numpy(array) for name, array in split.inputs.items()}
-    for c, member in enumerate(combinations.members):
-        mask = torch.tensor([[m in member for m in range(3)]])
-        with torch.no_grad():
-            fused = torch.cat(
-                [network.encoders[m](inputs[name]) * mask[:, m : m + 1] for m, name in enumerate(network.names)], dim=1
-            )
-            predicted = network.method.predict(fused[None]).logits[0].argmax(-1)
-        assert values["accuracy"][c] == pytest.approx(accuracy_score(split.labels, predicted), abs=1e-6)
+# --- what is learned --------------------------------------------------------------------------------------------------
 
 
 def test_what_carries_signal_is_learned_and_what_does_not_is_not(
