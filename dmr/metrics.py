@@ -154,11 +154,11 @@ class ClassificationTally:
         self.labels: list[Tensor] = []
         self.able: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor, able: Tensor) -> None:
-        """Logits (C, B, L), labels (B,), and which samples count for a combination, `able` (C, B)."""
+    def add(self, logits: Tensor, labels: Tensor, able: Tensor | None = None) -> None:
+        """Logits (C, B, L), labels (B,), and which samples count for a combination, `able` (C, B); None counts all."""
         self.logits.append(logits.float())
         self.labels.append(labels)
-        self.able.append(able)
+        self.able.append(torch.ones_like(logits[..., 0], dtype=torch.bool) if able is None else able)
 
     def values(self) -> Values:
         logits, labels, able = torch.cat(self.logits, dim=1), torch.cat(self.labels), torch.cat(self.able, dim=1)
@@ -185,8 +185,11 @@ class SegmentationTally:
         self.confusion: Tensor | None = None
         self.accuracy: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor, able: Tensor) -> None:
-        """Logits (C, B, *P, L), labels (B, *P), and which images count for a combination, `able` (C, B)."""
+    def add(self, logits: Tensor, labels: Tensor, able: Tensor | None = None) -> None:
+        """Logits (C, B, *P, L), labels (B, *P), and which images count for a combination, `able` (C, B); None counts
+        all.
+        """
+        able = torch.ones(logits.shape[:2], dtype=torch.bool, device=labels.device) if able is None else able
         count = len(self.class_names)
         valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
         predicted = logits.argmax(-1)

@@ -83,13 +83,18 @@ class Network(AnyNetwork):
                 encoder.compile(dynamic=True)
 
     def losses(
-        self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        combination: Tensor,
+        generator: torch.Generator,
+        has: Tensor | None = None,
     ) -> StepLosses:
         masks = self.combinations[combination]
         needed = masks.any(0)
         features = self.encode(inputs, needed)
         masks, combination = (x.to(labels.device, non_blocking=True) for x in (masks, combination))
-        return self.method.losses(Seen(features, masks, combination, labels, inputs, needed), generator)
+        return self.method.losses(Seen(features, masks, combination, labels, inputs, needed, has), generator)
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
         if self.method.own_encoders:

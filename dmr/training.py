@@ -135,9 +135,11 @@ class _Run:
         self.val = Batches(dataset.splits["val"], device)
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)
         self.diagnosed: list[Tensor] = []
+        self.has: Tensor | None = None  # (N, M)
         self.patterns: npt.NDArray[np.bool_] | None = None  # (U, M): the different sets of modalities samples have
         if dataset.splits["train"].present is not None:
-            self.patterns, which = np.unique(dataset.splits["train"].has(), axis=0, return_inverse=True)
+            self.has = torch.from_numpy(dataset.splits["train"].has())
+            self.patterns, which = np.unique(self.has.numpy(), axis=0, return_inverse=True)
             self.pattern_of = torch.from_numpy(which.reshape(-1))
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -186,8 +188,9 @@ class _Run:
     def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
         """Losses of the samples at `positions` (B,), each seen with the combinations (K, B)."""
         inputs, labels = self.train.take(positions)
+        has = None if self.has is None else self.has[positions]
         with autocast(self.settings, self.device):
-            return self.network.losses(inputs, labels, combination, noise)
+            return self.network.losses(inputs, labels, combination, noise, has)
 
     def update(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns 1.0 where the step was not finite and, on the device, was left out."""

@@ -41,8 +41,21 @@ class Seen(NamedTuple):
     masks: Tensor  # (K, B, M) bool
     combination: Tensor  # (K, B) int64, indices of the combinations
     labels: Tensor  # (B, *P) int64
-    inputs: Mapping[str, Tensor]  # complete samples, (B, *shape) by modality
+    inputs: Mapping[str, Tensor]  # (B, *shape) by modality, whatever the combinations
     needed: Tensor | None = None  # (B, M) bool on the CPU: what is there in any of a sample's combinations
+    has: Tensor | None = None  # (B, M) bool on the CPU, the modalities a sample has at all; None where all have all
+
+    def positions_with(self, mask: Tensor) -> Tensor:
+        """(b,) positions of the samples that have every modality of `mask` (M,), on the device of the labels."""
+        if self.has is None:
+            return torch.arange(len(self.labels), device=self.labels.device)
+        return (self.has | ~mask).all(1).nonzero().squeeze(1).to(self.labels.device, non_blocking=True)
+
+    def at(self, positions: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Inputs and labels of the samples at `positions` (b,)."""
+        if len(positions) == len(self.labels):
+            return self.inputs, self.labels
+        return {name: x.index_select(0, positions) for name, x in self.inputs.items()}, self.labels[positions]
 
 
 class StepLosses(NamedTuple):
@@ -75,10 +88,15 @@ class AnyNetwork(nn.Module):
     encoded: int
 
     def losses(
-        self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        combination: Tensor,
+        generator: torch.Generator,
+        has: Tensor | None = None,
     ) -> StepLosses:
         """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
-        (K, B), int64 on the CPU.
+        (K, B), int64 on the CPU; `has` (B, M), bool on the CPU, where samples lack modalities.
         """
         raise NotImplementedError
 

@@ -46,13 +46,20 @@ class Dedicated(Method):
         return only_full(probabilities, combinations)
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
-        """The combinations of `seen` are not used: every model is trained on every sample."""
-        count = len(seen.labels)
-        steps = [model.losses(seen.inputs, seen.labels, model.full(count), generator) for model in self.models]
+        """The combinations of `seen` are not used: every model is trained on every sample that has its modalities.
+
+        `task` and `combination` are (C, B), or where samples lack modalities one row of those of all models.
+        """
+        steps, which = [], []
+        for c, (model, mask) in enumerate(zip(self.models, self.masks, strict=True)):
+            inputs, labels = seen.at(seen.positions_with(mask))
+            if len(labels):
+                steps.append(model.losses(inputs, labels, model.full(len(labels)), generator))
+                which.append(torch.full_like(steps[-1].combination, c))
         total = torch.stack([step.total for step in steps]).sum()
-        task = torch.cat([step.task for step in steps])
-        combination = torch.arange(len(steps), device=task.device)[:, None].expand(task.shape)
-        return StepLosses(total, task, combination, None, {"task": task.mean()})
+        along = 0 if seen.has is None else 1
+        task = torch.cat([step.task for step in steps], dim=along)
+        return StepLosses(total, task, torch.cat(which, dim=along), None, {"task": task.mean()})
 
     def predict_inputs(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
         which = [int((self.masks == mask).all(1).nonzero()) for mask in masks.cpu()]

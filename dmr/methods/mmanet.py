@@ -11,6 +11,7 @@ Z features of the embedding, V hard combinations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,28 +60,35 @@ class MMANet(Dropout):
         hard = torch.where(self.hard[seen.combination], task, 0.0).mean()
         total = task.mean() + self.settings.hard_weight * hard
         parts = {"task": task.mean().detach(), "hard": hard.detach()}
-        if self.teaching:
-            teacher = self.teach(seen)
-            self.remember(seen.combination, divergence(teacher.logits, student.logits.detach()))
-            margin = self.distillation(student, teacher)
+        complete = seen.positions_with(self.teacher.combinations[-1])
+        inputs, labels = seen.at(complete)
+        if not len(labels):
+            parts["distillation" if self.teaching else "teacher"] = task.new_zeros(())
+        elif self.teaching:
+            teacher = self.teach(inputs, len(labels))
+            logits = student.logits.detach().index_select(1, complete)
+            self.remember(seen.combination.index_select(1, complete), divergence(teacher.logits, logits))
+            margin = self.distillation(student, teacher, complete)
             total = total + self.settings.distillation_weight * margin
             parts["distillation"] = margin.detach()
         else:
-            lesson = self.teacher.losses(seen.inputs, seen.labels, self.teacher.full(len(seen.labels)), generator)
+            lesson = self.teacher.losses(inputs, labels, self.teacher.full(len(labels)), generator)
             total = total + lesson.total
             parts["teacher"] = lesson.parts["task"]
         return StepLosses(total, task.detach(), seen.combination, None, parts)
 
     @torch.no_grad()
-    def teach(self, seen: Seen) -> Prediction:
-        """The teacher's prediction (1, B, ...) from complete samples."""
-        self.teacher.encoded += len(seen.labels) * seen.masks.shape[-1]
-        return self.teacher.predict(seen.inputs, self.teacher.combinations[-1:])
+    def teach(self, inputs: Mapping[str, Tensor], count: int) -> Prediction:
+        """The teacher's prediction (1, b, ...) from the inputs of `count` complete samples."""
+        self.teacher.encoded += count * len(inputs)
+        return self.teacher.predict(inputs, self.teacher.combinations[-1:])
 
-    def distillation(self, student: Prediction, teacher: Prediction) -> Tensor:
+    def distillation(self, student: Prediction, teacher: Prediction, complete: Tensor) -> Tensor:
+        """() from the student on all samples and the teacher on those at the positions `complete` (b,)."""
         assert student.embedding is not None
         assert teacher.embedding is not None
-        return margin_aware_distillation(student.embedding, teacher.embedding[0], entropy(teacher.logits[0]))
+        embedding = student.embedding.index_select(1, complete)
+        return margin_aware_distillation(embedding, teacher.embedding[0], entropy(teacher.logits[0]))
 
     def remember(self, combination: Tensor, far: Tensor) -> None:
         """Add how far predictions lie from the full ones, (K, B), to the sums of their combinations (K, B)."""

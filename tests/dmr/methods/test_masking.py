@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dmr.combinations import all_combinations
 from dmr.data.dataset import Task
 from dmr.fusion import FUSIONS, FusionKind
 from dmr.methods import METHODS
@@ -21,6 +22,7 @@ CASES: list[tuple[str, str]] = [
 COMPLETE = {"dedicated": {"task"}, "mmanet": {"teacher", "distillation"}}
 """Methods that look at complete samples in training, and the terms that do."""
 COMBINATION = torch.tensor([[0, 3, 6, 1, 2, 0, 4], [1, 1, 5, 1, 5, 0, 2]])
+THREE = all_combinations(["m0", "m1", "m2"])
 BAD = [torch.nan, 1e30]
 
 pytestmark = [pytest.mark.parametrize("task", TASKS), pytest.mark.parametrize(("name", "fusion"), CASES)]
@@ -109,3 +111,28 @@ def test_evaluation_has_no_randomness(
         assert left is None or torch.equal(left, right)
     half = network.predict({key: x[:3] for key, x in inputs.items()}, network.combinations[[5, 2]])
     torch.testing.assert_close(half.logits, one.logits[[5, 2], :3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_sample_never_had(
+    make_network: Callable[..., Any], name: str, fusion: FusionKind, task: Task, late: bool
+) -> None:
+    """Also where a method looks beyond the drawn combination: a teacher and models of their own see what there is."""
+    results = []
+    for value in (None, torch.nan):
+        network, inputs, labels = small(make_network, name, fusion, task)
+        network.method.start_epoch(20 if late else 0, THREE, torch.Generator().manual_seed(0))
+        has = network.combinations[COMBINATION].any(0)
+        given = inputs if value is None else spoiled(inputs, ~has, value)
+        losses = network.losses(given, labels, COMBINATION, torch.Generator().manual_seed(0), has)
+        losses.total.backward()
+        results.append((losses, [p.grad for p in network.parameters()]))
+    (before, gradients), (after, others) = results
+    assert torch.equal(before.total, after.total)
+    assert torch.equal(before.task, after.task)
+    assert before.parts.keys() == after.parts.keys()
+    assert all(torch.equal(before.parts[part], after.parts[part]) for part in before.parts)
+    assert all(one is None or torch.equal(one, other) for one, other in zip(gradients, others, strict=True))
+    if name == "dedicated":
+        met = network.combinations[before.combination[0]]
+        assert len(met) == sum(int((has | ~mask).all(1).sum()) for mask in network.combinations)
