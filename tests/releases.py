@@ -93,6 +93,7 @@ def _scenes(draw: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarr
     rgb = draw.integers(0, 256, (count, 3, HEIGHT, WIDTH), dtype=np.uint8)
     depth = draw.uniform(0.7, 9.9, (count, HEIGHT, WIDTH)).astype(np.float32)
     labels = draw.integers(0, 895, (count, HEIGHT, WIDTH)).astype(np.uint16)
+    labels[:, 0, :5] = 0
     return rgb, depth, labels
 
 

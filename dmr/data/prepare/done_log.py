@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,11 +64,14 @@ class DoneLog:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """What is done is logged however the work ends."""
+        """What is done is logged however the work ends; an error that ended it is the one to tell."""
         try:
             yield
-        finally:
-            self.flush()
+        except BaseException:
+            with suppress(OSError):
+                self.flush()
+            raise
+        self.flush()
 
 
 def _parse(line: str) -> Done:

@@ -31,9 +31,9 @@ class BadFile(Exception):
 
 
 class Audio(NamedTuple):
-    """Mono samples (L,), float32, and how many there are a second."""
+    """Mono samples (L,) and how many there are a second."""
 
-    samples: npt.NDArray[np.float32]
+    samples: npt.NDArray[np.float64]
     rate: int
 
 
@@ -97,7 +97,7 @@ def decode_image(name: str, data: bytes) -> Image:
         image = Image.open(io.BytesIO(data))
         image.load()
     except UnidentifiedImageError:
-        raise BadFile(name, "not an image") from None
+        raise BadFile(name, "not an image, or its head is damaged") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise BadFile(name, f"a damaged image: {error}") from None
     return image
@@ -108,7 +108,7 @@ def decode_audio(name: str, data: bytes) -> Audio:
 
     _check_length(name, data)
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(io.BytesIO(data), always_2d=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).rpartition(">: ")[2]  # before that stands the address of the buffer
         raise BadFile(name, f"not a readable audio file: {reason}") from None
@@ -116,7 +116,7 @@ def decode_audio(name: str, data: bytes) -> Audio:
         raise BadFile(name, "an audio file of zero length")
     if not np.isfinite(samples).all():
         raise BadFile(name, "NaN or infinity in the audio")
-    return Audio(samples.mean(axis=1, dtype=np.float32), int(rate))
+    return Audio(samples.mean(axis=1), int(rate))
 
 
 def _check_length(name: str, data: bytes) -> None:

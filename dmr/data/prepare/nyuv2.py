@@ -194,7 +194,8 @@ def _matrix(file: Path, key: str, lowest: int, highest: int) -> npt.NDArray[np.i
     from scipy.io.matlab import MatReadError
 
     try:
-        values = np.asarray(loadmat(file, appendmat=False)[key]).ravel().astype(np.int64)
+        with file.open("rb") as stream:
+            values = np.asarray(loadmat(stream)[key]).ravel().astype(np.int64)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except KeyError:

@@ -1,4 +1,4 @@
-"""Log-spectrograms of audio.
+"""Log-spectrograms of audio, computed in float64: in float32, rounding shows in the log of what is quiet.
 
 Letters: L audio samples, F = n_fft / 2 + 1 frequencies, T = 1 + L // hop times.
 """
@@ -14,7 +14,7 @@ from dmr.data.prepare.files import Audio
 
 FLOOR = 1e-7
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 
 def resampled(audio: Audio, rate: int) -> Floats:
@@ -24,7 +24,7 @@ def resampled(audio: Audio, rate: int) -> Floats:
     from scipy.signal import resample_poly
 
     common = math.gcd(rate, audio.rate)
-    return np.asarray(resample_poly(audio.samples, rate // common, audio.rate // common), dtype=np.float32)
+    return np.asarray(resample_poly(audio.samples, rate // common, audio.rate // common))
 
 
 def repeated(samples: Floats, length: int) -> Floats:
@@ -40,7 +40,8 @@ def log_spectrogram(samples: Floats, n_fft: int, hop: int) -> Floats:
     """
     from scipy.signal import get_window
 
-    window = get_window("hann", n_fft).astype(np.float32)
+    window = get_window("hann", n_fft)
     padded = np.pad(np.clip(samples, -1.0, 1.0), n_fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-    return np.log(np.abs(np.fft.rfft(frames * window, axis=1)).T + FLOOR).astype(np.float32)
+    spectrum = np.abs(np.fft.rfft(frames * window, axis=1)).T
+    return np.asarray(np.log(spectrum + FLOOR))
