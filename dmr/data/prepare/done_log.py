@@ -57,7 +57,7 @@ class DoneLog:
         for output in self.outputs:
             sync(output.file)
         with named(self.file), self.file.open("a", encoding="ascii") as file:
-            file.writelines(f"{done.row} {done.size} {done.sha256}\n" for done in self.pending)
+            file.write("".join(f"{done.row} {done.size} {done.sha256}\n" for done in self.pending))
         sync(self.file)
         self.pending = []
         self.flushed = time.monotonic()

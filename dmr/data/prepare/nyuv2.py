@@ -35,7 +35,7 @@ CLASSES = (
 )
 VOID = 255
 DEPTH = {"unit": "millimetres", "mean": 2841.949, "std": 1417.259}
-CHUNK_CACHE_BYTES = 64 * 2**20  # a chunk of the release holds parts of many images
+CHUNK_CACHE = {"rdcc_nbytes": 64 * 2**20, "rdcc_nslots": 100_003}  # a chunk may hold parts of many images
 
 
 def nyuv2(source: Path) -> Release:
@@ -111,7 +111,7 @@ def _hdf5(source: Path) -> Release:
     import h5py
 
     try:
-        with h5py.File(source / MAT, "r") as release:
+        with h5py.File(source / MAT, "r", locking="best-effort") as release:
             found = {key: (release[key].dtype.kind, release[key].shape) for key in ("images", "depths", "labels")}
             count, width, height = release["depths"].shape
     except (OSError, KeyError, ValueError, AttributeError, RuntimeError) as error:
@@ -214,4 +214,4 @@ def _open(file: str) -> Any:
     """The HDF5 file, once a process."""
     import h5py
 
-    return h5py.File(file, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
+    return h5py.File(file, "r", locking="best-effort", **CHUNK_CACHE)

@@ -36,7 +36,7 @@ def log_spectrogram(samples: Floats, n_fft: int, hop: int) -> Floats:
     """(F, T) log(|S| + 1e-7) of samples (L,) clipped to ±1.
 
     S is the short-time Fourier transform as librosa defines it: a periodic Hann window of `n_fft`, the frame t centred
-    on sample t · hop, the signal reflected at its ends. L must be greater than n_fft / 2.
+    on sample t · hop, the signal reflected at its ends (librosa from 0.10 on pads with zeros unless told). L must be greater than n_fft / 2.
     """
     from scipy.signal import get_window
 

@@ -7,7 +7,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import numpy as np
 from dmr.data.prepare.disk import Rows, gigabytes, named, sync
 from dmr.data.prepare.done_log import LOG, Done, DoneLog
 from dmr.data.prepare.files import BadFile, Files
-from dmr.data.prepare.pool import in_processes
+from dmr.data.prepare.pool import Pool
 from dmr.data.prepare.release import Arrays, Release, Sample
 
 BATCH = 8
@@ -64,7 +63,7 @@ def write_batch(batch: Batch) -> list[Done | Bad]:
     return outcomes
 
 
-def fill(release: Release, split: str, out: Path, workers: int, progress: Progress) -> list[Bad]:
+def fill(release: Release, split: str, out: Path, pool: Pool, progress: Progress) -> list[Bad]:
     """Write every row of a split that is not done; returns the samples that cannot be read, in their order.
 
     Raises:
@@ -82,9 +81,9 @@ def fill(release: Release, split: str, out: Path, workers: int, progress: Progre
         for start in range(0, len(rest), BATCH)
     )
     progress(split, len(log.done), len(samples))
-    with log.kept(), closing(in_processes(write_batch, batches, workers)) as results:
+    with log.kept():
         try:
-            for outcomes in results:
+            for outcomes in pool.results(write_batch, batches):
                 log.add(outcome for outcome in outcomes if isinstance(outcome, Done))
                 bad += [outcome for outcome in outcomes if isinstance(outcome, Bad)]
                 progress(split, len(log.done) + len(bad), len(samples))

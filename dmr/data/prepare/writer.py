@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from dmr.data.dataset import DataError
 from dmr.data.prepare.disk import gigabytes, named, write_text
 from dmr.data.prepare.manifest import describe, make_manifest
+from dmr.data.prepare.pool import Pool
 from dmr.data.prepare.release import Release
 from dmr.data.prepare.split import Bad, PrepareError, Progress, complete, fill, tidy
 
@@ -53,7 +54,8 @@ def prepare(release: Release, out: Path, *, workers: int, skip_bad: bool, progre
     _check_unused(release, out)
     _check_space(release, out)
     with _begun(release, out, identity):
-        bad = _write_splits(release, out, workers, skip_bad, progress)
+        with Pool(workers) as pool:
+            bad = _write_splits(release, out, pool, skip_bad, progress)
         if bad and not skip_bad:
             raise BadFilesError(_report(release, out, bad))
         (out / BAD_FILES).unlink(missing_ok=True)
@@ -64,16 +66,14 @@ def prepare(release: Release, out: Path, *, workers: int, skip_bad: bool, progre
     return _counts(manifest, already=False)
 
 
-def _write_splits(
-    release: Release, out: Path, workers: int, skip_bad: bool, progress: Progress
-) -> dict[str, list[Bad]]:
+def _write_splits(release: Release, out: Path, pool: Pool, skip_bad: bool, progress: Progress) -> dict[str, list[Bad]]:
     """What cannot be read, by split; a split is whole where there is none, or it is left out."""
     found = {}
     for split in release.splits:
         if (out / split).exists():
             tidy(out, split)
             continue
-        bad = fill(release, split, out, workers, progress)
+        bad = fill(release, split, out, pool, progress)
         if bad:
             found[split] = bad
         if skip_bad or not bad:
