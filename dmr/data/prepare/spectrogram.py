@@ -35,8 +35,9 @@ def repeated(samples: Floats, length: int) -> Floats:
 def log_spectrogram(samples: Floats, n_fft: int, hop: int) -> Floats:
     """(F, T) log(|S| + 1e-7) of samples (L,) clipped to ±1.
 
-    S is the short-time Fourier transform as librosa defines it: a periodic Hann window of `n_fft`, the frame t centred
-    on sample t · hop, the signal reflected at its ends (librosa from 0.10 on pads with zeros unless told). L must be greater than n_fft / 2.
+    S is the short-time Fourier transform as librosa defined it up to 0.9: a periodic Hann window of `n_fft`, the frame
+    t centred on sample t · hop, the signal reflected at its ends (from 0.10 on librosa pads with zeros unless told).
+    L must be greater than n_fft / 2.
     """
     from scipy.signal import get_window
 
