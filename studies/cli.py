@@ -32,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data = typer.Typer(name="data", help="Data sets: from an original release to arrays.", no_args_is_help=True)
+app.add_typer(data)
+
 StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the file.")]
@@ -45,11 +48,11 @@ NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Replace th
 TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
 
 
-def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2."""
 
     def register(function: Callable[..., int | None]) -> Callable[..., None]:
-        @app.command(name)
+        @to.command(name)
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
@@ -229,6 +232,23 @@ def heatmap(
         typer.echo(write_heatmap(results, output or folder.heatmap, top))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
+
+
+@command("prepare", data)
+def prepare(
+    name: Annotated[Literal["crema_d", "kinetics_sounds", "casia_surf", "nyuv2"], typer.Argument(metavar="SET")],
+    source: Annotated[Path, typer.Option(metavar="DIR", help="Where the original release lies.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; else one a core.")] = None,
+    split: Annotated[
+        Literal["published", "actor"], typer.Option(help="For crema_d: no actor in two splits, or the published lists.")
+    ] = "published",
+) -> int:
+    """Write crema_d, kinetics_sounds, casia_surf or nyuv2 as arrays. Run again, it goes on where it was interrupted."""
+    from studies.data_preparation import prepare_set
+
+    return prepare_set(name, source, out, split, workers, skip_bad, _people())
 
 
 @command("ui")

@@ -1,9 +1,11 @@
-"""What all tests share: two global seeds, and one thread."""
+"""What all tests share: two global seeds, one thread, and the public data sets' original layouts."""
 
 from __future__ import annotations
 
 import random
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,3 +30,10 @@ def under_two_global_seeds() -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
         return results[0], results[1]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def write_release() -> Callable[[str, Path], Path]:
+    """Write a tiny release of a public data set: see releases.py."""
+    write: Callable[[str, Path], Path] = runpy.run_path(str(Path(__file__).with_name("releases.py")))["write_release"]
+    return write
