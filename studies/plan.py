@@ -10,6 +10,7 @@ from typing import Any
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.data import open_dataset
 from dmr.data.dataset import DataError, MultimodalDataset
+from dmr.data.missing import take_away
 from dmr.methods import find_method
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
@@ -23,6 +24,7 @@ from studies.schema import SAMPLING_SEARCH, StudyFile, validate_study
 from studies.space import Space
 from studies.space_checks import (
     check_data,
+    check_complete,
     check_deployment,
     check_part,
     check_sampler,
@@ -150,11 +152,13 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
         dataset = open_dataset(study.dataset.name, options, study.seed)
         if "path" in options:
             check_once(Path(options["path"]), dataset)
+        dataset = take_away(dataset, study.missing or {}, study.seed)
     except DataError as error:
         raise StudyError(str(error)) from None
     study = validate_study(document, where, dataset)
     if study.confirm is not None and "test" not in dataset.splits:
         raise StudyError(f"{where}: confirm: data set {dataset.name} has no test split")
+    check_complete(study, dataset, where)
     experiment = study.experiment or _experiment_name(dataset.name)
     if isinstance(search, list):
         search = [{"name": part.label} | block for part, block in zip(parts, search, strict=True)]

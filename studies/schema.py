@@ -134,6 +134,9 @@ class ConfirmSection(Section):
     seeds: int = Field(default=5, ge=1)
 
 
+MissingRate = Annotated[float, Field(ge=0, le=1)]
+
+
 class StudyFile(Section):
     """All keys of a study file; those of `dataset` and `model` depend on the data set and the method."""
 
@@ -148,6 +151,7 @@ class StudyFile(Section):
     first: list[Any] = ["defaults"]
     objective: list[ObjectiveSection] = Field(default=[ObjectiveSection()], min_length=1)
     deployment: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    missing: dict[Literal["train", "val", "test"], MissingRate | dict[str, MissingRate]] | None = None
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
     scheduler: SchedulerSection = SchedulerSection()
     budget: BudgetSection = BudgetSection()

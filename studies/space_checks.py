@@ -103,6 +103,16 @@ def check_data(own: dict[str, Any], part: Part, dataset: MultimodalDataset, wher
                 choose_encoders(changed["model"]["encoder"], dataset, f"{where}: {part.at}.{parameter.key}")
 
 
+def check_complete(study: StudyFile, dataset: MultimodalDataset, where: str) -> None:
+    """Raises:
+    StudyError: a metric of the full combination is wanted, and no sample of `val` has all modalities.
+    """
+    wanted = [objective.metric for objective in study.objective] + [study.scheduler.metric]
+    full = next((metric for metric in wanted if metric and metric.endswith("_full")), None)
+    if full is not None and not dataset.splits["val"].has().all(axis=1).any():
+        raise StudyError(f"{where}: {full}: no sample of val has all modalities; allowed are the mean and the worst")
+
+
 def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset, where: str) -> None:
     """Raises:
     StudyError: the odds do not fit the modalities.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.seeds import derive_seed
 
-Rates = Mapping[str, float | Mapping[str, float]]
+Rates = Mapping[Literal["train", "val", "test"], float | dict[str, float]]
 
 
 def take_away(dataset: MultimodalDataset, rates: Rates, seed: int) -> MultimodalDataset:
@@ -28,7 +29,7 @@ def take_away(dataset: MultimodalDataset, rates: Rates, seed: int) -> Multimodal
     for name, given in rates.items():
         if name not in splits:
             raise DataError(f"missing.{name}: the data set has no such split; it has {', '.join(splits)}")
-        by_modality = given if isinstance(given, Mapping) else dict.fromkeys(dataset.modality_names, given)
+        by_modality = given if isinstance(given, dict) else dict.fromkeys(dataset.modality_names, given)
         unknown = sorted(set(by_modality) - set(dataset.modality_names))
         if unknown:
             raise DataError(f"missing.{name}.{unknown[0]}: the modalities are {', '.join(dataset.modality_names)}")
