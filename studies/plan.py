@@ -23,8 +23,8 @@ from studies.points import flat_values, set_key, values_met, with_point
 from studies.schema import SAMPLING_SEARCH, StudyFile, validate_study
 from studies.space import Space
 from studies.space_checks import (
-    check_data,
     check_complete,
+    check_data,
     check_deployment,
     check_part,
     check_sampler,
