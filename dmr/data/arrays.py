@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,8 @@ def arrays(path: Path, seed: int) -> MultimodalDataset:
         splits |= {"train": replace(train, rows=kept), "val": replace(train, rows=held_out)}
     if task == "classification":
         check_classes(path, splits["train"], class_names)
+    else:
+        check_map_sizes(path, splits)
     name = str(description.get("name", path.resolve().name))
     return MultimodalDataset(name, task, class_names, modalities, splits, description, ignore_index)
 
@@ -160,7 +162,7 @@ def open_labels(file: Path, num_classes: int, task: Task, ignore_index: int | No
     if len(labels) == 0:
         raise DataError(f"{file}: no samples")
     ignored = "" if ignore_index is None else f" and {ignore_index}"
-    for start, block in _blocks(labels):
+    for start, block in blocks(labels):
         outside = ((block < 0) | (block >= num_classes)) & (block != ignore_index)
         if outside.any():
             row = start + int(np.argwhere(outside)[0, 0])
@@ -221,6 +223,20 @@ def check_classes(path: Path, train: Split, class_names: tuple[str, ...]) -> Non
         log.warning("%s: class %r has no training sample", path / "train" / "label.npy", class_names[label])
 
 
+def check_map_sizes(path: Path, splits: Mapping[str, Split]) -> None:
+    """Raises:
+    DataError: label maps of another size than those of train.
+    """
+    size = splits["train"].labels.shape[1:]
+    for name, split in splits.items():
+        other = split.labels.shape[1:]
+        if other != size:
+            raise DataError(
+                f"{path / name / 'label.npy'}: label maps of {' × '.join(map(str, other))}; "
+                f"those of train have {' × '.join(map(str, size))}"
+            )
+
+
 def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
     """Read every input once; returns warnings, a line a modality that is constant in train.
 
@@ -229,27 +245,51 @@ def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
     """
     warnings = []
     for split, (m, modality) in itertools.product(dataset.splits, enumerate(dataset.modalities)):
-        present = dataset.splits[split].present
         file = path / split / f"{modality.name}.npy"
         if not file.exists():
             continue
-        array = open_array(file)
-        first, constant = array[0], True
-        for start, block in _blocks(array):
-            if block.dtype.kind == "f":
-                finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
-                if present is not None:
-                    finite |= ~present[start : start + len(block), m]
-                if not finite.all():
-                    row = start + int(np.argmin(finite))
-                    raise DataError(f"{file}: modality {modality.name}, split {split}, row {row}: NaN or infinity")
-            constant = constant and bool((block == first).all())
-        if constant and split == "train":
+        present = dataset.splits[split].present
+        found = scan_values(open_array(file), None if present is None else present[:, m])
+        if len(found.not_finite):
+            row = found.not_finite[0]
+            raise DataError(f"{file}: modality {modality.name}, split {split}, row {row}: NaN or infinity")
+        if found.constant and split == "train":
             warnings.append(f"{file}: modality {modality.name} is the same in every training sample")
     return warnings
 
 
-def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+class Scan(NamedTuple):
+    """What reading all of an input says of the samples that have it.
+
+    Attributes:
+        not_finite: rows with NaN or infinity.
+        constant: all samples are the same; False where there is none.
+    """
+
+    not_finite: npt.NDArray[np.int64]
+    constant: bool
+
+
+def scan_values(array: npt.NDArray[Any], present: npt.NDArray[np.bool_] | None) -> Scan:
+    """Read (N, *shape) in blocks; `present` (N,) is which samples have it, None for all."""
+    first: npt.NDArray[Any] | None = None
+    constant, not_finite = True, []
+    for start, block in blocks(array):
+        rows = np.arange(start, start + len(block))
+        if present is not None:
+            rows = rows[present[rows]]
+            block = block[rows - start]
+        if len(rows) == 0:
+            continue
+        first = block[:1].copy() if first is None else first
+        constant = constant and bool((block == first).all())
+        if block.dtype.kind == "f":
+            not_finite.append(rows[~np.isfinite(block).reshape(len(block), -1).all(axis=1)])
+    return Scan(np.concatenate([*not_finite, np.empty(0, dtype=np.int64)]), constant and first is not None)
+
+
+def blocks(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """The first row, and a part of the array (B, ...) of at most `SCANNED_BYTES` (or one row), one after the other."""
     rows = max(1, SCANNED_BYTES // max(1, array[0].nbytes))
     for start in range(0, len(array), rows):
         yield start, np.asarray(array[start : start + rows])

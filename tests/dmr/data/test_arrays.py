@@ -165,7 +165,7 @@ def test_an_archive_is_no_array(folder: Path) -> None:
         ("- a\n- b\n", r"dataset\.yaml: a mapping is needed, got list"),
         ("", r"dataset\.yaml: a mapping is needed, got NoneType"),
         ("task: detection\n", r"dataset\.yaml: task: got 'detection'; allowed are classification, segmentation"),
-        ("task: segmentation\n", r"segmentation is not supported yet"),
+        ("task: segmentation\n", r"dataset\.yaml: modalities: a list of \{name, kind, shape\} is needed, got None"),
         ("num_classes: 3\n", r"dataset\.yaml: modalities: a list of \{name, kind, shape\} is needed, got None"),
         ("modalities: [a, b]\n", r"modalities\[0\]: a mapping with name, kind and shape is needed, got 'a'"),
         (
@@ -285,9 +285,3 @@ def test_a_memory_mapped_split_is_pickled_by_path(make_dataset: MakeDataset, wri
         for modality, values in split.take(rows).items():
             assert isinstance(again.splits[name].inputs[modality], np.memmap)
             np.testing.assert_array_equal(again.splits[name].take(rows)[modality], values)
-
-
-def test_samples_that_lack_modalities_are_refused_until_they_are_supported(folder: Path) -> None:
-    np.save(folder / "train" / "present.npy", np.ones((3, 2), dtype=bool))
-    with pytest.raises(DataError, match=r"train/present.npy: samples that lack modalities are not supported yet"):
-        arrays(folder, 0)
