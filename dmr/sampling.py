@@ -56,9 +56,9 @@ def within(probabilities: Tensor, combinations: Combinations, patterns: npt.NDAr
     """(U, C): `probabilities` (C,) restricted to the combinations within each of the sets of modalities `patterns`
     (U, M), which samples have; where that leaves none, the whole pattern.
     """
-    masks = combinations.masks
-    fits = torch.from_numpy((~masks[None] | patterns[:, None]).all(axis=2))
-    whole = torch.from_numpy((masks[None] == patterns[:, None]).all(axis=2))
+    lacking = torch.from_numpy((~patterns).astype(np.float32) @ combinations.masks.T.astype(np.float32))
+    fits = lacking == 0
+    whole = fits & torch.from_numpy(combinations.sizes == patterns.sum(axis=1)[:, None])
     weights = torch.where(fits, probabilities, 0.0)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, whole.to(weights.dtype))
     return weights / weights.sum(1, keepdim=True)
