@@ -79,13 +79,23 @@ class Network(AnyNetwork):
                 encoder.compile(dynamic=True)
 
     def losses(
-        self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        combination: Tensor,
+        generator: torch.Generator,
+        has: Tensor | None = None,
     ) -> StepLosses:
         masks = self.combinations[combination]
         features = self.encode(inputs, masks.any(0))
         device = labels.device
         seen = Seen(
-            features, masks.to(device, non_blocking=True), combination.to(device, non_blocking=True), labels, inputs
+            features,
+            masks.to(device, non_blocking=True),
+            combination.to(device, non_blocking=True),
+            labels,
+            inputs,
+            has,
         )
         return self.method.losses(seen, generator)
 
@@ -94,11 +104,9 @@ class Network(AnyNetwork):
             return self.method.predict_inputs(inputs, masks)
         features = self.encode(inputs)
         first = features.contexts[0]
+        each = masks if masks.ndim == 3 else masks[:, None].expand(-1, len(first), -1)
         step = max(1, EVALUATED_AT_ONCE // (len(first) * math.prod(first.shape[1:-1])))
-        parts = [
-            self.method.predict(features, chunk[:, None, :].expand(-1, len(first), -1))
-            for chunk in torch.split(masks.to(first.device), step)
-        ]
+        parts = [self.method.predict(features, chunk) for chunk in torch.split(each.to(first.device), step)]
         logits, variances, embeddings = zip(*parts, strict=True)
         return Prediction(torch.cat(logits), _joined(variances), _joined(embeddings))
 

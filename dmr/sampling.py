@@ -1,6 +1,6 @@
 """Which combination each training sample is seen with: a strategy is a probability for each combination.
 
-Letters: M modalities, C combinations, B samples of a batch, K combinations a sample.
+Letters: M modalities, C combinations, B samples of a batch, K combinations a sample, U different sets of modalities.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ def within(probabilities: Tensor, combinations: Combinations, patterns: npt.NDAr
     weights = torch.where(fits, probabilities, 0.0)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, whole.to(weights.dtype))
     return weights / weights.sum(1, keepdim=True)
+
+
+def able_in(masks: Tensor, has: Tensor) -> Tensor:
+    """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
+    return (~masks[:, None] | has[None]).all(-1)
 
 
 def draw_combinations(probabilities: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

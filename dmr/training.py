@@ -160,7 +160,8 @@ class _Run:
         for step, positions in enumerate(batches):
             own = probabilities if self.patterns is None else probabilities[self.pattern_of[positions]]
             combination = draw_combinations(own, (sampling.combinations_per_sample, len(positions)), draws)
-            losses = self.forward(positions, combination, noise)
+            has = None if self.patterns is None else torch.from_numpy(self.patterns)[self.pattern_of[positions]]
+            losses = self.forward(positions, combination, noise, has)
             self.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
             unusable += self.update(losses.total)
             add_by_combination(sums, losses)
@@ -183,11 +184,13 @@ class _Run:
         if hard is not None and len(self.drawn) <= DIAGNOSED:
             self.diagnosed.append(torch.stack([means[0], means[1], hard.cpu().double()]))
 
-    def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
-        """Losses of the samples at `positions` (B,), each seen with the combinations (K, B)."""
+    def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator, has: Tensor | None) -> StepLosses:
+        """Losses of the samples at `positions` (B,), each seen with the combinations (K, B); `has` (B, M) is what they
+        have.
+        """
         inputs, labels = self.train.take(positions)
         with self.precision():
-            return self.network.losses(inputs, labels, combination, noise)
+            return self.network.losses(inputs, labels, combination, noise, has)
 
     def precision(self) -> torch.autocast:
         """The context of a forward pass."""

@@ -41,7 +41,8 @@ class Seen(NamedTuple):
     masks: Tensor  # (K, B, M) bool
     combination: Tensor  # (K, B) int64, indices of the combinations
     labels: Tensor  # (B, *P) int64
-    inputs: Mapping[str, Tensor]  # complete samples, (B, *shape) by modality
+    inputs: Mapping[str, Tensor]  # (B, *shape) by modality
+    has: Tensor | None = None  # (B, M) bool on the CPU, what each sample has and may be looked at; None: everything
 
 
 class StepLosses(NamedTuple):
@@ -66,28 +67,39 @@ class AnyNetwork(nn.Module):
     """Encoders and a method (see `dmr.networks.Network`), as a method knows those it has inside.
 
     Attributes:
+        names: of its modalities.
         combinations: (C, M) masks of all its combinations, on the CPU; the last is the full one.
         encoded: samples times encoders run in training.
     """
 
+    names: tuple[str, ...]
     combinations: Tensor
     encoded: int
 
     def losses(
-        self, inputs: Mapping[str, Tensor], labels: Tensor, combination: Tensor, generator: torch.Generator
+        self,
+        inputs: Mapping[str, Tensor],
+        labels: Tensor,
+        combination: Tensor,
+        generator: torch.Generator,
+        has: Tensor | None = None,
     ) -> StepLosses:
         """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
-        (K, B), int64 on the CPU.
+        (K, B), int64 on the CPU. `has`: see `Seen`.
         """
         raise NotImplementedError
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
-        """Predictions of the combinations `masks` (C, M), in eval mode: each modality is encoded once."""
+        """Predictions of the combinations `masks` (C, M), or (C, B, M) of each sample's own, in eval mode: each
+        modality is encoded once.
+        """
         raise NotImplementedError
 
-    def full(self, count: int) -> Tensor:
-        """(1, B) the index of the full combination, for `losses`."""
-        return torch.full((1, count), len(self.combinations) - 1)
+    def full(self, count: int, has: Tensor | None = None) -> Tensor:
+        """(1, B) the index of the full combination, for `losses`, or of all that each sample has."""
+        if has is None:
+            return torch.full((1, count), len(self.combinations) - 1)
+        return (self.combinations[:, None] == has).all(-1).long().argmax(0, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dmr.combinations import Combinations
 from dmr.methods.base import Method, Parts, Prediction, Seen, StepLosses
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.full_only import only_full
+from dmr.sampling import able_in
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,24 @@ class Dedicated(Method):
         return only_full(probabilities, combinations)
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
-        """The combinations of `seen` are not used: every model is trained on every sample."""
+        """The combinations of `seen` are not used: every model is trained on every sample that has what it needs."""
         count = len(seen.labels)
-        steps = [model.losses(seen.inputs, seen.labels, model.full(count), generator) for model in self.models]
+        has = torch.ones((count, self.masks.shape[1]), dtype=torch.bool) if seen.has is None else seen.has
+        able = able_in(self.masks, has)  # (C, B)
+        steps = []
+        for model, rows in zip(self.models, able, strict=True):
+            inputs, labels = seen.inputs, seen.labels
+            if not rows.any():
+                continue
+            if not rows.all():
+                at = rows.nonzero().squeeze(1).to(labels.device, non_blocking=True)
+                inputs = {name: inputs[name].index_select(0, at) for name in model.names}
+                labels = labels.index_select(0, at)
+            steps.append(model.losses(inputs, labels, model.full(len(labels)), generator))
         total = torch.stack([step.total for step in steps]).sum()
-        task = torch.cat([step.task for step in steps])
-        combination = torch.arange(len(steps), device=task.device)[:, None].expand(task.shape)
+        shape = (len(steps), count) if seen.has is None else (1, -1)
+        task = torch.cat([step.task for step in steps], dim=1).view(shape)
+        combination = able.nonzero()[:, 0].to(task.device, non_blocking=True).view(shape)
         return StepLosses(total, task, combination, None, {"task": task.mean()})
 
     def predict_inputs(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:

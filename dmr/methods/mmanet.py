@@ -3,7 +3,8 @@ predictions lie farthest from the full ones get extra weight.
 
 Wei, Luo, Luo, "MMANet: Margin-aware Distillation and Modality-aware Regularization for Incomplete Multimodal Learning",
 CVPR 2023 (arXiv 2304.08028), sections 3.2 and 3.3. The teacher, a network of its own, is trained on complete samples in
-the first `teacher_epochs` epochs, beside the student; after them it is fixed and the distillation begins.
+the first `teacher_epochs` epochs, beside the student; after them it is fixed and the distillation begins. Where samples
+lack modalities it sees all that they have.
 
 Letters: M modalities, B samples, K combinations a sample, C combinations, P pixels of a label map, L classes,
 Z features of the embedding, V hard combinations.
@@ -66,16 +67,18 @@ class MMANet(Dropout):
             total = total + self.settings.distillation_weight * margin
             parts["distillation"] = margin.detach()
         else:
-            lesson = self.teacher.losses(seen.inputs, seen.labels, self.teacher.full(len(seen.labels)), generator)
+            whole = self.teacher.full(len(seen.labels), seen.has)
+            lesson = self.teacher.losses(seen.inputs, seen.labels, whole, generator, seen.has)
             total = total + lesson.total
             parts["teacher"] = lesson.parts["task"]
         return StepLosses(total, task.detach(), seen.combination, None, parts)
 
     @torch.no_grad()
     def teach(self, seen: Seen) -> Prediction:
-        """The teacher's prediction (1, B, ...) from complete samples."""
+        """The teacher's prediction (1, B, ...) from all that each sample has."""
         self.teacher.encoded += len(seen.labels) * seen.masks.shape[-1]
-        return self.teacher.predict(seen.inputs, self.teacher.combinations[-1:])
+        whole = self.teacher.combinations[-1:] if seen.has is None else seen.has[None]
+        return self.teacher.predict(seen.inputs, whole)
 
     def distillation(self, student: Prediction, teacher: Prediction) -> Tensor:
         assert student.embedding is not None
