@@ -32,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data = typer.Typer(name="data", help="Data sets: from an original release to arrays.", no_args_is_help=True)
+app.add_typer(data)
+
 StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the file.")]
@@ -45,11 +48,11 @@ NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Replace th
 TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
 
 
-def command(name: str) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2."""
 
     def register(function: Callable[..., int | None]) -> Callable[..., None]:
-        @app.command(name)
+        @to.command(name)
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
@@ -223,6 +226,19 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line everybody would see its password
     server = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, *server])
+
+
+@command("check", data)
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data folder: dataset.yaml and arrays.")],
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--format", help="A page for people, or all of it for machines.")
+    ] = "text",
+) -> int:
+    """What is in a data folder, and all that is wrong with it; exit code 1 where something would spoil a study."""
+    from studies.data_commands import check_data
+
+    return check_data(folder, output)
 
 
 def _address(address: str | None) -> str | None:

@@ -5,7 +5,6 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from dmr.data.dataset import DataError, MultimodalDataset
 
 MakeDataset = Callable[..., MultimodalDataset]
 WriteArrays = Callable[..., Path]
-ARRAYS = import_module("dmr.data.arrays")  # `dmr.data` has a function of this name
 
 
 @pytest.fixture
@@ -251,20 +249,20 @@ def test_sound_values_pass_without_a_word(folder: Path) -> None:
 def test_values_that_are_not_finite_are_named(
     folder: Path, value: float, scanned_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ARRAYS, "SCANNED_BYTES", scanned_bytes)
+    monkeypatch.setattr("dmr.data.scan.SCANNED_BYTES", scanned_bytes)
 
     def spoil(array: Any) -> Any:
         array[5, 2] = array[9, 0] = value
         return array
 
     array_changed(folder, "val/b.npy", spoil)
-    with pytest.raises(DataError, match=r"val/b\.npy: modality b, split val, row 5: NaN or infinity"):
+    with pytest.raises(DataError, match=r"val/b\.npy: modality b, split val, row 5 and 1 more: NaN or infinity"):
         check_values(folder, arrays(folder, seed=0))
 
 
 @pytest.mark.parametrize("scanned_bytes", [1, 2**26])
 def test_a_constant_modality_is_a_warning(folder: Path, scanned_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ARRAYS, "SCANNED_BYTES", scanned_bytes)
+    monkeypatch.setattr("dmr.data.scan.SCANNED_BYTES", scanned_bytes)
     array_changed(folder, "train/b.npy", lambda x: np.tile(x[:1], (len(x), 1)))
     array_changed(folder, "val/a.npy", lambda x: np.tile(x[:1], (len(x), 1)))
     warnings = check_values(folder, arrays(folder, seed=0))

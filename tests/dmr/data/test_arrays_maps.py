@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from dmr.data.dataset import DataError, MultimodalDataset
 
 MakeDataset = Callable[..., MultimodalDataset]
 WriteArrays = Callable[..., Path]
-ARRAYS = import_module("dmr.data.arrays")  # `dmr.data` has a function of this name
 
 
 def refuses(folder: Path, message: str) -> None:
@@ -73,7 +71,7 @@ def test_label_maps_without_an_ignored_label(make_maps: MakeDataset, write_array
 def test_labels_of_pixels_out_of_range(
     maps: Path, label: int, scanned_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ARRAYS, "SCANNED_BYTES", scanned_bytes)
+    monkeypatch.setattr("dmr.data.scan.SCANNED_BYTES", scanned_bytes)
     array_changed(maps, "train/label.npy", with_value((7, 4, 9), label))
     refuses(maps, rf"train/label\.npy: row 7: label {label}; allowed are 0 to 2 and 255")
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from dmr.data.dataset import DataError, MultimodalDataset
 
 MakeDataset = Callable[..., MultimodalDataset]
 WriteArrays = Callable[..., Path]
-ARRAYS = import_module("dmr.data.arrays")  # `dmr.data` has a function of this name
 
 
 def refuses(folder: Path, message: str) -> None:
@@ -96,7 +94,7 @@ def test_present_cut_in_half(folder: Path) -> None:
 
 @pytest.mark.parametrize("scanned_bytes", [1, 100, 2**26])
 def test_absent_inputs_need_not_be_finite(folder: Path, scanned_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ARRAYS, "SCANNED_BYTES", scanned_bytes)
+    monkeypatch.setattr("dmr.data.scan.SCANNED_BYTES", scanned_bytes)
     np.save(folder / "train" / "present.npy", some_present(18))
 
     def spoil(array: Any) -> Any:
