@@ -18,6 +18,7 @@ from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import Values, make_tally
 from dmr.networks import Network
+from dmr.sampling import able_in
 
 EVALUATION_BATCH = 512
 EVALUATION_VALUES = 2**24
@@ -82,11 +83,6 @@ def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, com
     return Evaluation(values, scores, known)
 
 
-def able_in(masks: Tensor, has: Tensor) -> Tensor:
-    """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
-    return (~masks[:, None] | has[None]).all(-1)
-
-
 class _ClassMeans:
     """Sums of the embeddings of each class in each combination."""
 
@@ -108,11 +104,13 @@ def class_mean_cosine(means: Tensor) -> float:
     """The cosine between the means of one class in two different combinations, averaged over pairs and classes, from
     means (or sums) (C, L, Z): the paper's claim is that a common subspace pulls these into one direction.
 
-    Over C unit vectors v the mean over pairs is (‖Σ v‖² − C) / (C (C − 1)). Classes without samples are left out.
+    Over n unit vectors v the mean over pairs is (‖Σ v‖² − n) / (n (n − 1)). Where a combination has no sample of a
+    class it is left out, and so is a class with fewer than two combinations.
     """
-    count = len(means)
-    seen = means.abs().amax(dim=(0, 2)) > 0
-    unit = torch.nn.functional.normalize(means[:, seen].double(), dim=-1)
+    count = (means.abs().amax(-1) > 0).sum(0)  # (L,) n
+    paired = count > 1
+    unit = torch.nn.functional.normalize(means[:, paired].double(), dim=-1)
+    count = count[paired]
     pairs = (unit.sum(0).square().sum(-1) - count) / (count * (count - 1))
     return float(pairs.mean())
 

@@ -1,6 +1,6 @@
 """Which combination each training sample is seen with: a strategy is a probability for each combination.
 
-Letters: M modalities, C combinations, B samples of a batch, K combinations a sample.
+Letters: M modalities, C combinations, B samples of a batch, K combinations a sample, U different sets of modalities.
 """
 
 from __future__ import annotations
@@ -56,12 +56,17 @@ def within(probabilities: Tensor, combinations: Combinations, patterns: npt.NDAr
     """(U, C): `probabilities` (C,) restricted to the combinations within each of the sets of modalities `patterns`
     (U, M), which samples have; where that leaves none, the whole pattern.
     """
-    masks = combinations.masks
-    fits = torch.from_numpy((~masks[None] | patterns[:, None]).all(axis=2))
-    whole = torch.from_numpy((masks[None] == patterns[:, None]).all(axis=2))
+    lacking = torch.from_numpy((~patterns).astype(np.float32) @ combinations.masks.T.astype(np.float32))
+    fits = lacking == 0
+    whole = fits & torch.from_numpy(combinations.sizes == patterns.sum(axis=1)[:, None])
     weights = torch.where(fits, probabilities, 0.0)
     weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, whole.to(weights.dtype))
     return weights / weights.sum(1, keepdim=True)
+
+
+def able_in(masks: Tensor, has: Tensor) -> Tensor:
+    """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
+    return (~masks[:, None] | has[None]).all(-1)
 
 
 def draw_combinations(probabilities: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

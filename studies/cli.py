@@ -267,6 +267,19 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0
     os.execv(sys.executable, [sys.executable, *server])
 
 
+@command("check", data)
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data folder: dataset.yaml and arrays.")],
+    output: Annotated[
+        Literal["text", "json"], typer.Option("--format", help="A page for people, or all of it for machines.")
+    ] = "text",
+) -> int:
+    """What is in a data folder, and all that is wrong with it; exit code 1 where something would spoil a study."""
+    from studies.data_commands import check_data
+
+    return check_data(folder, output)
+
+
 def _address(address: str | None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 

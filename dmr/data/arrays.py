@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dmr.data.dataset import KINDS, TASKS, DataError, Modality, MultimodalDataset, Split, Task, stratified_split
+from dmr.data.scan import blocks, scan_values
 
 log = logging.getLogger("dmr")
 
 ALLOWED_TYPES = ("float32", "float16", "uint8")
 VAL_FRACTION = 0.2
-SCANNED_BYTES = 64 * 2**20
 
 
 def arrays(path: Path, seed: int) -> MultimodalDataset:
@@ -27,6 +28,14 @@ def arrays(path: Path, seed: int) -> MultimodalDataset:
     Raises:
         DataError: what is missing or does not fit, by file; nothing but headers and labels is read here.
     """
+    dataset = read_arrays(path, seed)
+    for line in unseen_classes(path, dataset):
+        log.warning("%s", line)
+    return dataset
+
+
+def read_arrays(path: Path, seed: int) -> MultimodalDataset:
+    """`arrays` without its warnings."""
     description = read_description(path)
     modalities = read_modalities(path, description)
     class_names = read_class_names(path, description)
@@ -46,6 +55,8 @@ def arrays(path: Path, seed: int) -> MultimodalDataset:
         splits |= {"train": replace(train, rows=kept), "val": replace(train, rows=held_out)}
     if task == "classification":
         check_classes(path, splits["train"], class_names)
+    else:
+        check_map_sizes(path, splits)
     name = str(description.get("name", path.resolve().name))
     return MultimodalDataset(name, task, class_names, modalities, splits, description, ignore_index)
 
@@ -85,18 +96,21 @@ def read_modalities(path: Path, description: dict[str, Any]) -> tuple[Modality, 
     entries = description.get("modalities")
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{file}: modalities: a list of {{name, kind, shape}} is needed, got {entries!r}")
-    modalities = []
-    for number, entry in enumerate(entries):
-        where = f"{file}: modalities[{number}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise DataError(f"{where}: a mapping with name, kind and shape is needed, got {entry!r}")
-        kind, shape = entry.get("kind"), entry.get("shape")
-        if kind not in KINDS:
-            raise DataError(f"{where}.kind: got {kind!r}; allowed are {', '.join(KINDS)}")
-        if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
-            raise DataError(f"{where}.shape: a list of positive whole numbers is needed, got {shape!r}")
-        modalities.append(Modality(entry["name"], kind, tuple(shape)))
-    return tuple(modalities)
+    return tuple(read_modality(f"{file}: modalities[{number}]", entry) for number, entry in enumerate(entries))
+
+
+def read_modality(where: str, entry: Any) -> Modality:
+    """Raises:
+    DataError: an entry is not `{name, kind, shape}`.
+    """
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise DataError(f"{where}: a mapping with name, kind and shape is needed, got {entry!r}")
+    kind, shape = entry.get("kind"), entry.get("shape")
+    if kind not in KINDS:
+        raise DataError(f"{where}.kind: got {kind!r}; allowed are {', '.join(KINDS)}")
+    if not isinstance(shape, list) or not shape or not all(type(n) is int and n > 0 for n in shape):
+        raise DataError(f"{where}.shape: a list of positive whole numbers is needed, got {shape!r}")
+    return Modality(entry["name"], kind, tuple(shape))
 
 
 def read_class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]:
@@ -132,19 +146,26 @@ def open_split(
     DataError: an array is missing, damaged, of the wrong type or shape, or a label is out of range.
     """
     labels = open_labels(folder / "label.npy", num_classes, task, ignore_index)
-    inputs = {}
-    for modality in modalities:
-        file = folder / f"{modality.name}.npy"
-        array = open_array(file)
-        if array.dtype.name not in ALLOWED_TYPES or not array.dtype.isnative:
-            raise DataError(f"{file}: type {array.dtype}; allowed are {', '.join(ALLOWED_TYPES)} in native byte order")
-        if array.shape[1:] != modality.shape:
-            raise DataError(f"{file}: samples of shape {array.shape[1:]}; dataset.yaml says {modality.shape}")
-        if len(array) != len(labels):
-            raise DataError(f"{file}: {len(array)} samples, but label.npy has {len(labels)}")
-        inputs[modality.name] = array
+    inputs = {modality.name: open_input(folder, modality, len(labels)) for modality in modalities}
     present = open_present(folder / "present.npy", len(labels), len(modalities))
     return Split(inputs, labels if task == "segmentation" else np.asarray(labels), present=present)
+
+
+def open_input(folder: Path, modality: Modality, samples: int) -> npt.NDArray[Any]:
+    """(N, *shape) of a modality.
+
+    Raises:
+        DataError: the array is missing, damaged, of the wrong type or shape.
+    """
+    file = folder / f"{modality.name}.npy"
+    array = open_array(file)
+    if array.dtype.name not in ALLOWED_TYPES or not array.dtype.isnative:
+        raise DataError(f"{file}: type {array.dtype}; allowed are {', '.join(ALLOWED_TYPES)} in native byte order")
+    if array.shape[1:] != modality.shape:
+        raise DataError(f"{file}: samples of shape {array.shape[1:]}; dataset.yaml says {modality.shape}")
+    if len(array) != samples:
+        raise DataError(f"{file}: {len(array)} samples, but label.npy has {samples}")
+    return array
 
 
 def open_labels(file: Path, num_classes: int, task: Task, ignore_index: int | None) -> npt.NDArray[np.int64]:
@@ -160,7 +181,7 @@ def open_labels(file: Path, num_classes: int, task: Task, ignore_index: int | No
     if len(labels) == 0:
         raise DataError(f"{file}: no samples")
     ignored = "" if ignore_index is None else f" and {ignore_index}"
-    for start, block in _blocks(labels):
+    for start, block in blocks(labels):
         outside = ((block < 0) | (block >= num_classes)) & (block != ignore_index)
         if outside.any():
             row = start + int(np.argwhere(outside)[0, 0])
@@ -217,8 +238,29 @@ def check_classes(path: Path, train: Split, class_names: tuple[str, ...]) -> Non
     for label in np.flatnonzero(counts == 1):
         file = path / "train" / "label.npy"
         raise DataError(f"{file}: class {class_names[label]!r} has a single sample; 2 are needed")
-    for label in np.flatnonzero(counts == 0):
-        log.warning("%s: class %r has no training sample", path / "train" / "label.npy", class_names[label])
+
+
+def unseen_classes(path: Path, dataset: MultimodalDataset) -> list[str]:
+    """A line for each class without a training sample."""
+    if dataset.task != "classification":
+        return []
+    counts = np.bincount(dataset.splits["train"].targets(), minlength=dataset.num_classes)
+    file = path / "train" / "label.npy"
+    return [f"{file}: class {dataset.class_names[c]!r} has no training sample" for c in np.flatnonzero(counts == 0)]
+
+
+def check_map_sizes(path: Path, splits: Mapping[str, Split]) -> None:
+    """Raises:
+    DataError: label maps of another size than those of train.
+    """
+    size = splits["train"].labels.shape[1:]
+    for name, split in splits.items():
+        other = split.labels.shape[1:]
+        if other != size:
+            raise DataError(
+                f"{path / name / 'label.npy'}: label maps of {' × '.join(map(str, other))}; "
+                f"those of train have {' × '.join(map(str, size))}"
+            )
 
 
 def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
@@ -229,27 +271,24 @@ def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
     """
     warnings = []
     for split, (m, modality) in itertools.product(dataset.splits, enumerate(dataset.modalities)):
-        present = dataset.splits[split].present
         file = path / split / f"{modality.name}.npy"
         if not file.exists():
             continue
-        array = open_array(file)
-        first, constant = array[0], True
-        for start, block in _blocks(array):
-            if block.dtype.kind == "f":
-                finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
-                if present is not None:
-                    finite |= ~present[start : start + len(block), m]
-                if not finite.all():
-                    row = start + int(np.argmin(finite))
-                    raise DataError(f"{file}: modality {modality.name}, split {split}, row {row}: NaN or infinity")
-            constant = constant and bool((block == first).all())
-        if constant and split == "train":
-            warnings.append(f"{file}: modality {modality.name} is the same in every training sample")
+        present = dataset.splits[split].present
+        found = scan_values(open_array(file), None if present is None else present[:, m])
+        if len(found.not_finite):
+            raise DataError(not_finite_line(file, modality, split, found.not_finite))
+        if found.constant == math.prod(modality.shape) and split == "train":
+            warnings.append(constant_line(file, modality))
     return warnings
 
 
-def _blocks(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    rows = max(1, SCANNED_BYTES // max(1, array[0].nbytes))
-    for start in range(0, len(array), rows):
-        yield start, np.asarray(array[start : start + rows])
+def not_finite_line(file: Path, modality: Modality, split: str, rows: npt.NDArray[np.int64]) -> str:
+    """What is said of the rows of an input that have NaN or infinity."""
+    others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"{file}: modality {modality.name}, split {split}, row {rows[0]}{others}: NaN or infinity"
+
+
+def constant_line(file: Path, modality: Modality) -> str:
+    """What is said of a training input that tells nothing."""
+    return f"{file}: modality {modality.name} is the same in every training sample"

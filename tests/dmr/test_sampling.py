@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from dmr.combinations import Combinations, all_combinations
-from dmr.sampling import combination_probabilities, draw_combinations
+from dmr.sampling import combination_probabilities, draw_combinations, within
 from dmr.settings import SamplingSettings, Strategy
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -127,3 +128,104 @@ def test_what_has_probability_zero_is_never_drawn(seed: int, possible: list[bool
     weights = torch.tensor(possible, dtype=torch.float64)
     drawn = draw_combinations(weights / weights.sum(), (200,), torch.Generator().manual_seed(seed))
     assert set(drawn.tolist()) <= {index for index, allowed in enumerate(possible) if allowed}
+
+
+# --- samples that lack modalities -------------------------------------------------------------------------------------
+
+
+def patterns_of(count: int) -> np.ndarray:
+    """(U, M) every non-empty set of modalities."""
+    return np.array([row for row in itertools.product([False, True], repeat=count) if any(row)])
+
+
+def test_within_by_hand() -> None:
+    combinations = of(3)  # m0, m1, m2, m0-m1, m0-m2, m1-m2, all
+    weights = torch.tensor([0.1, 0.2, 0.05, 0.15, 0.1, 0.1, 0.3], dtype=torch.float64)
+    patterns = np.array([[True, True, False], [False, False, True], [False, True, True], [True, True, True]])
+    expected = [
+        [0.1 / 0.45, 0.2 / 0.45, 0, 0.15 / 0.45, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0, 0],
+        [0, 0.2 / 0.35, 0.05 / 0.35, 0, 0, 0.1 / 0.35, 0],
+        weights.tolist(),
+    ]
+    np.testing.assert_allclose(within(weights, combinations, patterns), expected, atol=1e-15)
+
+
+@given(st.integers(2, 6), st.floats(0.01, 0.99))
+def test_bernoulli_within_a_sample_is_bernoulli_of_what_it_has(count: int, keep: float) -> None:
+    combinations, patterns = of(count), patterns_of(count)
+    weights = combination_probabilities(combinations, SamplingSettings("bernoulli", keep_prob=keep))
+    for pattern, row in zip(patterns, within(weights, combinations, patterns).tolist(), strict=True):
+        has = set(np.flatnonzero(pattern))
+        for member, probability in zip(combinations.members, row, strict=True):
+            kept = math.prod(keep if m in member else 1 - keep for m in has) if set(member) <= has else 0.0
+            assert probability == pytest.approx(kept / (1 - (1 - keep) ** len(has)), rel=1e-8, abs=1e-15)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_within_is_proportional_to_the_strategy(strategy: Strategy, count: int) -> None:
+    combinations, patterns = of(count), patterns_of(count)
+    weights = combination_probabilities(combinations, SamplingSettings(strategy), difficulties(2**count - 1))
+    got = within(weights, combinations, patterns)
+    np.testing.assert_allclose(got.sum(1), 1.0, atol=1e-12)
+    for pattern, row in zip(patterns, got, strict=True):
+        fits = torch.tensor([set(member) <= set(np.flatnonzero(pattern)) for member in combinations.members])
+        assert (row[~fits] == 0).all()
+        np.testing.assert_allclose(row[fits] * weights[fits].sum(), weights[fits], rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_where_no_combination_is_left_it_is_all_that_a_sample_has(count: int) -> None:
+    combinations, patterns = of(count), patterns_of(count)
+    only_full = torch.zeros(2**count - 1, dtype=torch.float64)
+    only_full[combinations.full] = 1.0
+    got = within(only_full, combinations, patterns)
+    for pattern, row in zip(patterns, got, strict=True):
+        assert combinations.members[int(row.argmax())] == tuple(np.flatnonzero(pattern))
+        assert row.max() == row.sum() == 1.0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_samples_that_have_everything_are_drawn_for_as_before(strategy: Strategy) -> None:
+    combinations = of(4)
+    weights = combination_probabilities(combinations, SamplingSettings(strategy), difficulties(15))
+    own = within(weights, combinations, np.ones((1, 4), dtype=bool))[torch.zeros(50, dtype=torch.int64)]
+    each = draw_combinations(own, (3, 50), torch.Generator().manual_seed(2))
+    torch.testing.assert_close(each, draw_combinations(weights, (3, 50), torch.Generator().manual_seed(2)))
+
+
+def test_each_sample_is_drawn_for_by_its_own_probabilities() -> None:
+    own = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5, 0.0]], dtype=torch.float64)
+    drawn = draw_combinations(own.repeat(5000, 1), (4, 20_000), torch.Generator().manual_seed(9))
+    assert drawn.shape == (4, 20_000)
+    assert drawn.is_contiguous()
+    for sample, row in enumerate(own.numpy()):
+        observed = np.bincount(drawn[:, sample::4].flatten().numpy(), minlength=3)
+        assert (observed[row == 0] == 0).all()
+        np.testing.assert_allclose(observed, 20_000 * row, atol=4 * math.sqrt(20_000 / 4))  # standard errors
+    pairs = np.bincount((3 * drawn[0, ::4] + drawn[1, ::4]).numpy(), minlength=9)
+    assert chisquare(pairs, 5000 * np.outer(own[0], own[0]).flatten()).pvalue > 1e-4
+
+
+@given(st.integers(0, 2**31), st.lists(st.integers(1, 15), min_size=1, max_size=30), st.sampled_from(STRATEGIES))
+def test_only_what_a_sample_has_is_drawn(seed: int, codes: list[int], strategy: Strategy) -> None:
+    combinations = of(4)
+    has = np.array([[bool(code >> m & 1) for m in range(4)] for code in codes])
+    weights = combination_probabilities(combinations, SamplingSettings(strategy, full_prob=1.0), difficulties(15))
+    drawn = draw_combinations(within(weights, combinations, has), (5, len(codes)), torch.Generator().manual_seed(seed))
+    assert not (combinations.masks[drawn.numpy()] & ~has).any()
+
+
+def test_draws_of_each_sample_come_from_the_generator_alone(
+    under_two_global_seeds: Callable[[Callable[[], Any]], tuple[Any, Any]],
+) -> None:
+    combinations, has = of(3), patterns_of(3)[np.arange(100) % 7]
+    weights = combination_probabilities(combinations, SamplingSettings("by_size"))
+
+    def sample(seed: int = 7) -> torch.Tensor:
+        return draw_combinations(within(weights, combinations, has), (2, 100), torch.Generator().manual_seed(seed))
+
+    one, other = under_two_global_seeds(sample)
+    assert torch.equal(one, other)
+    assert not torch.equal(one, sample(seed=8))

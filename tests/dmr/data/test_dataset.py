@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,36 @@ def test_statistics_come_from_train_and_from_few_samples_where_there_are_many(
     np.testing.assert_allclose(input_statistics(dataset)["a"].mean, inputs[[0, 13, 26, 39]].mean(0), rtol=1e-5)
     monkeypatch.setattr(dmr.data.dataset, "STATISTICS_BYTES", 3 * 5 * 8)
     np.testing.assert_allclose(input_statistics(dataset)["a"].mean, inputs[[0, 19, 39]].mean(0), rtol=1e-5)
+
+
+def test_statistics_are_of_the_samples_that_have_a_modality(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_dataset(train=40)
+    train = dataset.splits["train"]
+    present = np.ones((40, 2), dtype=bool)
+    present[np.arange(40) % 4 != 1, 0] = False
+    incomplete = replace(dataset, splits={"train": replace(train, present=present)})
+    train.inputs["a"][~present[:, 0]] = np.nan
+    of_a = train.inputs["a"][1::4].astype(np.float64)
+    statistics = input_statistics(incomplete)
+    np.testing.assert_allclose(statistics["a"].mean, of_a.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics["a"].std, of_a.std(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics["b"].mean, train.inputs["b"].astype(np.float64).mean(0), rtol=1e-5)
+    rows = np.arange(1, 20)
+    part = replace(dataset, splits={"train": replace(train, present=present, rows=rows)})
+    of_part = train.inputs["a"][[1, 5, 9, 13, 17]].astype(np.float64)
+    np.testing.assert_allclose(input_statistics(part)["a"].mean, of_part.mean(0), rtol=1e-5)
+    monkeypatch.setattr(dmr.data.dataset, "STATISTICS_ROWS", 2)
+    np.testing.assert_allclose(input_statistics(incomplete)["a"].mean, of_a[[0, 9]].mean(0), rtol=1e-5)
+
+
+def test_a_modality_no_training_sample_has_is_refused(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset()
+    present = np.tile([True, False], (18, 1))
+    incomplete = replace(dataset, splits={"train": replace(dataset.splits["train"], present=present)})
+    with pytest.raises(DataError, match=r"^small: no training sample has modality b$"):
+        input_statistics(incomplete)
 
 
 def test_a_split_by_rows(make_dataset: MakeDataset) -> None:
