@@ -50,8 +50,10 @@ def dataset(request: pytest.FixtureRequest, make_dataset: MakeDataset, make_maps
     return make_dataset(3) if request.param == "classification" else make_maps(2, size=(8, 8))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [*((method, "float32") for method in METHODS), ("dmrnet", "bfloat16"), ("simmlm", "bfloat16")],
+)
 def test_on_a_test_split_that_is_val_the_checkpoint_has_its_values(
     method: str,
     precision: str,
