@@ -40,19 +40,20 @@ class Steps:
 
     def dmr(self, number: int) -> None:
         """A step that encodes what is present."""
-        positions, combination, noise = self.draw(number)
-        self.finish(self.run.forward(positions, combination, noise))
+        self.finish(self.forward_present(*self.draw(number)))
 
     def everything(self, number: int) -> None:
         """The same step that encodes everything."""
-        positions, combination, noise = self.draw(number)
-        self.finish(self.forward_everything(positions, combination, noise))
+        self.finish(self.forward_everything(*self.draw(number)))
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, torch.Generator]:
         size = self.run.settings.train.batch_size
         positions = torch.randint(0, TRAIN, (size,), generator=generator("cpu", 0, "order", number))
         draws = generator("cpu", 0, "combinations", number)
         return positions, draw_combinations(self.probabilities, (1, size), draws), generator("cpu", 0, "noise", number)
+
+    def forward_present(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
+        return self.run.forward(self.run.train.take(positions), combination, noise)
 
     def forward_everything(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
         inputs, labels = self.run.train.take(positions)
@@ -74,7 +75,7 @@ class Steps:
             AssertionError: they do not.
         """
         found = []
-        for forward in (self.run.forward, self.forward_everything):
+        for forward in (self.forward_present, self.forward_everything):
             self.run.network.zero_grad()
             losses = forward(*self.draw(0))
             losses.total.backward()

@@ -54,8 +54,8 @@ def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, com
     has_variance = True
     largest = max(math.prod(modality.shape) for modality in dataset.modalities)
     size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest))
-    for positions in torch.split(torch.arange(len(batches)), size):
-        inputs, labels = batches.take(positions)
+    parts = torch.split(torch.arange(len(batches)), size)
+    for positions, (inputs, labels) in zip(parts, batches.stream(parts), strict=True):
         found = network.predict(inputs, masks)
         able = (
             torch.ones((len(masks), len(positions)), dtype=torch.bool)

@@ -5,6 +5,8 @@ Letters: B samples, P pixels of a label map (none in classification), L classes;
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -53,9 +55,9 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def class_weights(
-    labels: npt.NDArray[np.int64], num_classes: int, kind: ClassWeights, ignore_index: int | None = None
+    labels: Iterable[npt.NDArray[np.int64]], num_classes: int, kind: ClassWeights, ignore_index: int | None = None
 ) -> Tensor | None:
-    """(L,) weights of the classes in `labels` (N, *P), None for `none`.
+    """(L,) weights of the classes in `labels`, (N,) or label maps one by one; None for `none`.
 
     inverse: 1/f, f the frequency of the class among all labels. median: 1/f, f its frequency among the pixels of the
     images it occurs in, which is median-frequency balancing (Eigen, Fergus, ICCV 2015) up to a factor; labels (N,) are
@@ -64,10 +66,11 @@ def class_weights(
     """
     if kind == "none":
         return None
-    rows = labels.reshape(1 if labels.ndim == 1 else len(labels), -1)
+    images = [labels] if isinstance(labels, np.ndarray) and labels.ndim == 1 else labels
     counts = np.zeros(num_classes)
     around = np.zeros(num_classes)
-    for row in rows:
+    for image in images:
+        row = np.asarray(image).reshape(-1)
         kept = row if ignore_index is None else row[row != ignore_index]
         count = np.bincount(kept, minlength=num_classes)
         counts += count

@@ -34,6 +34,7 @@ class TrainSettings:
     """The optimisation of one training run. `schedule` is over all steps; linear and cosine end at 0.
 
     `precision: bfloat16` is autocast of the forward pass; `compile` is torch.compile of the encoders.
+    `class_balanced` draws as many samples an epoch as there are, with replacement, every class as often as any other.
     `epoch_minutes` is for whoever runs fit() in a process of its own: an epoch that takes longer ends that process.
     """
 
@@ -45,6 +46,7 @@ class TrainSettings:
     schedule: Schedule = "constant"
     clip_norm: float | None = setting(None, gt=0.0)
     class_weights: ClassWeights = "none"
+    class_balanced: bool = False
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False

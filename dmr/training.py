@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dmr.augmentation import OFF, Augmentation, AugmentSettings, centre_crop
 from dmr.combinations import all_combinations, deployment_weights, evaluated_combinations
-from dmr.data.batches import Batches
+from dmr.data.batches import Batch, Batches
 from dmr.data.dataset import MultimodalDataset, input_statistics
 from dmr.encoders import EncoderSettings
 from dmr.evaluation import evaluate
@@ -54,6 +55,7 @@ class RunSettings:
     select_mode: str
     deployment: Mapping[str, float] | None
     seed: int
+    augment: AugmentSettings = OFF
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
         The report of the last epoch.
 
     Raises:
+        ValueError: the augmentation or class-balanced sampling does not fit the data set.
         Diverged: at the end of the epoch in which something was not finite.
     """
     devices = [device] if device.type == "cuda" else []
@@ -122,7 +125,10 @@ class _Run:
         self.evaluated = evaluated_combinations(dataset.modality_names)
         odds = settings.deployment
         self.weights = deployment_weights(self.evaluated, dict(odds)) if odds else None
-        self.dataset = dataset
+        self.augmentation = Augmentation(dataset, settings.augment)
+        self.chances = class_chances(dataset) if settings.train.class_balanced else None
+        self.train = Batches(dataset.splits["train"], device)
+        self.dataset = dataset = centre_crop(dataset, settings.augment)
         self.network = build_network(dataset, settings).to(device)
         self.optimizer = OPTIMIZERS[settings.train.optimizer](
             self.network.parameters(),
@@ -131,7 +137,6 @@ class _Run:
             fused=True,
             **({"momentum": 0.9} if settings.train.optimizer == "sgd" else {}),
         )
-        self.train = Batches(dataset.splits["train"], device)
         self.val = Batches(dataset.splits["val"], device)
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)
         self.diagnosed: list[Tensor] = []
@@ -148,6 +153,7 @@ class _Run:
         order = generator("cpu", seed, "order", epoch)
         draws = generator("cpu", seed, "combinations", epoch)
         noise = generator(self.device, seed, "noise", epoch)
+        augmentation = generator("cpu", seed, "augmentation", epoch)
         torch.manual_seed(derive_seed(seed, "dropout", epoch))
         self.network.train()
         self.network.method.start_epoch(epoch, self.drawn, generator("cpu", seed, "mining", epoch))
@@ -158,11 +164,12 @@ class _Run:
         unusable = torch.zeros((), device=self.device)
         if self.patterns is not None:
             probabilities = within(probabilities, self.drawn, self.patterns)
-        batches = list(batch_positions(len(self.train), self.settings.train.batch_size, order))
-        for step, positions in enumerate(batches):
+        batches = list(batch_positions(len(self.train), self.settings.train.batch_size, order, self.chances))
+        for step, (positions, batch) in enumerate(zip(batches, self.train.stream(batches), strict=True)):
             own = probabilities if self.patterns is None else probabilities[self.pattern_of[positions]]
             combination = draw_combinations(own, (sampling.combinations_per_sample, len(positions)), draws)
-            losses = self.forward(positions, combination, noise)
+            has = None if self.has is None else self.has[positions]
+            losses = self.forward(self.augmentation(*batch, augmentation), combination, noise, has)
             self.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
             unusable += self.update(losses.total)
             add_by_combination(sums, losses)
@@ -185,10 +192,11 @@ class _Run:
         if hard is not None and len(self.drawn) <= DIAGNOSED:
             self.diagnosed.append(torch.stack([means[0], means[1], hard.cpu().double()]))
 
-    def forward(self, positions: Tensor, combination: Tensor, noise: torch.Generator) -> StepLosses:
-        """Losses of the samples at `positions` (B,), each seen with the combinations (K, B)."""
-        inputs, labels = self.train.take(positions)
-        has = None if self.has is None else self.has[positions]
+    def forward(
+        self, batch: Batch, combination: Tensor, noise: torch.Generator, has: Tensor | None = None
+    ) -> StepLosses:
+        """Losses of the samples of a batch, each seen with the combinations (K, B); `has` (B, M) is what they have."""
+        inputs, labels = batch
         with autocast(self.settings, self.device):
             return self.network.losses(inputs, labels, combination, noise, has)
 
@@ -276,6 +284,7 @@ def test(
     Raises:
         KeyError: the data set has no test split.
     """
+    dataset = centre_crop(dataset, settings.augment)
     combinations = evaluated_combinations(dataset.modality_names)
     weights = deployment_weights(combinations, dict(settings.deployment)) if settings.deployment else None
     encoders = {name: replace(encoder, weights=None) for name, encoder in settings.encoders.items()}
@@ -300,7 +309,8 @@ def autocast(settings: RunSettings, device: torch.device) -> torch.autocast:
 def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:
     """The network for a data set, on the CPU, initialised from torch's global generator."""
     train = dataset.splits["train"]
-    weights = class_weights(train.targets(), dataset.num_classes, settings.train.class_weights, dataset.ignore_index)
+    labels = train.each_target() if dataset.task == "segmentation" else train.targets()
+    weights = class_weights(labels, dataset.num_classes, settings.train.class_weights, dataset.ignore_index)
     blueprint = Blueprint(
         encoders=settings.encoders,
         statistics=input_statistics(dataset),
@@ -323,11 +333,25 @@ def encoder_passes(network: Network) -> int:
     return total
 
 
-def batch_positions(count: int, size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Positions 0..count−1 in random order, in batches of `size`; a single sample left over is left out, since batch
-    normalisation has no statistics of one sample.
+def class_chances(dataset: MultimodalDataset) -> Tensor:
+    """(N,) float64, the chance of each training sample to be drawn, equal in sum for every class that has samples.
+
+    Raises:
+        ValueError: the task has no class a sample.
     """
-    for positions in torch.split(torch.randperm(count, generator=order), size):
+    if dataset.task != "classification":
+        raise ValueError(f"train.class_balanced: a sample of {dataset.task} has no single class")
+    labels = dataset.splits["train"].targets()
+    chances = 1.0 / np.bincount(labels)[labels]
+    return torch.from_numpy(chances / chances.sum())
+
+
+def batch_positions(count: int, size: int, order: torch.Generator, chances: Tensor | None = None) -> Iterator[Tensor]:
+    """Positions 0..count−1 in random order, or as many drawn with these `chances` (count,), in batches of `size`; a
+    single sample left over is left out, since batch normalisation has no statistics of one sample.
+    """
+    drawn = torch.randperm(count, generator=order) if chances is None else draw_combinations(chances, (count,), order)
+    for positions in torch.split(drawn, size):
         if len(positions) > 1:
             yield positions
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.data import open_dataset
 from dmr.data.dataset import DataError, MultimodalDataset
@@ -97,6 +98,7 @@ class StudyPlan:
             select_mode=study.objective[0].mode or "max",
             deployment=study.deployment,
             seed=seed,
+            augment=AugmentSettings(**study.augment.model_dump()),  # type: ignore[attr-defined]
         )
 
     def parameters(self, point: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     try:
         options = study.dataset.model_dump(exclude={"name"})
         dataset = open_dataset(study.dataset.name, options, study.seed)
-        if "path" in options:
+        if study.dataset.name == "arrays":
             check_once(Path(options["path"]), dataset)
         dataset = take_away(dataset, study.missing or {}, study.seed)
     except DataError as error:
@@ -163,14 +165,18 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     if isinstance(search, list):
         search = [{"name": part.label} | block for part, block in zip(parts, search, strict=True)]
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
-    if "path" in options:
+    if study.dataset.name == "arrays":
         resolved["dataset"]["path"] = str(Path(options["path"]).resolve())
+    try:
+        seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
+    except ValueError as error:
+        raise StudyError(f"{where}: augment.{error}") from None
     keys = [key for part in parts for key in (*part.space.keys, *part.fixed)]
-    resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, dataset, where)
+    resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, seen, where)
     owns = [check_part(resolved, part, where) for part in parts]
     check_deployment(study.deployment, dataset, where)
     for part, own in zip(parts, owns, strict=True):
-        check_data(own, part, dataset, where)
+        check_data(own, part, seen, where)
         check_sampler(study, part, where)
     first = first_points(study.first, parts, owns, where)
     if len(first) > study.budget.trials:

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from dmr.augmentation import AugmentSettings
 from dmr.data import DATASETS
-from dmr.data.dataset import MultimodalDataset
+from dmr.data.dataset import DataError, MultimodalDataset
+from dmr.data.own import own_function
 from dmr.encoders import ENCODERS, find_encoder
 from dmr.fusion import FusionKind
 from dmr.methods import METHODS, find_method
@@ -75,6 +77,7 @@ def section_of(settings: type, **more: Any) -> type[Section]:
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 TrainSection = section_of(TrainSettings)
 SamplingSection = section_of(SamplingSettings)
+AugmentSection = section_of(AugmentSettings)
 
 
 @cache
@@ -103,6 +106,12 @@ def model_section(method: str) -> type[Section]:
 
 
 DatasetSections = {name: section_of(source.Settings, name=(Literal[name], name)) for name, source in DATASETS.items()}
+
+
+class OwnDatasetSection(Section, extra="allow"):
+    """The keys of `dataset` with `module:function`: the function's parameters."""
+
+    name: str
 
 
 class ObjectiveSection(Section):
@@ -147,6 +156,7 @@ class StudyFile(Section):
     model: Any = None
     sampling: SamplingSection = SamplingSection()  # type: ignore[valid-type]
     train: TrainSection = TrainSection()  # type: ignore[valid-type]
+    augment: AugmentSection = AugmentSection()  # type: ignore[valid-type]
     search: Any = None  # checked by _search_mistakes
     first: list[Any] = ["defaults"]
     objective: list[ObjectiveSection] = Field(default=[ObjectiveSection()], min_length=1)
@@ -255,6 +265,12 @@ def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section
         mistakes.append(f"{where}: dataset.name: this key is needed")
         return None
     name, path = document["name"], document.get("path")
+    if isinstance(name, str) and ":" in name:
+        try:
+            own_function(name, [str(key) for key in document if key != "name"])
+        except DataError as error:
+            mistakes.append(f"{where}: dataset.{error}")
+        return _validated(OwnDatasetSection, document, where, "dataset.", mistakes)
     if not isinstance(name, str) or name not in DatasetSections:
         mistakes.append(f"{where}: dataset.name: got {_short(name)}; {_nearest(str(name), DatasetSections)}")
         return None

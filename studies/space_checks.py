@@ -89,11 +89,15 @@ def _mistake_with(document: dict[str, Any], key: str, value: Any, methods: list[
 
 
 def check_data(own: dict[str, Any], part: Part, dataset: MultimodalDataset, where: str) -> None:
-    """A part's encoders, every choice of them in its space included, fit the modalities.
+    """A part's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
 
     Raises:
         StudyError: one does not.
     """
+    if dataset.task != "classification" and any(values_met(own, part.space, "train.class_balanced")):
+        raise StudyError(
+            f"{where}: train.class_balanced: a sample of {dataset.task} has no single class; allowed: false"
+        )
     if part.fixed:
         choose_encoders(own["model"]["encoder"], dataset, f"{where}: {part.at}")
     for parameter in part.space.parameters:

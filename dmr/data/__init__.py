@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from dmr.data.arrays import arrays
 from dmr.data.dataset import MultimodalDataset
 from dmr.data.digits import digits
+from dmr.data.own import own_dataset
 from dmr.data.planted import PlantedSettings, planted
 from dmr.data.scenes import ScenesSettings, scenes
 
@@ -42,11 +43,13 @@ DATASETS: dict[str, Source] = {
 
 
 def open_dataset(name: str, options: Mapping[str, Any], seed: int) -> MultimodalDataset:
-    """The data set `name` of `DATASETS` with these options; `seed` is for what a data set leaves open, such as a split
-    that a folder lacks.
+    """The data set `name` of `DATASETS`, or of a function `module:function`, with these options; `seed` is for what a
+    data set leaves open, such as a split that a folder lacks.
 
     Raises:
-        DataError: the folder cannot be used.
+        DataError: the folder or the function cannot be used.
     """
+    if ":" in name:
+        return own_dataset(name, options, seed)
     source = DATASETS[name]
     return source.open(source.Settings(**options), seed)

@@ -1,9 +1,14 @@
-"""Batches of a split on a device: small splits stay resident there, larger ones are gathered from their memory maps.
+"""Batches of a split on a device. On the CPU they are gathered from the split's own arrays, which are never copied as a
+whole; on a GPU small splits stay resident and larger ones are gathered while the GPU computes.
 
 Letters: N samples of the split, B samples of a batch, H height, W width.
 """
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,6 +17,9 @@ from torch import Tensor
 from dmr.data.dataset import Split
 
 RESIDENT_BYTES = 2 * 2**30
+AHEAD = 2  # batches of a large split that are gathered before they are asked for
+
+Batch = tuple[dict[str, Tensor], Tensor]
 
 
 class Batches:
@@ -20,21 +28,44 @@ class Batches:
     def __init__(self, split: Split, device: torch.device) -> None:
         self.device = device
         self.split = split
-        self.labels = torch.from_numpy(split.targets().copy()).to(device)
-        self.resident: dict[str, Tensor] | None = None
-        if split.nbytes() <= RESIDENT_BYTES:
-            everything = split.take(np.arange(len(split)))
-            self.resident = {name: values.to(device) for name, values in everything.items()}
+        self.large = split.nbytes() > RESIDENT_BYTES
+        self.resident: Batch | None = None
+        if device.type != "cpu" and not self.large:
+            self.resident = self._send(split.gather(np.arange(len(split))))
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def take(self, positions: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def take(self, positions: Tensor) -> Batch:
         """Inputs (B, *shape) by modality and labels (B,) or (B, H, W) at `positions` (B,), int64 on the CPU."""
+        if self.resident is None:
+            return self._send(self._gather(positions))
         on_device = positions.to(self.device, non_blocking=True)
-        if self.resident is not None:
-            inputs = {name: values.index_select(0, on_device) for name, values in self.resident.items()}
-        else:
-            gathered = self.split.take(positions.numpy())
-            inputs = {name: values.to(self.device, non_blocking=True) for name, values in gathered.items()}
-        return inputs, self.labels.index_select(0, on_device)
+        inputs, labels = self.resident
+        return {name: x.index_select(0, on_device) for name, x in inputs.items()}, labels.index_select(0, on_device)
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """`take` of each of the positions; those of a large split are gathered ahead, in a thread."""
+        if not self.large:
+            yield from map(self.take, batches)
+            return
+        with ThreadPoolExecutor(1, "batches") as thread:
+            pending: deque[Future[Batch]] = deque()
+            for positions in batches:
+                pending.append(thread.submit(self._gather, positions))
+                if len(pending) > AHEAD:
+                    yield self._send(pending.popleft().result())
+            while pending:
+                yield self._send(pending.popleft().result())
+
+    def _gather(self, positions: Tensor) -> Batch:
+        """From the arrays, in memory that a GPU can read while it computes."""
+        inputs, labels = self.split.gather(positions.numpy(), in_order=self.large)
+        if self.device.type != "cuda":
+            return inputs, labels
+        return {name: values.pin_memory() for name, values in inputs.items()}, labels.pin_memory()
+
+    def _send(self, batch: Batch) -> Batch:
+        inputs, labels = batch
+        on_device = {name: values.to(self.device, non_blocking=True) for name, values in inputs.items()}
+        return on_device, labels.to(self.device, non_blocking=True)

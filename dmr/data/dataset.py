@@ -6,7 +6,8 @@ Letters: N samples of a split, B samples of a batch, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +25,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 TASKS: tuple[str, ...] = get_args(Task)
 STATISTICS_ROWS = 10_000
 STATISTICS_BYTES = 256 * 2**20
+STATISTICS_AT_ONCE = 32 * 2**20
 
 
 class DataError(ValueError):
@@ -41,7 +43,13 @@ class Modality:
 
 @dataclass(frozen=True)
 class _MappedFile:
+    """Where a memory map lies: `offset` in bytes, `order` that of the memory, C or F."""
+
     path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,10 @@ class Split:
         """(N,) or (N, H, W) labels of this split's samples."""
         return np.asarray(self.labels if self.rows is None else self.labels[self.rows])
 
+    def each_target(self) -> Iterator[npt.NDArray[np.int64]]:
+        """The label or label map of one sample after the other, none of them copied."""
+        return iter(self.labels) if self.rows is None else (self.labels[row] for row in self.rows)
+
     def has(self) -> npt.NDArray[np.bool_]:
         """(N, M) which modalities each of this split's samples has."""
         if self.present is None:
@@ -80,7 +92,15 @@ class Split:
         """
         rows = positions if self.rows is None else self.rows[positions]
         wanted = self.inputs if names is None else names
-        return {name: torch.from_numpy(np.ascontiguousarray(self.inputs[name][rows])) for name in wanted}
+        return {name: _rows_of(self.inputs[name], rows, None) for name in wanted}
+
+    def gather(self, positions: npt.NDArray[np.int64], in_order: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """The inputs and the labels (B,) or (B, H, W) at `positions` (B,); `in_order` reads the files front to back."""
+        rows = positions if self.rows is None else self.rows[positions]
+        order = np.argsort(rows) if in_order else None
+        return {name: _rows_of(array, rows, order) for name, array in self.inputs.items()}, _rows_of(
+            self.labels, rows, order
+        )
 
     def nbytes(self) -> int:
         """Bytes of this split's inputs and labels."""
@@ -96,12 +116,30 @@ class Split:
         self.__dict__.update(state, inputs=inputs, labels=_unpacked(state["labels"]))
 
 
+def _rows_of(array: npt.NDArray[Any], rows: npt.NDArray[np.int64], order: npt.NDArray[np.int64] | None) -> Tensor:
+    """(B, *shape) a copy of the `rows` (B,) of an array, read in this order."""
+    if order is None:
+        return torch.from_numpy(np.ascontiguousarray(array[rows]))
+    gathered = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype)
+    gathered[order] = array[rows[order]]
+    return torch.from_numpy(gathered)
+
+
 def _packed(array: npt.NDArray[Any]) -> npt.NDArray[Any] | _MappedFile:
-    return _MappedFile(Path(str(array.filename))) if isinstance(array, np.memmap) else array
+    """A memory map in one piece, a part of a larger one included, is pickled by where it lies, anything else whole."""
+    contiguous = array.flags.c_contiguous or array.flags.f_contiguous
+    if not isinstance(array, np.memmap) or array.filename is None or not contiguous:
+        return array
+    start = np.frombuffer(vars(array)["_mmap"], dtype=np.uint8).ctypes.data
+    offset = array.ctypes.data - start + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
+    return _MappedFile(Path(str(array.filename)), offset, array.dtype, array.shape, order)
 
 
 def _unpacked(array: npt.NDArray[Any] | _MappedFile) -> npt.NDArray[Any]:
-    return np.load(array.path, mmap_mode="r") if isinstance(array, _MappedFile) else array
+    if not isinstance(array, _MappedFile):
+        return array
+    return np.memmap(array.path, array.dtype, "r", array.offset, array.shape, array.order)
 
 
 @dataclass(frozen=True)
@@ -167,14 +205,27 @@ def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
         if len(there) == 0:
             raise DataError(f"{dataset.name}: no training sample has modality {modality.name}")
         rows = there[np.linspace(0, len(there) - 1, min(len(there), STATISTICS_ROWS, fitting)).astype(np.int64)]
-        values = train.take(rows, [modality.name])[modality.name].to(torch.float64)
-        channel = 2 if modality.kind == "frames" else 1
-        over = [0] if modality.kind == "vector" else [axis for axis in range(values.ndim) if axis != channel]
-        mean = values.mean(dim=over, keepdim=True)
-        std = (values - mean).square().mean(dim=over, keepdim=True).sqrt()
-        std = torch.where(std < 1e-6 * (1.0 + mean.abs()), torch.ones_like(std), std)
-        statistics[modality.name] = InputStatistics(mean[0].float(), std[0].float())
+        statistics[modality.name] = _statistics(train, modality, rows)
     return statistics
+
+
+def _statistics(train: Split, modality: Modality, rows: npt.NDArray[np.int64]) -> InputStatistics:
+    """Of the samples at `rows`, in two passes, a part at a time."""
+    channel = 2 if modality.kind == "frames" else 1
+    axes = range(len(modality.shape) + 1)
+    over = [0] if modality.kind == "vector" else [axis for axis in axes if axis != channel]
+    parts = np.array_split(rows, math.ceil(8 * math.prod(modality.shape) * len(rows) / STATISTICS_AT_ONCE))
+
+    def mean_of(change: Callable[[Tensor], Tensor]) -> Tensor:
+        changed = (change(train.take(part, [modality.name])[modality.name].to(torch.float64)) for part in parts)
+        sums = [(values.sum(dim=over, keepdim=True), values.numel()) for values in changed]
+        total = torch.stack([part for part, _ in sums]).sum(0)
+        return total * (total.numel() / sum(count for _, count in sums))
+
+    mean = mean_of(lambda values: values)
+    std = mean_of(lambda values: (values - mean).square()).sqrt()
+    std = torch.where(std < 1e-6 * (1.0 + mean.abs()), torch.ones_like(std), std)
+    return InputStatistics(mean[0].float(), std[0].float())
 
 
 def stratified_split(

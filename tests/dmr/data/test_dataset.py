@@ -143,7 +143,7 @@ def test_batches_give_the_samples_at_the_positions(
     whole = make_dataset().splits["train"]
     part = Split(whole.inputs, whole.labels, np.array([5, 2, 11, 7]))
     batches = Batches(part, torch.device("cpu"))
-    assert (batches.resident is None) == (resident_bytes == 0)
+    assert batches.large == (resident_bytes == 0)
     assert len(batches) == 4
     inputs, labels = batches.take(torch.tensor([3, 1]))
     np.testing.assert_array_equal(inputs["a"], whole.inputs["a"][[7, 2]])
