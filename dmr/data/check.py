@@ -36,7 +36,7 @@ from dmr.data.scan import DIGEST_BYTES, blocks, scan_values
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
-READ_KEYS = {"task", "num_classes", "class_names", "ignore_index", "modalities"}
+READ_KEYS = {"name", "task", "num_classes", "class_names", "ignore_index", "modalities"}
 READ_MODALITY_KEYS = {"name", "kind", "shape"}
 
 
