@@ -79,7 +79,7 @@ def test_what_is_wrong_is_shown_and_is_the_exit_code(folder: Path) -> None:
     assert result.exit_code == 1
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[-4:] == [
-        "error: train/ecg.npy: modality ecg, split train, row 2 and 1 more: NaN or infinity",
+        "error: train/ecg.npy: modality ecg, split train, row 2: NaN or infinity, and in 1 more",
         "error: val/label.npy: row 3: label 40; allowed are 0 to 39",
         "warning: train/skin.npy: modality skin is the same in every training sample",
         "2 errors would spoil a study, 1 warning",
