@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -41,9 +42,9 @@ def check_data(path: Path, output: Literal["text", "json"]) -> int:
 
 def show_report(report: DataReport, out: Console) -> None:
     """One page: inputs, classes, combinations, description, and all problems."""
-    out.print(Text(report.name, style="bold"), _headline(report), soft_wrap=True)
+    out.print(Text(f"{report.name}:", style="bold"), _headline(report), soft_wrap=True)
     tables = [_inputs(report), _classes(report), _combinations(report)] if report.splits else []
-    for table in [*tables, *([_description(report)] if report.description else [])]:
+    for table in [*tables, *([_description(report, out.width)] if report.description else [])]:
         out.print()
         out.print(table)
     out.print()
@@ -74,9 +75,10 @@ def _table(title: str, first: Sequence[str], splits: Mapping[str, SplitReport]) 
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for column in first:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("modality", "kind", "type"))
     for split, found in splits.items():
         table.add_column(f"{split} ({found.samples})", justify="right", no_wrap=True)
     return table
@@ -93,14 +95,18 @@ def _inputs(report: DataReport) -> Table:
             "unusable" if found is None else str(count) if found.present == count else _share(found.present, count)
             for found, count in zip(here.values(), samples, strict=True)
         ]
-        shape = " × ".join(map(str, modality.shape))
+        shape = "×".join(map(str, modality.shape))
         table.add_row(name, modality.kind, shape, ", ".join(types) or "?", *cells)
-        spoiled = ["" if found is None or not found.not_finite else str(found.not_finite) for found in here.values()]
-        if any(spoiled):
-            table.add_row("  not finite", "", "", "", *spoiled, style="bold red")
-        constant = ["" if found is None or not found.constant else str(found.constant) for found in here.values()]
-        if any(constant):
-            table.add_row("  constant numbers", "", "", "", *constant, style="yellow")
+        facts = (
+            ("not_finite", "bold red", "not finite", ""),
+            ("constant", "yellow", "constant", f" of {math.prod(modality.shape)}"),
+        )
+        for fact, style, label, of in facts:
+            counts = [getattr(found, fact, 0) for found in here.values()]
+            if any(counts):
+                table.add_row(
+                    f"  {label}", "", "", "", *(f"{count}{of}" if count else "" for count in counts), style=style
+                )
     return table
 
 
@@ -153,21 +159,22 @@ def _combinations(report: DataReport) -> Table | str:
     return table
 
 
-def _description(report: DataReport) -> Table:
+def _description(report: DataReport, width: int) -> Text:
     """The further keys of dataset.yaml, a line each; modalities that are described alike share theirs."""
-    rows = [(key, _line(value)) for key, value in report.description.items() if key not in ("name", "modalities")]
+    rows = [(key, _line(value)) for key, value in report.description.items() if key != "modalities"]
     alike: dict[str, list[str]] = {}
     for name, keys in report.description.get("modalities", {}).items():
         alike.setdefault(_line(keys), []).append(name)
     rows += [(", ".join(modalities), text) for text, modalities in alike.items()]
-    table = Table(
-        title="dataset.yaml", title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
-    )
-    table.add_column(no_wrap=True, min_width=min(max(len(key) for key, _ in rows), KEY_WIDTH) if rows else None)
-    table.add_column(no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    key_width = min(max((len(key) for key, _ in rows), default=0), KEY_WIDTH)
+    lines = [Text("dataset.yaml", style="bold")]
+    for key, value in rows:
+        line = Text(key)
+        line.truncate(key_width, overflow="ellipsis", pad=True)
+        line.append(f"  {value}")
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def _line(value: Any) -> str:

@@ -75,7 +75,7 @@ def read_description(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{file}: no such file; a data folder has a dataset.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
+        raise DataError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -221,7 +221,7 @@ def open_array(file: Path) -> npt.NDArray[Any]:
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         if "Python objects" in reason or "pickle" in reason:
             reason = "pickled objects are not read"
         raise DataError(f"{file}: not a readable .npy array: {reason}") from None
@@ -285,8 +285,8 @@ def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
 
 def not_finite_line(file: Path, modality: Modality, split: str, rows: npt.NDArray[np.int64]) -> str:
     """What is said of the rows of an input that have NaN or infinity."""
-    others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    return f"{file}: modality {modality.name}, split {split}, row {rows[0]}{others}: NaN or infinity"
+    others = f", and in {len(rows) - 1} more" if len(rows) > 1 else ""
+    return f"{file}: modality {modality.name}, split {split}, row {rows[0]}: NaN or infinity{others}"
 
 
 def constant_line(file: Path, modality: Modality) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ from dmr.data.scan import DIGEST_BYTES, blocks, scan_values
 
 T = TypeVar("T")
 SPLITS = ("train", "val", "test")
-READ_KEYS = {"task", "num_classes", "class_names", "ignore_index", "modalities"}
+READ_KEYS = {"name", "task", "num_classes", "class_names", "ignore_index", "modalities"}
 READ_MODALITY_KEYS = {"name", "kind", "shape"}
 
 
@@ -194,6 +195,8 @@ class _SplitCheck:
 
     def run(self) -> SplitReport:
         report, errors = self.report, self.report.errors
+        if attempt(errors, os.listdir, self.folder) is None:
+            return SplitReport(0, None, 0, {}, {})
         file = self.folder / "label.npy"
         if report.class_names:
             self.labels = attempt(errors, open_labels, file, len(report.class_names), report.task, report.ignore_index)

@@ -256,7 +256,7 @@ def test_values_that_are_not_finite_are_named(
         return array
 
     array_changed(folder, "val/b.npy", spoil)
-    with pytest.raises(DataError, match=r"val/b\.npy: modality b, split val, row 5 and 1 more: NaN or infinity"):
+    with pytest.raises(DataError, match=r"val/b\.npy: modality b, split val, row 5: NaN or infinity, and in 1 more"):
         check_values(folder, arrays(folder, seed=0))
 
 
