@@ -51,6 +51,7 @@ class Finish(NamedTuple):
 SECONDS_BETWEEN_NOTES = 5.0
 CLOSE_SECONDS = 30.0
 ENGINE_SETTINGS = {
+    "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -26,6 +26,7 @@ TASKS: tuple[str, ...] = get_args(Task)
 STATISTICS_ROWS = 10_000
 STATISTICS_BYTES = 256 * 2**20
 STATISTICS_AT_ONCE = 32 * 2**20
+LARGE_SAMPLE = 4096  # bytes from which a loop over samples costs less than copying them twice
 
 
 class DataError(ValueError):
@@ -117,11 +118,16 @@ class Split:
 
 
 def _rows_of(array: npt.NDArray[Any], rows: npt.NDArray[np.int64], order: npt.NDArray[np.int64] | None) -> Tensor:
-    """(B, *shape) a copy of the `rows` (B,) of an array, read in this order."""
+    """(B, *shape) a copy of the `rows` (B,) of an array, read in this order where it matters."""
     if order is None:
         return torch.from_numpy(np.ascontiguousarray(array[rows]))
     gathered = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype)
-    gathered[order] = array[rows[order]]
+    plain = np.asarray(array)  # a memory map's own index costs more than the copy
+    if gathered[0].nbytes < LARGE_SAMPLE:
+        gathered[order] = plain[rows[order]]
+        return torch.from_numpy(gathered)
+    for place, row in zip(order.tolist(), rows[order].tolist(), strict=True):
+        gathered[place] = plain[row]
     return torch.from_numpy(gathered)
 
 

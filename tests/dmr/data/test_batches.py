@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import dmr.data.batches
+import dmr.data.dataset
 from dmr.data.batches import AHEAD, Batches
 from dmr.data.dataset import MultimodalDataset, Split
 from dmr.training import RunSettings, batch_positions, class_chances, fit
@@ -21,9 +22,10 @@ MakeDataset = Callable[..., MultimodalDataset]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=[0, 2**30], ids=["large", "small"])
+@pytest.fixture(params=[(0, 0), (0, 4096), (2**30, 4096)], ids=["large samples", "small samples", "small split"])
 def size_limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dmr.data.batches, "RESIDENT_BYTES", request.param)
+    monkeypatch.setattr(dmr.data.batches, "RESIDENT_BYTES", request.param[0])
+    monkeypatch.setattr(dmr.data.dataset, "LARGE_SAMPLE", request.param[1])
 
 
 @pytest.fixture
@@ -99,6 +101,27 @@ def test_read_only_arrays_are_taken_from(mapped: Split, recwarn: pytest.Warnings
     taken["a"].zero_()
     assert inputs["a"][2, 0] == 2000
     assert len(recwarn) == 0
+
+
+def test_label_maps_one_after_the_other_are_not_copied(mapped: Split) -> None:
+    part = replace(mapped, rows=np.array([7, 3]))
+    found = list(part.each_target())
+    np.testing.assert_array_equal(found, part.targets())
+    assert all(np.shares_memory(label, mapped.labels) for label in found)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("size_limit")
+def test_a_gpu_gets_the_same_batches(mapped: Split) -> None:
+    split = replace(mapped, rows=np.array([30, 3, 17, 8, 9, 25, 2, 39]))
+    asked = list(torch.split(torch.randperm(8, generator=torch.Generator().manual_seed(0)), 3))
+    on_gpu, on_cpu = Batches(split, torch.device("cuda")), Batches(split, CPU)
+    assert (on_gpu.resident is None) == on_gpu.large
+    for (inputs, labels), (same, targets) in zip(on_gpu.stream(asked), on_cpu.stream(asked), strict=True):
+        assert inputs["b"].is_cuda
+        assert torch.equal(inputs["b"].cpu(), same["b"])
+        assert torch.equal(labels.cpu(), targets)
 
 
 @pytest.mark.parametrize(
