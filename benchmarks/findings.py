@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/findings"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     for name in given.studies:
         summary, combinations = findings(given.storage / name)
         summary.to_csv(given.out / f"{name}.csv", index=False, float_format="%.5f")

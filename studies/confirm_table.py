@@ -26,8 +26,8 @@ def confirm_table(results: StudyResults, configurations: Sequence[Configuration]
     metric = results.main_metric
     title = f"{results.study}: confirmed on test, {metric} over {results.combinations} combinations"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("method", "configuration"):
-        table.add_column(column, overflow="fold")
+    table.add_column("method", overflow="fold")
+    table.add_column("config", no_wrap=True)
     for column in ("trial", "seeds", "mean", "95 % interval", "worst", "full"):
         table.add_column(column, justify="right", no_wrap=True)
     rows = results.table
