@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -167,6 +167,19 @@ def _head(skip_widths: Sequence[Sequence[int]], blueprint: Blueprint, width: int
     if blueprint.size is None:
         return ClassificationHead(width, blueprint.num_classes)
     return SegmentationHead(width, list(zip(*skip_widths, strict=True)), blueprint.num_classes, blueprint.size)
+
+
+def check_encoders(modalities: Sequence[Modality], encoders: Mapping[str, EncoderSettings]) -> None:
+    """Find out without any computing whether these encoders' features can be fused.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    with torch.device("meta"):
+        unit = torch.ones(1)
+        built = [build_encoder(m, replace(encoders[m.name], weights=None), unit, unit) for m in modalities]
+        shapes = [_level_shapes(encoder, m) for encoder, m in zip(built, modalities, strict=True)]
+    _check_sizes([modality.name for modality in modalities], shapes)
 
 
 def _check_sizes(names: Sequence[str], shapes: Sequence[Sequence[torch.Size]]) -> None:

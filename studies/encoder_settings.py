@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import EncoderSettings, check_encoder, default_encoder, encoder_name, find_encoder
+from dmr.networks import check_encoders
 from studies.errors import StudyError
 from studies.schema import encoder_entries
 
@@ -53,10 +54,15 @@ def resolved_encoder(
     Args:
         keys: what is searched, or fixed in a block of the search.
     """
+    found = choose_encoders(document, dataset, where)
     chosen = {
         modality: {"name": encoder.name, **asdict(encoder.settings), "weights": _absolute(encoder.settings.weights)}
-        for modality, encoder in choose_encoders(document, dataset, where).items()
+        for modality, encoder in found.items()
     }
+    try:
+        check_encoders(dataset.modalities, {modality: encoder.settings for modality, encoder in found.items()})
+    except ValueError as error:
+        raise StudyError(f"{where}: model.encoder: {error}") from None
     by_modality = [prefix for prefix, _ in encoder_entries(document) if prefix != "model.encoder."]
     if by_modality or any(key.startswith(f"model.encoder.{modality}.") for key in keys for modality in chosen):
         return chosen

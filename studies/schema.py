@@ -6,14 +6,12 @@ Limits of the science's own keys come from the dataclasses in `dmr`; they are de
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import ErrorDetails
 
 from dmr.augmentation import AugmentSettings
 from dmr.data import DATASETS
@@ -25,21 +23,9 @@ from dmr.methods import METHODS, find_method
 from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
 from dmr.settings import SamplingSettings, TrainSettings
 from studies.errors import StudyError
+from studies.mistakes import mistake_lines, nearest, short
 from studies.names import NAME
 
-RULES = {
-    "model_type": "a mapping",
-    "dict_type": "a mapping",
-    "list_type": "a list",
-    "string_type": "text",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "too_short": "a list with at least {min_length} entry",
-    "string_too_short": "at least {min_length} character(s)",
-    "string_too_long": "at most {max_length} characters",
-    "invalid_key": "keys that are text",
-}
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
 SAMPLING_SEARCH: dict[str, Any] = {
     "sampling.strategy": {"choice": ["uniform", "bernoulli", "by_size", "hardness"]},
@@ -234,7 +220,7 @@ def _search_mistakes(search: Any, where: str) -> Iterator[str]:
         if search is None or isinstance(block, dict):
             yield from (f"{where}: {at}[{key!r}]: got {key!r}; allowed: text" for key in block or () if key != str(key))
         else:
-            yield f"{where}: {at}: got {_short(block)}; allowed: a mapping"
+            yield f"{where}: {at}: got {short(block)}; allowed: a mapping"
 
 
 def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> Iterator[str]:
@@ -245,7 +231,7 @@ def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> I
     for key, metric in named:
         if metric not in known:
             hint = " (needs `deployment`)" if metric in metric_names(data, True) else ""
-            yield f"{where}: {key}: nobody reports {metric!r}{hint}; {_nearest(metric, known)}"
+            yield f"{where}: {key}: nobody reports {metric!r}{hint}; {nearest(metric, known)}"
     metrics = [str(o.metric) for o in study.objective]
     if len(set(metrics)) != len(metrics):
         yield f"{where}: objective: a metric comes twice: {', '.join(metrics)}"
@@ -259,7 +245,7 @@ def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> I
 
 def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section | None:
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: dataset: got {_short(document)}; allowed: a mapping")
+        mistakes.append(f"{where}: dataset: got {short(document)}; allowed: a mapping")
         return None
     if "name" not in document:
         mistakes.append(f"{where}: dataset.name: this key is needed")
@@ -272,7 +258,7 @@ def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section
             mistakes.append(f"{where}: dataset.{error}")
         return _validated(OwnDatasetSection, document, where, "dataset.", mistakes)
     if not isinstance(name, str) or name not in DatasetSections:
-        mistakes.append(f"{where}: dataset.name: got {_short(name)}; {_nearest(str(name), DatasetSections)}")
+        mistakes.append(f"{where}: dataset.name: got {short(name)}; {nearest(str(name), DatasetSections)}")
         return None
     if name == "arrays" and path in (None, ""):
         mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
@@ -286,7 +272,7 @@ def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section
 def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section | None:
     document = {} if document is None else document
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: model: a mapping is needed, got {_short(document)}")
+        mistakes.append(f"{where}: model: a mapping is needed, got {short(document)}")
         return None
     method = document.get("method", "dmrnet")
     section = _section(method, METHODS, model_section, f"{where}: model.method", mistakes)
@@ -299,7 +285,7 @@ def _section(
 ) -> type[Section] | None:
     """The section of a method or encoder: one of the `known` names, or `module:Class`."""
     if not isinstance(name, str) or (name not in known and ":" not in name):
-        mistakes.append(f"{at}: got {name!r}; {_nearest(str(name), known)}")
+        mistakes.append(f"{at}: got {name!r}; {nearest(str(name), known)}")
         return None
     try:
         return make(name)
@@ -318,7 +304,7 @@ def method_mistake(method: Any) -> str | None:
 def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
     """One encoder for all modalities, `{name, width, ...}`, or a mapping from modality to such a mapping."""
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {_short(document)}")
+        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {short(document)}")
         return
     for prefix, entry in encoder_entries(document):
         section = _section(entry.get("name", "mlp"), ENCODERS, encoder_section, f"{where}: {prefix}name", mistakes)
@@ -339,62 +325,5 @@ def _validated(
     try:
         return section.model_validate(document)
     except ValidationError as error:
-        mistakes.extend(f"{where}: {line}" for line in _mistake_lines(error, section, prefix))
+        mistakes.extend(f"{where}: {line}" for line in mistake_lines(error, section, prefix))
         return None
-
-
-def _mistake_lines(error: ValidationError, section: type[Section], prefix: str) -> Iterator[str]:
-    told = set()
-    for item in error.errors(include_url=False, include_context=True):
-        key = prefix + _dotted(item["loc"])
-        if key in told:
-            continue
-        told.add(key)
-        if item["type"] == "extra_forbidden":
-            known = _fields_at(section, item["loc"][:-1])
-            yield f"{key}: no such key; {_nearest(str(item['loc'][-1]), known)}"
-        elif item["type"] == "missing":
-            yield f"{key}: this key is needed"
-        else:
-            yield f"{key}: got {_short(item['input'])}; allowed: {_rule(item)}"
-
-
-def _rule(item: ErrorDetails) -> str:
-    """What is allowed, without pydantic's own words for it."""
-    rule = RULES.get(item["type"])
-    return rule.format(**item.get("ctx", {})) if rule else item["msg"].removeprefix("Input should be ")
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    """`objective[0].metric`, without pydantic's mark of a mistake in a key itself."""
-    text = ""
-    for part in location:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part != "[key]":
-            text += f".{part}" if text else part
-    return text
-
-
-def _fields_at(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            annotation = section.model_fields[part].annotation
-            options = [annotation, *typing.get_args(annotation)]
-            nested = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-            if nested is None:
-                return []
-            section = nested
-    return list(section.model_fields)
-
-
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
-    """`did you mean x?` where something is near, else all that is allowed."""
-    listed = list(known)
-    near = difflib.get_close_matches(word, listed, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"allowed are {', '.join(listed)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
