@@ -17,7 +17,6 @@ CASES = {
     "kinetics_sounds": ("kinetics_sounds", {"model.encoder": IMAGES}, "accuracy"),
     "casia_surf": ("casia_surf", {"model.encoder": IMAGES}, "accuracy"),
     "nyuv2": ("nyuv2", {"model.encoder": MAPS, "augment.crop": "[16, 24]"}, "miou"),
-    "nyuv2_png": ("nyuv2", {"model.encoder": MAPS, "augment.crop": "[16, 24]"}, "miou"),
 }
 
 
