@@ -24,7 +24,7 @@ import yaml
 from common import table
 from mlflow.tracking import MlflowClient
 
-from analysis.statistics import bootstrap_iqm, bootstrap_mean, holm, paired_permutation, shapley
+from analysis.statistics import bootstrap_iqm, bootstrap_mean, holm, paired_permutation, paired_seeds, shapley
 from dmr.combinations import Combinations, all_combinations
 from dmr.data import open_dataset
 
@@ -44,9 +44,7 @@ def main() -> None:
         summary, combinations = findings(given.storage / name)
         summary.to_csv(given.out / f"{name}.csv", index=False, float_format="%.5f")
         combinations.to_csv(given.out / f"{name}_combinations.csv", index=False, float_format="%.5f")
-        sys.stdout.write(
-            f"\n{name}\n\n{table(list(summary), [[_cell(v) for v in row] for row in summary.to_numpy()])}\n"
-        )
+        sys.stdout.write(f"\n{name}\n\n{_markdown(summary)}\n")
 
 
 def findings(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -125,7 +123,7 @@ def _row(
 
 def _add_tests(frame: pd.DataFrame, scores: dict[tuple[str, str], np.ndarray]) -> None:
     """Best configurations against that of `dmrnet`: test samples are the pairs, their scores means over seeds and
-    combinations; p after Holm.
+    combinations; p after Holm, and the smallest attainable. `p_seeds` is the exact test over seeds, never below 2 / 2^S.
     """
     best = [key for key in scores if "best 1" in key[1]]
     reference = next(key for key in best if key[0] == REFERENCE)
@@ -135,16 +133,32 @@ def _add_tests(frame: pd.DataFrame, scores: dict[tuple[str, str], np.ndarray]) -
         for key in others
     ]
     adjusted = holm(np.array([test.p_value for test in tests]))
-    found = {key: (test.difference, p) for key, test, p in zip(others, tests, adjusted, strict=True)}
-    keys = list(zip(frame["method"], frame["config"], strict=True))
-    frame["minus_dmrnet"] = [found.get(key, (np.nan, np.nan))[0] for key in keys]
-    frame["p_holm"] = [found.get(key, (np.nan, np.nan))[1] for key in keys]
+    seeds = [paired_seeds(scores[key].mean(1), scores[reference].mean(1)) for key in others]
+    columns = ("minus_dmrnet", "p_holm", "smallest_p", "p_seeds")
+    found = {
+        key: dict(zip(columns, (test.difference, p, test.smallest_p, seed.p_value), strict=True))
+        for key, test, p, seed in zip(others, tests, adjusted, seeds, strict=True)
+    }
+    for column in columns:
+        keys = zip(frame["method"], frame["config"], strict=True)
+        frame[column] = [found.get(key, {}).get(column, np.nan) for key in keys]
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
-    return "" if value is None else str(value)
+def _markdown(summary: pd.DataFrame) -> str:
+    """What is read most, in percent: the best configurations, then the file's own values."""
+    percent = [name for name in ("worst", "full", "gap", "minus_dmrnet") if name in summary]
+    others = ["p_holm", "class_mean_cosine", "variance_error_correlation", "encoder_passes", "seconds"]
+    rows = []
+    for best in (True, False):
+        for _, row in summary[summary["config"].str.contains("best") == best].iterrows():
+            interval = f"{100 * row['mean']:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
+            shown = ["" if pd.isna(row[name]) else f"{100 * row[name]:.2f}" for name in percent]
+            rows.append([row["method"], row["config"], interval, *shown, *(_short(row[name]) for name in others)])
+    return table(["method", "configuration", "mean (95 %)", *percent, *others], rows)
+
+
+def _short(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 if __name__ == "__main__":
