@@ -123,7 +123,7 @@ def _row(
 
 def _add_tests(frame: pd.DataFrame, scores: dict[tuple[str, str], np.ndarray]) -> None:
     """Best configurations against that of `dmrnet`: test samples are the pairs, their scores means over seeds and
-    combinations; p after Holm, and the smallest attainable. `p_seeds` is the exact test over seeds, never below 2 / 2^S.
+    combinations; p after Holm, and the smallest attainable. `p_seeds`: the exact test over seeds, at least 2 / 2^S.
     """
     best = [key for key in scores if "best 1" in key[1]]
     reference = next(key for key in best if key[0] == REFERENCE)
