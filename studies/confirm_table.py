@@ -25,9 +25,9 @@ def confirm_table(results: StudyResults, configurations: Sequence[Configuration]
 
     metric = results.main_metric
     title = f"{results.study}: confirmed on test, {metric} over {results.combinations} combinations"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("method", overflow="fold")
-    table.add_column("config", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for column in ("method", "config"):
+        table.add_column(column, overflow="fold", min_width=9)
     for column in ("trial", "seeds", "mean", "95 % interval", "worst", "full"):
         table.add_column(column, justify="right", no_wrap=True)
     rows = results.table
