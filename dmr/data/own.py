@@ -89,6 +89,9 @@ def _mistake(dataset: MultimodalDataset, split: Split) -> str | None:
         split.present.dtype != np.bool_ or split.present.shape != (count, len(dataset.modalities))
     ):
         return f"present: bool of shape {(count, len(dataset.modalities))} is needed, got {split.present.shape}"
+    lost = np.flatnonzero(~split.has().any(axis=1))
+    if len(lost):
+        return f"present: sample {lost[0]} has no modality at all; leave such samples out"
     for row, found in enumerate(split.each_target()):
         outside = ((found < 0) | (found >= dataset.num_classes)) & (found != dataset.ignore_index)
         if np.any(outside):
