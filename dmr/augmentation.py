@@ -245,8 +245,9 @@ def _jittered(x: Tensor, factors: Tensor, stored: torch.dtype) -> Tensor:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """(B, ..., 1, H, W) of (B, ..., 3, H, W). The weights stay Python's: a tensor of them would be copied to the device,
-    which waits for it.
+    """(B, ..., 1, H, W) of (B, ..., 3, H, W).
+
+    The weights stay Python's: to copy a tensor of them to a GPU is to wait for it.
     """
     red, green, blue = (weight * channel for weight, channel in zip(LUMA, x.split(1, dim=-3), strict=True))
     return red + green + blue
