@@ -469,9 +469,7 @@ def test_data_that_cannot_be_opened(tmp_path: Path, pictures: Path) -> None:
         plan(dataset={"name": "arrays", "path": str(tmp_path / "nowhere")})
     assert len(caught.value.lines) == 1
     np.save(pictures / "train" / "lidar.npy", np.full((20, 5), np.nan, np.float32))
-    with pytest.raises(
-        StudyError, match=r"lidar, split train, row 0: NaN or infinity, and in 19 more$"
-    ):
+    with pytest.raises(StudyError, match=r"lidar, split train, row 0: NaN or infinity, and in 19 more$"):
         plan(dataset={"name": "arrays", "path": str(pictures)})
 
 
