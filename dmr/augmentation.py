@@ -249,5 +249,5 @@ def _grey(x: Tensor) -> Tensor:
 
     The weights stay Python's: to copy a tensor of them to a GPU is to wait for it.
     """
-    red, green, blue = (weight * channel for weight, channel in zip(LUMA, x.split(1, dim=-3), strict=True))
-    return red + green + blue
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, x.unbind(-3), strict=True))
+    return (red + green + blue).unsqueeze(-3)
