@@ -92,9 +92,10 @@ def _mistake(dataset: MultimodalDataset, split: Split) -> str | None:
     lost = np.flatnonzero(~split.has().any(axis=1))
     if len(lost):
         return f"present: sample {lost[0]} has no modality at all; leave such samples out"
-    for row, found in enumerate(split.each_target()):
+    parts = split.each_target() if dataset.task == "segmentation" else [split.targets()]
+    for first, found in enumerate(parts):
         outside = ((found < 0) | (found >= dataset.num_classes)) & (found != dataset.ignore_index)
-        if np.any(outside):
-            label = np.ravel(found)[np.ravel(outside)][0]
-            return f"labels: sample {row}: got {label}; allowed are 0 to {dataset.num_classes - 1}"
+        if outside.any():
+            row = first if dataset.task == "segmentation" else int(outside.argmax())
+            return f"labels: sample {row}: got {found[outside][0]}; allowed are 0 to {dataset.num_classes - 1}"
     return None
