@@ -235,12 +235,19 @@ def _jittered(x: Tensor, factors: Tensor, stored: torch.dtype) -> Tensor:
     torchvision's ColorJitter does; but cut off only where the range of values is known, which it is for uint8.
     """
     brightness, contrast, saturation = (factor.view(-1, *[1] * (x.ndim - 1)) for factor in factors)
-    luma = x.new_tensor(LUMA, dtype=torch.float32).view(-1, 1, 1)
 
     def cut(values: Tensor) -> Tensor:
         return values.clamp(0.0, 255.0) if stored == torch.uint8 else values
 
     x = cut(x.float() * brightness)
-    mean = (x * luma).sum(-3, keepdim=True).mean(dim=(-2, -1), keepdim=True)
-    x = cut(torch.lerp(mean, x, contrast))
-    return cut(torch.lerp((x * luma).sum(-3, keepdim=True), x, saturation))
+    x = cut(torch.lerp(_grey(x).mean(dim=(-2, -1), keepdim=True), x, contrast))
+    return cut(torch.lerp(_grey(x), x, saturation))
+
+
+def _grey(x: Tensor) -> Tensor:
+    """(B, ..., 1, H, W) of (B, ..., 3, H, W).
+
+    The weights stay Python's: to copy a tensor of them to a GPU is to wait for it.
+    """
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, x.unbind(-3), strict=True))
+    return (red + green + blue).unsqueeze(-3)

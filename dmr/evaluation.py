@@ -21,7 +21,8 @@ from dmr.networks import Network
 from dmr.sampling import able_in
 
 EVALUATION_BATCH = 512
-EVALUATION_VALUES = 2**24
+EVALUATION_VALUES = 2**24  # of one modality
+EVALUATION_LOGITS = 2**28
 
 
 class Evaluation(NamedTuple):
@@ -52,9 +53,7 @@ def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, com
     variance, samples = torch.zeros((2, len(masks)), dtype=torch.float64)
     has = None if batches.split.present is None else torch.from_numpy(batches.split.has())
     has_variance = True
-    largest = max(math.prod(modality.shape) for modality in dataset.modalities)
-    size = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest))
-    parts = torch.split(torch.arange(len(batches)), size)
+    parts = torch.split(torch.arange(len(batches)), _at_once(dataset, batches, len(masks)))
     for positions, (inputs, labels) in zip(parts, batches.stream(parts), strict=True):
         found = network.predict(inputs, masks)
         able = (
@@ -81,6 +80,13 @@ def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, com
         values["samples"] = samples.numpy()
     known = {name: value for name, value in diagnostics.items() if math.isfinite(value)}
     return Evaluation(values, scores, known)
+
+
+def _at_once(dataset: MultimodalDataset, batches: Batches, combinations: int) -> int:
+    """How many samples are evaluated together, so that neither their inputs nor their logits are too many."""
+    largest = max(math.prod(modality.shape) for modality in dataset.modalities)
+    logits = combinations * dataset.num_classes * math.prod(batches.split.labels.shape[1:])
+    return max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest, EVALUATION_LOGITS // logits))
 
 
 class _ClassMeans:

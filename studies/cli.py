@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -313,8 +314,13 @@ def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:
         StudyError: a line a changed key.
     """
     from studies.changes import changed_keys
+    from studies.plan import make_plan
 
     changed = changed_keys(folder.document(), plan.document)
+    if changed:  # perhaps by keys that an earlier version did not have
+        with suppress(StudyError):  # such as data that have moved: they are among the changes
+            before = make_plan(folder.document(), str(folder.study_file)).document
+            changed = changed_keys(before, plan.document)
     if changed:
         raise StudyError(
             *(f"{where}: {line}" for line in changed),

@@ -40,7 +40,7 @@ def confirm_table(results: StudyResults, configurations: Sequence[Configuration]
         if count > 1:
             found = bootstrap_mean(values["mean"].to_numpy(), seeds.start)
             interval = f"{found.low:.4f}–{found.high:.4f}"
-        shown = [f"{value.mean():.4f}" if count else "-" for value in values.values()]
+        shown = [f"{value.mean():.4f}" if len(value) else "-" for value in values.values()]
         trial = str(one.trial) if one.trial != NO_TRIAL else "-"
         table.add_row(one.method, one.name, trial, str(count), shown[0], interval, *shown[1:])
     return table

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dmr.combinations import SEPARATOR
 from dmr.data.check import DataReport, SplitReport, check_folder
 from dmr.data.dataset import DataError
 from studies.errors import StudyError
@@ -146,7 +147,7 @@ def _combinations(report: DataReport) -> Table | str:
     """How many samples have exactly which modalities, where not all have all."""
     splits = report.splits.values()
     names = list(dict.fromkeys(name for found in splits for name in found.combinations))
-    if names == ["-".join(modality.name for modality in report.modalities)]:
+    if names == [SEPARATOR.join(modality.name for modality in report.modalities)]:
         return "every sample has all modalities"
     names.sort(key=lambda name: -sum(found.combinations.get(name, 0) for found in splits))
     table = _table("combinations: samples that have exactly these", ("combination",), report.splits)

@@ -46,6 +46,20 @@ def choose_encoders(document: dict[str, Any], dataset: MultimodalDataset, where:
     return chosen
 
 
+def fitting_encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) -> dict[str, Chosen]:
+    """The encoder of every modality, their features fit to be fused.
+
+    Raises:
+        StudyError: as for `choose_encoders`, or they cannot be fused.
+    """
+    chosen = choose_encoders(document, dataset, where)
+    try:
+        check_encoders(dataset.modalities, {modality: encoder.settings for modality, encoder in chosen.items()})
+    except ValueError as error:
+        raise StudyError(f"{where}: model.encoder: {error}") from None
+    return chosen
+
+
 def resolved_encoder(
     document: dict[str, Any], keys: Iterable[str], dataset: MultimodalDataset, where: str
 ) -> dict[str, Any]:
@@ -54,15 +68,10 @@ def resolved_encoder(
     Args:
         keys: what is searched, or fixed in a block of the search.
     """
-    found = choose_encoders(document, dataset, where)
     chosen = {
         modality: {"name": encoder.name, **asdict(encoder.settings), "weights": _absolute(encoder.settings.weights)}
-        for modality, encoder in found.items()
+        for modality, encoder in fitting_encoders(document, dataset, where).items()
     }
-    try:
-        check_encoders(dataset.modalities, {modality: encoder.settings for modality, encoder in found.items()})
-    except ValueError as error:
-        raise StudyError(f"{where}: model.encoder: {error}") from None
     by_modality = [prefix for prefix, _ in encoder_entries(document) if prefix != "model.encoder."]
     if by_modality or any(key.startswith(f"model.encoder.{modality}.") for key in keys for modality in chosen):
         return chosen

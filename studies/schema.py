@@ -290,7 +290,8 @@ def _section(
     try:
         return make(name)
     except (ValueError, TypeError, NameError, AttributeError) as error:
-        mistakes.append(f"{at}: got {name!r}; {' '.join(str(error).split())}")
+        reason = " ".join(str(error).split()).removeprefix(f"got {name!r}: ")
+        mistakes.append(f"{at}: got {name!r}; {reason}")
         return None
 
 

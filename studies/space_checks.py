@@ -10,7 +10,7 @@ from dmr.combinations import deployment_weights, evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import find_method
 from studies.blocks import Part
-from studies.encoder_settings import choose_encoders
+from studies.encoder_settings import choose_encoders, fitting_encoders
 from studies.errors import StudyError
 from studies.points import SEARCHED_SECTIONS, flat_values, methods_met, values_met, with_point
 from studies.schema import StudyFile, method_mistake, validate_study
@@ -99,7 +99,7 @@ def check_data(own: dict[str, Any], part: Part, dataset: MultimodalDataset, wher
             f"{where}: train.class_balanced: a sample of {dataset.task} has no single class; allowed: false"
         )
     if part.fixed:
-        choose_encoders(own["model"]["encoder"], dataset, f"{where}: {part.at}")
+        fitting_encoders(own["model"]["encoder"], dataset, f"{where}: {part.at}")
     for parameter in part.space.parameters:
         if parameter.key.startswith("model.encoder") and parameter.kind == "choice":
             for value in parameter.values:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dmr.combinations import check_modalities, combination_name
+from dmr.combinations import SEPARATOR, check_modalities, combination_name
 from dmr.data.arrays import (
     check_classes,
     check_map_sizes,
@@ -285,7 +285,7 @@ def _unseen(path: Path, report: DataReport) -> list[str]:
         if missing:
             some = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             lines.append(f"{path / split / 'label.npy'}: no {split} {things} of class {some}")
-        full = "-".join(modality.name for modality in report.modalities)
+        full = SEPARATOR.join(modality.name for modality in report.modalities)
         if found.samples and full not in found.combinations and len(found.combinations) > 0:
             lines.append(f"{path / split / 'present.npy'}: no {split} sample has all modalities")
     for same in report.duplicates:

@@ -89,9 +89,13 @@ def _mistake(dataset: MultimodalDataset, split: Split) -> str | None:
         split.present.dtype != np.bool_ or split.present.shape != (count, len(dataset.modalities))
     ):
         return f"present: bool of shape {(count, len(dataset.modalities))} is needed, got {split.present.shape}"
-    for row, found in enumerate(split.each_target()):
+    lost = np.flatnonzero(~split.has().any(axis=1))
+    if len(lost):
+        return f"present: sample {lost[0]} has no modality at all; leave such samples out"
+    parts = split.each_target() if dataset.task == "segmentation" else [split.targets()]
+    for first, found in enumerate(parts):
         outside = ((found < 0) | (found >= dataset.num_classes)) & (found != dataset.ignore_index)
-        if np.any(outside):
-            label = np.ravel(found)[np.ravel(outside)][0]
-            return f"labels: sample {row}: got {label}; allowed are 0 to {dataset.num_classes - 1}"
+        if outside.any():
+            row = first if dataset.task == "segmentation" else int(outside.argmax())
+            return f"labels: sample {row}: got {found[outside][0]}; allowed are 0 to {dataset.num_classes - 1}"
     return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from dmr.encoders.resnet50 import ResNet50Settings
 from dmr.encoders.resnet_small import SmallResNetSettings
 from dmr.encoders.sequence import SequenceSettings
 from dmr.encoders.weights import load_weights
+from dmr.named import import_class
 
 __all__ = [
     "ENCODERS",
@@ -70,18 +70,12 @@ def find_encoder(name: str) -> type[EncoderSettings]:
     """
     if name in ENCODERS:
         return ENCODERS[name]
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError(f"encoder {name!r}: allowed are {', '.join(ENCODERS)}, or module:Class of your own")
-    try:
-        found = getattr(import_module(module), attribute, None)
-    except ImportError as error:
-        raise ValueError(f"encoder {name!r}: {module} cannot be imported: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, EncoderSettings)):
-        raise ValueError(f"encoder {name!r}: {module} has no {attribute} that is an EncoderSettings")
+    if ":" not in name:
+        raise ValueError(f"got {name!r}; allowed are {', '.join(ENCODERS)}, or module:Class")
+    found = import_class(name, EncoderSettings)
     for needed in ("Module", "dimensions"):
         if not hasattr(found, needed):
-            raise ValueError(f"encoder {name!r}: {attribute} has no {needed}")
+            raise ValueError(f"got {name!r}: the class has no `{needed}`")
     return found
 
 

@@ -20,6 +20,7 @@ from dmr.combinations import Combinations
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods.heads import TaskHead, Trunk
+from dmr.sampling import able_in
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Seen(NamedTuple):
         """(b,) positions of the samples that have every modality of `mask` (M,), on the device of the labels."""
         if self.has is None:
             return torch.arange(len(self.labels), device=self.labels.device)
-        return (self.has | ~mask).all(1).nonzero().squeeze(1).to(self.labels.device, non_blocking=True)
+        positions = able_in(mask[None], self.has)[0].nonzero().squeeze(1)
+        return positions.to(self.labels.device, non_blocking=True)
 
     def at(self, positions: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         """Inputs and labels of the samples at `positions` (b,)."""

@@ -1,4 +1,4 @@
-"""Trained on complete samples only, evaluated on all combinations: the floor under every other method."""
+"""Trained without taking anything away, evaluated on all combinations: the floor under every other method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FullOnlySettings(DropoutSettings):
 
 
 class FullOnly(Dropout):
-    """The network of `dropout`; whatever `sampling` says, a training sample is seen with all modalities."""
+    """The network of `dropout`; whatever `sampling` says, a training sample is seen with all modalities it has."""
 
     Settings = FullOnlySettings
 

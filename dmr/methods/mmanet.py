@@ -116,7 +116,8 @@ def margin_aware_distillation(student: Tensor, teacher: Tensor, uncertainty: Ten
     decision boundary count more (the paper's equations 3 to 6).
     """
     zs, zt = F.normalize(student.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
-    difference = zt @ zt.mT - zs @ zs.mT  # (K, B, B)
+    with torch.autocast(zs.device.type, enabled=False):  # it is a difference of what is nearly equal
+        difference = zt @ zt.mT - zs @ zs.mT  # (K, B, B)
     weights = uncertainty / uncertainty.mean().clamp(min=1e-12)
     return (weights * difference.square().mean(-1)).mean()
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score
+from torch import Tensor
 
 import dmr.evaluation
 from dmr.combinations import all_combinations
@@ -18,7 +19,7 @@ from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
 from dmr.evaluation import class_mean_cosine, evaluate, rank_correlation
 from dmr.methods import METHODS
-from dmr.methods.base import Features
+from dmr.methods.base import Features, Prediction
 from dmr.networks import Network
 from dmr.training import RunSettings, build_network
 
@@ -106,7 +107,9 @@ def test_evaluation_in_batches_is_that_at_once(
     assert at_once.scores.shape == (7, count)
     main = "miou" if dataset.task == "segmentation" else "accuracy"
     assert at_once.values[main].shape == (7,)
-    for limit, value in (("EVALUATION_BATCH", 4), ("EVALUATION_VALUES", 2 * 8 * 8 * 2)):
+    pixels = 64 if dataset.task == "segmentation" else 1
+    limits = ("EVALUATION_BATCH", 4), ("EVALUATION_VALUES", 2 * 8 * 8 * 2), ("EVALUATION_LOGITS", 2 * 7 * 3 * pixels)
+    for limit, value in limits:
         with monkeypatch.context() as patch:
             patch.setattr(dmr.evaluation, limit, value)
             in_batches = evaluate(*arguments)
@@ -115,6 +118,24 @@ def test_evaluation_in_batches_is_that_at_once(
             np.testing.assert_allclose(in_batches.values[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
         np.testing.assert_allclose(in_batches.scores, at_once.scores, rtol=1e-6)
         assert in_batches.diagnostics == pytest.approx(at_once.diagnostics, rel=1e-5)
+
+
+def test_no_more_logits_at_once_than_fit(
+    make_maps: MakeDataset, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_maps(3, val=9, size=(8, 8))
+    network = build_network(dataset, make_settings(dataset))
+    logits = []
+
+    def predict(inputs: dict[str, Tensor], masks: Tensor) -> Prediction:
+        predicted = Network.predict(network, inputs, masks)
+        logits.append(predicted.logits.numel())
+        return predicted
+
+    monkeypatch.setattr(network, "predict", predict)
+    monkeypatch.setattr(dmr.evaluation, "EVALUATION_LOGITS", 4 * 7 * 8 * 8 * 3 + 1)
+    evaluate(network, dataset, Batches(dataset.splits["val"], CPU), all_combinations(dataset.modality_names))
+    assert logits == [4 * 7 * 8 * 8 * 3, 4 * 7 * 8 * 8 * 3, 7 * 8 * 8 * 3]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -282,8 +282,11 @@ def test_a_method_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_method:Yours", r"model\.method: got 'own_method:Yours'; .*"),
-        ("no_such_module:Mine", r"model\.method: got 'no_such_module:Mine'; .*"),
+        ("own_method:Yours", r"model\.method: got 'own_method:Yours'; own_method has no Method 'Yours'"),
+        (
+            "no_such_module:Mine",
+            r"model\.method: got 'no_such_module:Mine'; no_such_module cannot be imported: Module.* 'no_such_module'",
+        ),
         ("own_method:Bare", r"model\.method: got 'own_method:Bare'; int is no dataclass"),
         ("own_method:Needy", r"model\.method: got 'own_method:Needy'; Needs\.width has no default"),
     ],

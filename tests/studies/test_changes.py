@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from studies.changes import changed_keys
+from studies.cli import _check_unchanged
+from studies.errors import StudyError
+from studies.folder import StudyFolder
+from studies.plan import make_plan
+from studies.yaml_files import to_yaml
 
 BEFORE: dict[str, Any] = {
     "name": "s",
@@ -86,3 +92,19 @@ def test_blocks_are_compared_by_name_and_key() -> None:
     before = changed(search=[one, {"name": "b"}])
     after = changed(search=[{"name": "b"}, one | {"model.draws": {"int": [1, 4]}}])
     assert changed_keys(before, after) == ["search[a].model.draws: was {'int': [1, 3]}, is {'int': [1, 4]}"]
+
+
+def test_a_study_of_an_earlier_version_is_unchanged(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"name": "s", "dataset": {"name": "digits"}, "search": {}}
+    plan, folder = make_plan(given, "s.yaml"), StudyFolder(tmp_path, "s")
+    earlier = copy.deepcopy(plan.document)
+    del earlier["augment"], earlier["missing"], earlier["model"]["variance"], earlier["train"]["class_balanced"]
+    earlier["dataset"]["path"] = None
+    folder.path.mkdir()
+    folder.study_file.write_text(to_yaml(earlier))
+    _check_unchanged(plan, folder, "s.yaml")
+    other = make_plan(given | {"augment": {"flip": True}, "dataset": {"name": "scenes"}}, "s.yaml")
+    with pytest.raises(
+        StudyError, match=r"(?s)dataset.name: was digits, is scenes\n.*augment.flip: was False, is True\n"
+    ):
+        _check_unchanged(other, folder, "s.yaml")

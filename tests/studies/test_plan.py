@@ -246,6 +246,14 @@ def test_encoders_that_do_not_fit(pictures: Path, encoder: Any, message: str) ->
     refuses(message, dataset={"name": "arrays", "path": str(pictures)}, model={"encoder": encoder})
 
 
+def test_encoders_that_cannot_be_fused(pictures: Path) -> None:
+    keys = {"dataset": {"name": "arrays", "path": str(pictures)}}
+    message = "model.encoder: modality lidar: its encoder gives a vector; that of camera gives 1×1; equal sizes are ..."
+    refuses(message, **keys, model={"encoder": {"camera": {"name": "resnet18_se"}}})
+    keys |= {"model": {"encoder": {"camera": {"name": "resnet18"}}}}
+    refuses(f"search[0]: {message}", **keys, search=[{"model.encoder.camera.name": "resnet18_se"}])
+
+
 def test_weights_are_found_from_anywhere(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(MLP((5,), width=8, dropout=0.0).state_dict(), "lidar.pt")

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dmr.data.dataset import DataError, Modality
+from dmr.data.dataset import DataError
 from dmr.data.prepare.files import BadFile, Files, decode_image, square
 from dmr.data.prepare.release import (
-    IMAGENET,
     SPLIT_SEED,
     Arrays,
     Release,
     Sample,
-    Stored,
     check_folder,
     read_lines,
     split_line,
+    stored_audio,
+    stored_frame,
 )
 from dmr.data.prepare.spectrogram import log_spectrogram, repeated, resampled
 
@@ -57,29 +57,16 @@ def crema_d(source: Path, split: str) -> Release:
     splits = _by_actor(lists["train"] + lists["test"], ("train", "val", "test"))
     if split == "published":
         splits = _by_actor(lists["train"], ("train", "val")) | {"test": tuple(lists["test"])}
-    audio = Modality("audio", "spectrogram", (1, N_FFT // 2 + 1, 1 + RATE * SECONDS // HOP))
     return Release(
         name="crema_d",
         source=source,
         task="classification",
         class_names=CLASSES,
         stored=(
-            Stored(
-                audio,
-                "float16",
-                {
-                    "stored": "log-spectrogram, standardised by clip; shorter clips are repeated",
-                    "rate": RATE,
-                    "seconds": SECONDS,
-                    "n_fft": N_FFT,
-                    "hop": HOP,
-                },
+            stored_audio(
+                "log-spectrogram, standardised by clip; shorter clips are repeated", RATE, SECONDS, N_FFT, HOP
             ),
-            Stored(
-                Modality("video", "image", (3, SIDE, SIDE)),
-                "uint8",
-                {"stored": "the middle frame, shorter edge 256, centre crop; training crops 224 out of it", **IMAGENET},
-            ),
+            stored_frame(SIDE),
         ),
         label_shape=(),
         splits=splits,

@@ -14,9 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dmr.data.dataset import DataError, Modality
+from dmr.data.dataset import DataError
 from dmr.data.prepare.files import Files, square
-from dmr.data.prepare.release import IMAGENET, Arrays, Release, Sample, Stored, check_folder, read_lines, split_line
+from dmr.data.prepare.release import (
+    Arrays,
+    Release,
+    Sample,
+    check_folder,
+    read_lines,
+    split_line,
+    stored_audio,
+    stored_frame,
+)
 from dmr.data.prepare.spectrogram import log_spectrogram, repeated, resampled
 
 CLASSES = 31
@@ -34,29 +43,20 @@ def kinetics_sounds(source: Path) -> Release:
     lines = {split: _lines(source / f"my_{split}.txt") for split in ("train", "test")}
     class_names = _class_names([label for _, _, label in lines["train"]])
     splits = {split: tuple(_sample(source, split, line, class_names) for line in lines[split]) for split in lines}
-    audio = Modality("audio", "spectrogram", (1, N_FFT // 2 + 1, 1 + RATE * SECONDS // HOP))
     return Release(
         name="kinetics_sounds",
         source=source,
         task="classification",
         class_names=class_names,
         stored=(
-            Stored(
-                audio,
-                "float16",
-                {
-                    "stored": "log-spectrogram of the middle of the clip, in all splits; shorter clips are repeated",
-                    "rate": RATE,
-                    "seconds": SECONDS,
-                    "n_fft": N_FFT,
-                    "hop": HOP,
-                },
+            stored_audio(
+                "log-spectrogram of the middle of the clip, in all splits; shorter clips are repeated",
+                RATE,
+                SECONDS,
+                N_FFT,
+                HOP,
             ),
-            Stored(
-                Modality("video", "image", (3, SIDE, SIDE)),
-                "uint8",
-                {"stored": "the middle frame, shorter edge 256, centre crop; training crops 224 out of it", **IMAGENET},
-            ),
+            stored_frame(SIDE),
         ),
         label_shape=(),
         splits=splits,

@@ -48,6 +48,19 @@ class Stored:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+def stored_audio(how: str, rate: int, seconds: int, n_fft: int, hop: int) -> Stored:
+    """`audio`, the log-spectrogram of a clip (see `dmr.data.prepare.spectrogram`); `how` it is cut and scaled."""
+    shape = (1, n_fft // 2 + 1, 1 + rate * seconds // hop)
+    about = {"stored": how, "rate": rate, "seconds": seconds, "n_fft": n_fft, "hop": hop}
+    return Stored(Modality("audio", "spectrogram", shape), "float16", about)
+
+
+def stored_frame(side: int) -> Stored:
+    """`video`, the middle frame of a clip, as `dmr.data.prepare.files.square` cuts it."""
+    how = f"the middle frame, shorter edge {side}, centre crop; training crops 224 out of it"
+    return Stored(Modality("video", "image", (3, side, side)), "uint8", {"stored": how, **IMAGENET})
+
+
 @dataclass(frozen=True)
 class Release:
     """A data set as its authors publish it.

@@ -95,9 +95,17 @@ def with_input(data: MultimodalDataset, array: Any) -> MultimodalDataset:
         (lambda data: replace(data, splits={"train": data.splits["train"]}), "split val is needed; it has train"),
         (lambda data: changed(data, labels=np.zeros(18, np.int32)), "split train: labels: int64 of shape (N,) is"),
         (lambda data: changed(data, labels=np.full(18, 3)), "split train: labels: sample 0: got 3; allowed are 0 to 2"),
+        (
+            lambda data: changed(data, labels=np.where(np.arange(18) == 7, -1, 0)),
+            "split train: labels: sample 7: got -1; allowed are 0 to 2",
+        ),
         (lambda data: changed(data, rows=np.array([18])), "split train: rows: int64 from 0 to 17 are needed"),
         (lambda data: changed(data, rows=np.array([], np.int64)), "split train: no samples"),
         (lambda data: changed(data, present=np.ones((18, 3), bool)), "split train: present: bool of shape (18, 2) is"),
+        (
+            lambda data: changed(data, present=np.arange(18)[:, None] != np.array([4, 4])),
+            "split train: present: sample 4 has no modality at all; leave such samples out",
+        ),
         (lambda data: with_input(data, np.zeros((18, 5))), "split train: b: type float64; allowed are float32, float"),
         (
             lambda data: with_input(data, np.zeros((17, 5), np.float32)),

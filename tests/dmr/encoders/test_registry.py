@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
@@ -53,7 +54,9 @@ class Unfinished(EncoderSettings):
 
 
 @pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> str:
+def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    (tmp_path / "half_written.py").write_text("def")
+    monkeypatch.syspath_prepend(tmp_path)
     module = ModuleType("my_encoders")
     for found in (DoublingSettings, Unfinished, Doubling):
         monkeypatch.setattr(found, "__module__", "my_encoders")
@@ -82,12 +85,16 @@ def test_an_encoder_of_ones_own(own: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet", r"^encoder 'resnet': allowed are mlp, cnn, .*, or module:Class of your own$"),
-        (":Class", r"^encoder ':Class': allowed are mlp, .*$"),
-        ("no_such_module:A", r"^encoder 'no_such_module:A': no_such_module cannot be imported: No module named .*$"),
-        ("my_encoders:B", r"^encoder 'my_encoders:B': my_encoders has no B that is an EncoderSettings$"),
-        ("my_encoders:Doubling", r"my_encoders has no Doubling that is an EncoderSettings$"),
-        ("my_encoders:Unfinished", r"^encoder 'my_encoders:Unfinished': Unfinished has no Module$"),
+        ("resnet", r"^got 'resnet'; allowed are mlp, cnn, .*, or module:Class$"),
+        (":Class", r"^got ':Class':  cannot be imported: ValueError: Empty module name$"),
+        (
+            "no_such_module:A",
+            r"^got 'no_such_module:A': no_such_module cannot be imported: ModuleNotFoundError: No .*$",
+        ),
+        ("half_written:A", r"^got 'half_written:A': half_written cannot be imported: SyntaxError: .*$"),
+        ("my_encoders:B", r"^got 'my_encoders:B': my_encoders has no EncoderSettings 'B'$"),
+        ("my_encoders:Doubling", r"^got 'my_encoders:Doubling': my_encoders has no EncoderSettings 'Doubling'$"),
+        ("my_encoders:Unfinished", r"^got 'my_encoders:Unfinished': the class has no `Module`$"),
     ],
 )
 @pytest.mark.usefixtures("own")

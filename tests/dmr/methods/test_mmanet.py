@@ -53,6 +53,13 @@ def test_distillation_by_loops() -> None:
     assert got.item() == pytest.approx(total / (2 * 4 * 4), rel=1e-5)
 
 
+def test_distillation_is_exact_under_autocast() -> None:
+    student, teacher, uncertainty = torch.randn(2, 4, 5), torch.randn(4, 5), torch.rand(4)
+    expected = margin_aware_distillation(student, teacher, uncertainty)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(margin_aware_distillation(student, teacher, uncertainty), expected)
+
+
 def test_equal_relations_cost_nothing() -> None:
     teacher = torch.randn(4, 5)
     rotation, _ = torch.linalg.qr(torch.randn(5, 5))
