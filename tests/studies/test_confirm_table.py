@@ -19,6 +19,6 @@ def test_what_is_not_known_is_a_dash() -> None:
     console = Console(width=120)
     with console.capture() as captured:
         console.print(confirm_table(results, configurations, range(1, 3)))
-    a, b = (line.split() for line in captured.get().splitlines() if line.startswith(("  a ", "  b ")))
+    a, b = (line.split() for line in captured.get().splitlines() if line.startswith((" a ", " b ")))
     assert a == ["a", "best", "1", "0", "2", "0.6500", "0.6000–0.7000", "0.2500", "-"]
     assert b == ["b", "defaults", "-", "0", "-", "-", "-", "-"]
