@@ -1,4 +1,4 @@
-"""DMRNet, trained with the settings of the shipped studies, on data whose best possible answer is known."""
+"""DMRNet with its default settings, trained for seconds, on data whose best possible answer is known."""
 
 from __future__ import annotations
 
