@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/findings.py digits_methods planted_methods scenes --storage dmr_runs --out docs/findings
 
-For each study two files: `NAME.csv`, a row a configuration with means over seeds and their intervals, tests against
-`dmrnet`, and cost; and `NAME_combinations.csv`, the main metric on test of each configuration, combination and seed.
-The first is printed in markdown as well.
+For each study two files, for segmentation three: `NAME.csv`, a row a configuration with means over seeds and their
+intervals, tests against `dmrnet`, and cost, which is printed in markdown as well; `NAME_combinations.csv`, the main metric
+on test of each configuration, combination and seed; `NAME_classes.csv`, the IoU of each class.
 
 Letters: S seeds, C combinations, N test samples.
 """
@@ -41,14 +41,16 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     for name in given.studies:
-        summary, combinations = findings(given.storage / name)
+        summary, combinations, classes = findings(given.storage / name)
+        if len(classes):
+            classes.to_csv(given.out / f"{name}_classes.csv", index=False, float_format="%.5f")
         summary.to_csv(given.out / f"{name}.csv", index=False, float_format="%.5f")
         combinations.to_csv(given.out / f"{name}_combinations.csv", index=False, float_format="%.5f")
         sys.stdout.write(f"\n{name}\n\n{_markdown(summary)}\n")
 
 
-def findings(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row a configuration, and a row a configuration, combination and seed."""
+def findings(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """A row a configuration; a row a configuration, combination and seed; and such rows for the IoU of each class."""
     document = yaml.safe_load((folder / "study.yaml").read_text())
     places = json.loads((folder / "places.json").read_text())
     client = MlflowClient(places["tracking_uri"])
@@ -75,10 +77,19 @@ def findings(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             for run, of_run in zip(own, values, strict=True)
             for c, value in zip(combinations.names, of_run, strict=True)
         ]
+    classes = [_classes(client, run) for own in groups.values() for run in own if metric == "miou"]
     frame = pd.DataFrame(summary)
     _add_tests(frame, scores)
     frame = frame.sort_values("mean", ascending=False, ignore_index=True)
-    return frame, pd.DataFrame(rows, columns=["method", "config", "seed", "combination", f"test_{metric}"])
+    columns = ["method", "config", "seed", "combination", f"test_{metric}"]
+    return frame, pd.DataFrame(rows, columns=columns), pd.concat(classes) if classes else pd.DataFrame()
+
+
+def _classes(client: MlflowClient, run: Any) -> pd.DataFrame:
+    """The rows of a run's combinations.csv that are of single classes, on test."""
+    rows = pd.read_csv(client.download_artifacts(run.info.run_id, "combinations.csv"))
+    rows = rows[(rows["split"] == "test") & rows["metric"].str.startswith("iou_")].drop(columns="split")
+    return rows.assign(method=run.data.tags["method"], config=run.data.tags["config"], seed=run.data.tags["seed"])
 
 
 def _row(
