@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/findings.py digits_methods planted_methods scenes --storage dmr_runs --out docs/findings
 
 For each study two files, for segmentation three. `NAME.csv`: a row a configuration with means over seeds and their
-intervals, tests against `dmrnet`, and cost; printed in markdown as well. `NAME_combinations.csv`: the main metric on test
-of each configuration, combination and seed. `NAME_classes.csv`: the IoU of each class.
+intervals, tests against `dmrnet`, and cost; printed in markdown as well. `NAME_combinations.csv`: the main metric on
+test of each configuration, combination and seed. `NAME_classes.csv`: the IoU of each class.
 
 Letters: S seeds, C combinations, N test samples.
 """
