@@ -57,7 +57,8 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
-                sys.path.append(os.getcwd())  # where a method or encoder of one's own is found, as `module:Class`
+                if os.getcwd() not in sys.path:  # where a method or encoder of one's own is found, as `module:Class`
+                    sys.path.append(os.getcwd())
                 code = function(*args, **kwargs)
             except StudyError as error:
                 for line in error.lines:
