@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from dmr.combinations import all_combinations
 
 PAGE = 1_000
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
+RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds")
 SUMMARIES = ("mean", "worst", "full", "expected")
 
 
@@ -28,6 +30,9 @@ class StudyResults:
         searched: dotted keys, each a column of the table.
         main_metric: the metric every combination has a value of, and `main_mode` its better end.
         combinations: in words, how many of all combinations were evaluated.
+        tags: of the study's own run.
+        runs: one row a run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
+            ...), seed, and seconds, NaN until it ends.
         table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`,
             have no combination; a run without values has one row without split, metric, combination and value.
     """
@@ -41,6 +46,8 @@ class StudyResults:
     main_mode: Literal["max", "min"]
     combinations: str
     parent_run_id: str
+    tags: dict[str, str]
+    runs: pd.DataFrame
     table: pd.DataFrame
 
 
@@ -91,7 +98,9 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
     searched = tuple(json.loads(tags["searched"]))
     wanted = f"tags.mlflow.parentRunId = '{parent.info.run_id}'" + (f" and tags.stage = '{stage}'" if stage else "")
     rows: list[tuple[Any, ...]] = []
+    runs: list[tuple[Any, ...]] = []
     for run in _pages(client, ids, wanted):
+        runs.append(_run_row(run))
         rows.extend(_rows(run, searched))
         if metrics == "all":
             rows.extend(_artifact_rows(client, run, searched, tags["main_metric"]))
@@ -106,6 +115,8 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
         main_mode="min" if tags.get("main_metric_mode") == "min" else "max",
         combinations=tags["combinations"],
         parent_run_id=parent.info.run_id,
+        tags=dict(tags),
+        runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).set_index("run"),
         table=_tidy(rows, searched, modalities),
     )
 
@@ -159,6 +170,13 @@ def _identity(run: Any, searched: tuple[str, ...]) -> tuple[tuple[Any, ...], tup
     status = tags.get("stop_reason", run.info.status.lower())
     front = (run.info.run_id, int(tags["trial"]), tags.get("stage"), status, tags.get("method"), int(tags["seed"]))
     return front, tuple(params.get(key) for key in searched)
+
+
+def _run_row(run: Any) -> tuple[Any, ...]:
+    (run_id, trial, stage, status, method, seed), _ = _identity(run, ())
+    ended = run.info.end_time
+    seconds = math.nan if ended is None else (ended - run.info.start_time) / 1000
+    return run_id, trial, stage, status, method, run.data.tags.get("config"), seed, seconds
 
 
 def _rows(run: Any, searched: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:

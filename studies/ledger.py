@@ -136,6 +136,7 @@ class Ledger(Bookkeeping):
             name=self.plan.study.name,
             params={"dataset.name": self.plan.dataset.name, "seed": self.plan.study.seed},
             tags=stage_tags(self.plan, "study")
+            | ({"deployment": json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
             | {
                 "modalities": json.dumps(combinations.modalities),
                 "objectives": json.dumps([o.model_dump() for o in self.objectives]),

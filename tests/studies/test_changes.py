@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from studies.changes import changed_keys
-from studies.cli import _check_unchanged
+from studies.driving import _check_unchanged
 from studies.errors import StudyError
 from studies.folder import StudyFolder
 from studies.plan import make_plan
