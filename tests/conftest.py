@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+SHARED = {"confirmed", "failing", "finished"}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
@@ -37,3 +39,11 @@ def write_release() -> Callable[[str, Path], Path]:
     """Write a tiny release of a public data set: see releases.py."""
     write: Callable[[str, Path], Path] = runpy.run_path(str(Path(__file__).with_name("releases.py")))["write_release"]
     return write
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long to set up is set up once: its tests run in one process (`--dist loadgroup`)."""
+    for item in items:
+        shared = SHARED.intersection(getattr(item, "fixturenames", ()))
+        if shared:
+            item.add_marker(pytest.mark.xdist_group("-".join(sorted(shared))))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
+from typer.testing import CliRunner
+
+from studies.cli import app
 
 HERE = Path(__file__).parent
 DMR = Path(sys.executable).with_name("dmr")
@@ -70,6 +75,7 @@ class Workplace:
     path: Path
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[Any, ...] = (DMR,)
+    said: str = ""
 
     def write(self, name: str = "small", **changes: Any) -> Path:
         """A study file: the small study, with dotted keys as `train__epochs=2` replaced."""
@@ -204,28 +210,46 @@ def sensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_arrays(tmp_path_factory.mktemp("data") / "sensors")
 
 
-def _open_workplace(path: Path, sensors: Path) -> Workplace:
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store that nobody has used: to make one takes seconds, and `test_stores` does it."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+def _open_workplace(path: Path, sensors: Path, mlflow_store: Path) -> Workplace:
     (path / "sensors").symlink_to(sensors)
+    shutil.copy(mlflow_store, path)
     return Workplace(path, {"XDG_CACHE_HOME": str(path.parent / "cache")})
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, sensors: Path) -> Workplace:
-    return _open_workplace(tmp_path, sensors)
+def workplace(tmp_path: Path, sensors: Path, mlflow_store: Path) -> Workplace:
+    return _open_workplace(tmp_path, sensors, mlflow_store)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, sensors: Path) -> Workplace:
-    """A workplace in which the small study has run."""
-    place = _open_workplace(tmp_path_factory.mktemp("finished"), sensors)
+def finished(make_workplace: Callable[[Path], Workplace], tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace in which the small study has run; `said` is what people saw."""
+    place = make_workplace(tmp_path_factory.mktemp("finished"))
     place.write()
-    place.run("run", "small.yaml")
+    place.said = place.run("run", "small.yaml").stderr
     return place
 
 
 @pytest.fixture(scope="session")
-def make_workplace() -> Callable[[Path], Workplace]:
-    return Workplace
+def make_workplace(sensors: Path, mlflow_store: Path) -> Callable[[Path], Workplace]:
+    return partial(_open_workplace, sensors=sensors, mlflow_store=mlflow_store)
+
+
+@pytest.fixture
+def place(workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace with commands in this process, which costs no imports."""
+    monkeypatch.chdir(workplace.path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    workplace.dmr = lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return workplace
 
 
 @pytest.fixture

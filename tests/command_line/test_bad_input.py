@@ -7,18 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
-
-from studies.cli import app
-
-
-@pytest.fixture
-def place(workplace, monkeypatch, tmp_path_factory):
-    """A workplace with commands in this process, which costs no imports."""
-    monkeypatch.chdir(workplace.path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    workplace.dmr = lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return workplace
 
 
 def refuse(place, *arguments) -> str:

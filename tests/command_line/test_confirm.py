@@ -29,11 +29,9 @@ def confirm_epochs(place) -> int:
 
 
 @pytest.fixture(scope="module")
-def confirmed(tmp_path_factory, sensors, make_workplace):
+def confirmed(tmp_path_factory, make_workplace):
     """Two blocks of two trials each, confirmed with a seed by a driver that was killed, then with two."""
     place = make_workplace(tmp_path_factory.mktemp("confirmed"))
-    (place.path / "sensors").symlink_to(sensors)
-    place.environment["XDG_CACHE_HOME"] = str(place.path / "cache")
     changes = {"search": SEARCH, "confirm": {"top": 1, "seeds": 1}, "train__epochs": 4, "model__slow": 0.2}
     place.write_slow(**changes)
     driver = place.start("run", "small.yaml")

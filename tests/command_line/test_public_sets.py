@@ -1,4 +1,4 @@
-"""From a release of each public data set, as it lies on disk, to a heatmap: prepare, check, and the shipped study."""
+"""From a release of each public data set to the shipped study: prepare, check, and a dry run, or a heatmap."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ CASES = {
     "casia_surf": ("casia_surf", {"model.encoder": IMAGES}, "accuracy"),
     "nyuv2": ("nyuv2", {"model.encoder": MAPS, "augment.crop": "[16, 24]"}, "miou"),
 }
+RUN = {"crema_d", "nyuv2"}
 
 
 @pytest.mark.slow
@@ -32,6 +33,9 @@ def test_from_a_release_to_a_heatmap(
     report = json.loads(place.run("data", "check", f"data/{name}", "--format", "json").stdout)
     assert report["errors"] == []
     overrides = [text for key, value in {**SMALL, **changes}.items() for text in ("--set", f"{key}={value}")]
+    if release not in RUN:
+        place.run("run", STUDIES / f"{name}.yaml", "--dry-run", *overrides)
+        return
     place.run("run", STUDIES / f"{name}.yaml", "--trials", "2", *overrides)
     assert (tmp_path / f"dmr_runs/{name}/heatmap.png").read_bytes().startswith(b"\x89PNG")
     runs = place.mlflow_runs(name)

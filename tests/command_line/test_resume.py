@@ -34,14 +34,14 @@ def processes(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]
     return found
 
 
-@pytest.mark.timeout(900)
-def test_the_driver_is_killed_five_times_and_the_study_ends_with_its_budget(workplace):
-    workplace.write_slow(budget={"trials": 16})
+@pytest.mark.timeout(600)
+def test_the_driver_is_killed_three_times_and_the_study_ends_with_its_budget(workplace):
+    workplace.write_slow(budget={"trials": 10})
     seed = random.SystemRandom().randrange(10**6)
     print(f"moments of the kills are drawn with seed {seed}")  # noqa: T201  # shown where the test fails
     draw = random.Random(seed)
     driver = workplace.start("run", "small.yaml")
-    for _ in range(5):
+    for _ in range(3):
         before = workplace.states().count(TrialState.COMPLETE)
         workplace.wait_for(
             lambda before=before: (
@@ -61,8 +61,8 @@ def test_the_driver_is_killed_five_times_and_the_study_ends_with_its_budget(work
     driver = workplace.start("resume", "small")
     _, err = driver.communicate(timeout=300)
     assert driver.returncode == 0, err
-    assert "study small is complete: 16 trials" in err
-    workplace.assert_exact(16, 8)
+    assert "study small is complete: 10 trials" in err
+    workplace.assert_exact(10, 8)
 
 
 @pytest.mark.timeout(600)
@@ -81,11 +81,9 @@ def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
     workplace.assert_exact(6, 8)
 
 
-@pytest.mark.parametrize(
-    "objectives", [["val/accuracy_mean"], ["val/accuracy_mean", "val/nll_mean"]], ids=["one", "two"]
-)
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace, objectives):
-    workplace.write_slow(budget={"trials": 4}, objective=[{"metric": metric} for metric in objectives])
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
+    objectives = [{"metric": "val/accuracy_mean"}, {"metric": "val/nll_mean"}]
+    workplace.write_slow(budget={"trials": 4}, objective=objectives)
     for command in (("run", "small.yaml"), ("resume", "small")):
         before = workplace.epochs_of_running()
         driver = workplace.start(*command)
@@ -116,7 +114,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
     driver = workplace.start("run", "broken.yaml")
     folder = workplace.path / "dmr_runs/broken/journal.jsonl"
     size = 0
-    for _ in range(3):
+    for _ in range(2):
         workplace.wait_for(lambda size=size: folder.exists() and folder.stat().st_size > size + 20_000)
         size = folder.stat().st_size
         kill(driver)

@@ -127,30 +127,30 @@ def test_a_disk_that_fills_up_stops_the_study_and_it_goes_on_with_more_room(work
         ("postgresql://me:secret@127.0.0.1:9/db", "MLflow store postgresql://me:***@127.0.0.1:9/db: cannot be used"),
     ],
 )
-def test_a_store_that_is_not_there_at_the_start(workplace, uri, text):
-    workplace.write()
-    workplace.environment["MLFLOW_TRACKING_URI"] = uri
-    refused = workplace.dmr("run", "small.yaml", timeout=60)
-    assert refused.returncode == 2
+def test_a_store_that_is_not_there_at_the_start(place, monkeypatch, uri, text):
+    place.write()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    refused = place.dmr("run", "small.yaml")
+    assert refused.exit_code == 2
     assert text in refused.stderr
     assert "secret" not in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
-    assert not (workplace.path / "dmr_runs").exists()
+    assert not (place.path / "dmr_runs").exists()
 
 
-def test_a_store_that_is_no_database(workplace):
-    workplace.write()
-    Path(workplace.path / "mlflow.db").write_text("no database at all" * 100)
-    refused = workplace.dmr("run", "small.yaml")
-    assert refused.returncode == 2
+def test_a_store_that_is_no_database(place):
+    place.write()
+    Path(place.path / "mlflow.db").write_text("no database at all" * 100)
+    refused = place.dmr("run", "small.yaml")
+    assert refused.exit_code == 2
     assert "mlflow.db: cannot be written: file is not a database" in refused.stderr
 
 
-def test_an_optuna_storage_that_is_not_there(workplace):
-    workplace.write()
-    workplace.environment["DMR_OPTUNA_URL"] = "sqlite:////nowhere/at/all/optuna.db"
-    refused = workplace.dmr("run", "small.yaml")
-    assert refused.returncode == 2
+def test_an_optuna_storage_that_is_not_there(place, monkeypatch):
+    place.write()
+    monkeypatch.setenv("DMR_OPTUNA_URL", "sqlite:////nowhere/at/all/optuna.db")
+    refused = place.dmr("run", "small.yaml")
+    assert refused.exit_code == 2
     assert "Optuna's storage sqlite:////nowhere/at/all/optuna.db: cannot be used" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
@@ -176,7 +176,6 @@ def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
     workplace.run("run", "small.yaml", "--storage", "mine")
     workplace.run("run", "small.yaml", "--storage", "theirs", "--trials", "2")
     assert len(workplace.mlflow_runs()) == 3
-    assert "best 1 of 1 trials" in workplace.run("run", "small.yaml", "--storage", "mine").stdout
     workplace.run("rm", "small", "--yes", "--storage", "theirs")
     (left,) = workplace.mlflow_runs()
     assert left.info.status == "FINISHED"
@@ -187,24 +186,25 @@ def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
     assert "has another study 'small'" in refused.stderr
 
 
-def test_an_address_where_no_cluster_answers(workplace):
-    workplace.write()
-    refused = workplace.dmr("run", "small.yaml", "--address", f"127.0.0.1:{free_port()}")
-    assert refused.returncode == 2
+def test_an_address_where_no_cluster_answers(place):
+    place.write()
+    refused = place.dmr("run", "small.yaml", "--address", f"127.0.0.1:{free_port()}")
+    assert refused.exit_code == 2
     assert "no Ray cluster answers" in refused.stderr
-    assert not (workplace.path / "dmr_runs").exists()
+    assert not (place.path / "dmr_runs").exists()
 
 
-def test_a_storage_that_is_a_file(workplace):
-    workplace.write()
+def test_a_storage_that_is_a_file(place):
+    place.write()
     for storage in ("small.yaml", "small.yaml/below", "~nobody-of-this-name/x"):
-        refused = workplace.dmr("run", "small.yaml", "--storage", storage)
-        assert refused.returncode == 2
+        refused = place.dmr("run", "small.yaml", "--storage", storage)
+        assert refused.exit_code == 2
         assert len(refused.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
 def test_two_studies_started_at_once_in_a_fresh_directory(workplace):
+    (workplace.path / "mlflow.db").unlink()
     for name in ("one", "two"):
         workplace.write(name, budget={"trials": 1}, train__epochs=1)
     drivers = [workplace.start("run", f"{name}.yaml") for name in ("one", "two")]
