@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,11 @@ import pandas as pd
 
 from dmr.combinations import all_combinations
 
-PAGE = 1_000
+PAGE = 250
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
 RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds")
 SUMMARIES = ("mean", "worst", "full", "expected")
+VALUES = "combinations.csv"  # the artifact of a run
 Cell = tuple[str | None, str | None, str | None]  # split, metric, combination
 
 
@@ -166,13 +168,26 @@ def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
     """Oldest run first: those that begin meanwhile come last, and no page shows again what one before it had."""
     token = None
     while True:
-        page = client.search_runs(
-            ids, wanted, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
-        )
+        with _no_collecting():
+            page = client.search_runs(
+                ids, wanted, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            )
         yield from page
         token = page.token
         if not token:
             return
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """A page is 10⁵ objects, and looking for cycles among them, again and again, would take two thirds of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:
@@ -203,10 +218,16 @@ def _best_values(run: Any) -> dict[Cell, float]:
 
 
 def _artifact_values(client: Any, run: Any, main_metric: str) -> dict[Cell, float]:
-    """All metrics of all combinations but the main one, which the run itself has."""
-    text = _artifact(client, run, "combinations.csv")
-    lines = csv.reader(text.splitlines()[1:])
-    return {(split, metric, name): float(value) for split, metric, name, value in lines if metric != main_metric}
+    """All metrics of all combinations but the main one, which the run itself has.
+
+    Raises:
+        LookupError: the file is damaged.
+    """
+    try:
+        lines = csv.reader(_artifact(client, run, VALUES).splitlines()[1:])
+        return {(split, metric, name): float(value) for split, metric, name, value in lines if metric != main_metric}
+    except ValueError as error:
+        raise LookupError(f"run {run.info.run_id}: its {VALUES} cannot be read: {error}") from None
 
 
 def _artifact(client: Any, run: Any, name: str) -> str:
