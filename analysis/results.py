@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import gc
 import json
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from dmr.combinations import all_combinations
 
-PAGE = 1_000
+PAGE = 250
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
 RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds")
 SUMMARIES = ("mean", "worst", "full", "expected")
+VALUES = "combinations.csv"  # the artifact of a run
+Cell = tuple[str | None, str | None, str | None]  # split, metric, combination
 
 
 @dataclass(frozen=True)
@@ -96,15 +103,17 @@ def load_study(
 def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | None, metrics: str) -> StudyResults:
     tags = parent.data.tags
     searched = tuple(json.loads(tags["searched"]))
+    modalities = tuple(json.loads(tags["modalities"]))
     wanted = f"tags.mlflow.parentRunId = '{parent.info.run_id}'" + (f" and tags.stage = '{stage}'" if stage else "")
     rows: list[tuple[Any, ...]] = []
-    runs: list[tuple[Any, ...]] = []
+    cells = _Cells()
     for run in _pages(client, ids, wanted):
-        runs.append(_run_row(run))
-        rows.extend(_rows(run, searched))
-        if metrics == "all":
-            rows.extend(_artifact_rows(client, run, searched, tags["main_metric"]))
-    modalities = tuple(json.loads(tags["modalities"]))
+        rows.append(_run_row(run, searched))
+        values = _best_values(run)
+        if metrics == "all" and values:  # a run without them has no such file
+            values |= _artifact_values(client, run, tags["main_metric"])
+        cells.add(values)
+    runs = pd.DataFrame(rows, columns=[*RUN_COLUMNS, *searched])
     return StudyResults(
         study=study,
         dataset=tags["dataset"],
@@ -116,8 +125,8 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
         combinations=tags["combinations"],
         parent_run_id=parent.info.run_id,
         tags=dict(tags),
-        runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).set_index("run"),
-        table=_tidy(rows, searched, modalities),
+        runs=runs[list(RUN_COLUMNS)].set_index("run"),
+        table=_tidy(runs, cells, searched, modalities),
     )
 
 
@@ -156,65 +165,123 @@ def _without_password(text: str) -> str:
 
 
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
+    """Oldest run first: those that begin meanwhile come last, and no page shows again what one before it had."""
     token = None
     while True:
-        page = client.search_runs(ids, wanted, max_results=PAGE, page_token=token)
+        with _no_collecting():
+            page = client.search_runs(
+                ids, wanted, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            )
         yield from page
         token = page.token
         if not token:
             return
 
 
-def _identity(run: Any, searched: tuple[str, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    tags, params = run.data.tags, run.data.params
-    status = tags.get("stop_reason", run.info.status.lower())
-    front = (run.info.run_id, int(tags["trial"]), tags.get("stage"), status, tags.get("method"), int(tags["seed"]))
-    return front, tuple(params.get(key) for key in searched)
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """A page is 10⁵ objects, and looking for cycles among them, again and again, would take two thirds of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
-def _run_row(run: Any) -> tuple[Any, ...]:
-    (run_id, trial, stage, status, method, seed), _ = _identity(run, ())
-    ended = run.info.end_time
-    seconds = math.nan if ended is None else (ended - run.info.start_time) / 1000
-    return run_id, trial, stage, status, method, run.data.tags.get("config"), seed, seconds
-
-
-def _rows(run: Any, searched: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
-    front, back = _identity(run, searched)
-    empty = True
-    for name, value in run.data.metrics.items():
-        parts = name.split("/")
-        if parts[0] != "best" or len(parts) < 3 or parts[1] == "train":
-            continue
-        empty = False
-        yield (*front, parts[1], parts[2], parts[3] if len(parts) == 4 else None, value, *back)
-    if empty:
-        yield (*front, None, None, None, None, *back)
-
-
-def _artifact_rows(client: Any, run: Any, searched: tuple[str, ...], main_metric: str) -> Iterator[tuple[Any, ...]]:
-    """All metrics but the main one, which the run itself has."""
-    run_id = run.info.run_id
-    if all(file.path != "combinations.csv" for file in client.list_artifacts(run_id)):
-        return
-    front, back = _identity(run, searched)
-    frame = pd.read_csv(client.download_artifacts(run_id, "combinations.csv"))
-    for split, metric, combination, value in frame[frame["metric"] != main_metric].itertuples(index=False):
-        yield (*front, split, metric, combination, value, *back)
-
-
-def _tidy(rows: list[tuple[Any, ...]], searched: tuple[str, ...], modalities: tuple[str, ...]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *searched])
-    table["value"] = pd.to_numeric(table["value"])
-    for key in searched:
-        numbers = pd.to_numeric(table[key], errors="coerce")
-        if numbers.notna().sum() == table[key].notna().sum():
-            table[key] = numbers
-    rank = {name: position for position, name in enumerate(all_combinations(modalities).names)}
-    return table.sort_values(
-        ["stage", "trial", "seed", "split", "metric", "combination"],
-        key=lambda column: column.map(rank) if column.name == "combination" else column,
-        kind="stable",
-        na_position="first",
-        ignore_index=True,
+def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:
+    """`RUN_COLUMNS`, then the searched parameters."""
+    info, tags, params = run.info, run.data.tags, run.data.params
+    return (
+        info.run_id,
+        int(tags["trial"]),
+        tags.get("stage"),
+        tags.get("stop_reason", info.status.lower()),
+        tags.get("method"),
+        tags.get("config"),
+        int(tags["seed"]),
+        math.nan if info.end_time is None else (info.end_time - info.start_time) / 1000,
+        *(params.get(key) for key in searched),
     )
+
+
+def _best_values(run: Any) -> dict[Cell, float]:
+    """What a run has of its best epoch, but for what it saw in training."""
+    values = {}
+    for name, value in run.data.metrics.items():
+        best, _, rest = name.partition("/")
+        parts = rest.split("/")
+        if best == "best" and len(parts) > 1 and parts[0] != "train":
+            values[parts[0], parts[1], parts[2] if len(parts) == 3 else None] = value
+    return values
+
+
+def _artifact_values(client: Any, run: Any, main_metric: str) -> dict[Cell, float]:
+    """All metrics of all combinations but the main one, which the run itself has.
+
+    Raises:
+        LookupError: the file is damaged.
+    """
+    try:
+        lines = csv.reader(_artifact(client, run, VALUES).splitlines()[1:])
+        return {(split, metric, name): float(value) for split, metric, name, value in lines if metric != main_metric}
+    except ValueError as error:
+        raise LookupError(f"run {run.info.run_id}: its {VALUES} cannot be read: {error}") from None
+
+
+def _artifact(client: Any, run: Any, name: str) -> str:
+    """An artifact's text, empty where the run has none of that name. A local store's file is read where it lies."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.uri import is_local_uri
+
+    uri = run.info.artifact_uri
+    with tempfile.TemporaryDirectory() if not is_local_uri(uri) else nullcontext() as folder:
+        try:
+            file = download_artifacts(artifact_uri=f"{uri}/{name}", dst_path=folder, tracking_uri=client.tracking_uri)
+        except (MlflowException, OSError):
+            if any(file.path == name for file in client.list_artifacts(run.info.run_id)):
+                raise
+            return ""
+        return Path(file).read_text(encoding="utf-8")
+
+
+class _Cells:
+    """Values of many runs. A few names come again in every run: each value has the number of its name."""
+
+    def __init__(self) -> None:
+        self.names: dict[Cell, int] = {}
+        self.counts: list[int] = []  # of each run
+        self.which: list[int] = []
+        self.values: list[float] = []
+
+    def add(self, values: dict[Cell, float]) -> None:
+        """The next run's; one without values has a row of its own."""
+        values = values or {(None, None, None): math.nan}
+        self.counts.append(len(values))
+        self.which.extend(self.names.setdefault(name, len(self.names)) for name in values)
+        self.values.extend(values.values())
+
+
+def _tidy(runs: pd.DataFrame, cells: _Cells, searched: tuple[str, ...], modalities: tuple[str, ...]) -> pd.DataFrame:
+    """Rows by stage, trial and seed, then split, metric and combination in its order, what is missing first."""
+    for key in searched:
+        numbers = pd.to_numeric(runs[key], errors="coerce")
+        if numbers.notna().sum() == runs[key].notna().sum():
+            runs[key] = numbers
+    rank = {name: position for position, name in enumerate(all_combinations(modalities).names)}
+    names = pd.DataFrame(list(cells.names), columns=["split", "metric", "combination"])
+    by_name = names.sort_values(
+        ["split", "metric", "combination"],
+        key=lambda column: column.map(rank) if column.name == "combination" else column,
+        na_position="first",
+    )
+    by_run = runs.sort_values(["stage", "trial", "seed"], kind="stable", na_position="first")
+    run, name = np.repeat(np.arange(len(runs)), cells.counts), np.array(cells.which, dtype=int)
+    order = np.lexsort((np.argsort(by_name.index)[name], np.argsort(by_run.index)[run]))
+    table = pd.concat(
+        [frame.iloc[rows[order]].reset_index(drop=True) for frame, rows in ((runs, run), (names, name))], axis=1
+    )
+    table["value"] = np.array(cells.values, dtype=float)[order]
+    return table[[*COLUMNS, *searched]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, artifacts
 
 from analysis import results
 from analysis.results import COLUMNS, StudyResults, combination_values, load_study, summary_values, trial_values
@@ -111,7 +111,7 @@ def test_pages_make_no_difference(study: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_main_reads_no_artifact_and_all_adds_the_other_metrics(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = load(study, metrics="all").table
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "download_artifacts", None)
+        patch.setattr(artifacts, "download_artifacts", None)
         patch.setattr(MlflowClient, "list_artifacts", None)
         main = load(study).table
     known = everything["metric"].isna() | everything["metric"].str.startswith("accuracy")
@@ -131,6 +131,17 @@ def test_all_reads_a_run_whose_artifact_is_not_there(new_study: NewStudy, capfd:
     table = load(study, metrics="all").table
     assert table.groupby("trial")["metric"].nunique().to_dict() == {0: 4, 1: 6}
     assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_artifact_is_one_line(new_study: NewStudy, tmp_path: Path) -> None:
+    study = new_study()
+    run = study.trial(0, SEVEN)
+    for text in ("split,metric,combination,value\nval,nll,rg", "split,metric,combination,value\nval,nll,rgb,x\n"):
+        (tmp_path / "combinations.csv").write_text(text)
+        study.client.log_artifact(run, str(tmp_path / "combinations.csv"))
+        with pytest.raises(LookupError, match=f"run {run}: its combinations.csv cannot be read: "):
+            load(study, metrics="all")
+    assert len(load(study).table) == 10
 
 
 def test_only_the_stage_asked_for_and_only_this_study(new_study: NewStudy) -> None:
