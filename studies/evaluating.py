@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Form = Literal["text", "csv", "json"]
-SPOILED = (
-    "this run was chosen by nobody yet: whoever chooses by these values spoils the test split; "
-    "`dmr confirm` reads it after the choice"
-)
+SPOILED = "whoever chooses by these values spoils the test split; `dmr confirm` reads it once, after the choice"
 
 
 def evaluate_run(

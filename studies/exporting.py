@@ -25,6 +25,8 @@ def export_run(run: TrainedRun, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(f"-o {out}: is there and not empty; name another folder")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow.pyfunc  # noqa: F401  # sets the levels of its loggers
+
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
