@@ -64,6 +64,8 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
         StudyError: there is no such study, or no trial of it has succeeded.
     """
     folder = StudyFolder(storage, name)
+    if not folder.exists and list(folder.path.glob("train-*")):
+        raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
     document = folder.document()
     sign = 1.0 if document["objective"][0]["mode"] == "max" else -1.0
     trials = _best_first(_trials(folder, name), sign)

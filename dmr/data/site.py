@@ -54,7 +54,8 @@ def open_site(path: Path, split: str | None, known: MultimodalDataset) -> tuple[
     labels = open_labels(path / split / "label.npy", known.num_classes, task, ignore_index)
     size = next(iter(known.splits.values())).labels.shape[1:]
     if labels.shape[1:] != size:
-        raise DataError(f"{path / split / 'label.npy'}: label maps of {labels.shape[1:]}; the model's have {size}")
+        came, wanted = (" × ".join(map(str, shape)) for shape in (labels.shape[1:], size))
+        raise DataError(f"{path / split / 'label.npy'}: label maps of {came}; the model's have {wanted}")
     own = open_present(path / split / "present.npy", len(labels), len(modalities))
     columns = [modality.name for modality in modalities]
     present = np.zeros((len(labels), len(known.modalities)), dtype=bool)

@@ -103,3 +103,9 @@ def test_a_study_without_a_successful_trial_has_no_winner(tmp_path: Path) -> Non
     Store(tmp_path, "val/accuracy_mean").add("s", TrialState.FAIL, None)
     with pytest.raises(StudyError, match="s: no trial has succeeded"):
         find_winner("s", tmp_path)
+
+
+def test_a_single_training_is_named_by_its_run(tmp_path: Path) -> None:
+    (tmp_path / "s/train-1").mkdir(parents=True)
+    with pytest.raises(StudyError, match="s: only `dmr train` has run here; name the run: --run RUN_ID"):
+        find_winner("s", tmp_path)
