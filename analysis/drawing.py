@@ -133,15 +133,16 @@ def short_number(value: float) -> str:
     return text.removeprefix("0") if text.startswith("0") else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
-def signed_number(value: float) -> str:
-    """+0.12, −0.03, 0.00"""
-    text = f"{abs(value):.2f}" if abs(value) < 10 else f"{abs(value):.0f}"
+def signed_number(value: float, decimals: int = 2) -> str:
+    """+0.12, −0.03, 0.00, −12"""
+    text = f"{abs(value):.{decimals}f}" if abs(value) < 9.95 else f"{abs(value):.0f}"
     return text if not text.strip("0.") else f"{'+' if value > 0 else '−'}{text}"
 
 
-def short_signed_number(value: float) -> str:
+def short_signed_number(value: float, decimals: int = 2) -> str:
     """The same without the 0 before the point and without plus, which colour tells."""
-    return signed_number(value).replace("0.", ".", 1).removeprefix("+")
+    text = signed_number(value, decimals).removeprefix("+")
+    return text.replace("0.", ".", 1) if text.removeprefix("−").startswith("0.") else text
 
 
 def text_width(text: str, size: float = LABEL_SIZE, weight: str = "normal") -> float:

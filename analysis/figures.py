@@ -1,5 +1,5 @@
-"""Every figure of a study or a comparison: its name, a sentence that says what it shows, and the figure, or why there is
-none.
+"""Every figure of a study or a comparison: its name, a sentence that says what it shows, and the figure or the reason
+why there is none.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from analysis.classes import class_table, read_combinations
 from analysis.compare import Comparison
-from analysis.front import draw_pareto, entry_points, trial_points
+from analysis.front import entry_points, trial_points
 from analysis.heatmap import draw_heatmap
 from analysis.methods import method_difference_table, method_table
 from analysis.parameters import parameter_table
+from analysis.pareto import draw_pareto
 from analysis.rates import draw_rates, rate_table
 from analysis.results import StudyResults, combination_values, trial_values
 from analysis.trials import DEFAULTS, default_trials, difference_table, heatmap_table, methods_of
@@ -128,7 +129,8 @@ def _variance(
             return draw_variance(
                 found,
                 f"{search.study}: predicted variance of each combination by epoch",
-                f"data {search.dataset}, split train; {what}; {search.combinations} combinations; orange: in the hard set",
+                f"data {search.dataset}, split train; {what}; {search.combinations} combinations; orange: in the hard "
+                "set",
             )
     raise ValueError(
         f"study {search.study}: no diagnostics.csv of its best runs has a predicted variance, as dmrnet's have"

@@ -7,7 +7,8 @@ Letters: R rows, C combinations, M modalities, S summaries. Lengths are inches, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class HeatmapTable:
         summaries: (R, S) further columns, such as mean and worst.
         better: the better end of the scale, which always has the same colour.
         difference: values are differences, the scale has 0 in its middle.
-        muted: (R, C) True where a difference cannot be told from 0: nearly grey.
+        muted: (R, C) True where a difference cannot be told from 0: nearly grey; and (R, S) `muted_summaries`.
         unsigned: (R,) rows whose values have no sign, in colours of their own from 0 to 1.
         bars: (R,) shares drawn as bars instead of the summaries, with their name.
     """
@@ -56,6 +57,7 @@ class HeatmapTable:
     subtitle: str
     difference: bool = False
     muted: npt.NDArray[np.bool_] | None = None
+    muted_summaries: npt.NDArray[np.bool_] | None = None
     unsigned: npt.NDArray[np.bool_] | None = None
     bars: pd.Series | None = None
 
@@ -69,9 +71,14 @@ class Column(NamedTuple):
 
 
 def draw_heatmap(table: HeatmapTable) -> Figure:
-    """The figure of a table; its size follows from the number of rows, combinations and modalities."""
+    """The figure of a table; its size follows from the number of rows, combinations and modalities. Differences below 1
+    are written in hundredths.
+    """
+    hundredths = table.difference and table.bars is None and not (table.cells.abs() >= 1).any(axis=None)
+    if hundredths:
+        table = replace(table, cells=100 * table.cells, summaries=100 * table.summaries, metric=f"100 × {table.metric}")
     (rows, columns), count = table.cells.shape, len(table.modalities)
-    column = _column(columns, table.difference)
+    column = _column(columns, None if not table.difference else 1 if hundredths else 2)
     label = table.metric if table.bars is not None else f"{table.metric} ({drawing.better(table.better)})"
     left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, *table.modalities, SIZES])
     panel = BARS if table.bars is not None else SUMMARY * table.summaries.shape[1]
@@ -96,8 +103,8 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
     if table.bars is not None:
         _draw_bars(beside, table.bars)
     else:
-        form = drawing.signed_number if table.difference else "{:.3f}".format
-        draw_cells(beside, table.summaries, scale, form, SMALL_SIZE)
+        form = partial(drawing.signed_number, decimals=2) if table.difference else "{:.3f}".format
+        draw_cells(beside, table.summaries, scale, form, SMALL_SIZE, table.muted_summaries)
         for x, name in enumerate(table.summaries):
             header(beside, x + 0.5, str(name))
     draw_bar(sheet, right, body + under, side, scale, label, table.better == "min")
@@ -138,7 +145,7 @@ def draw_cells(
         colours[pale, :3] = MUTED_SHARE * MUTED + (1 - MUTED_SHARE) * colours[pale, :3]
     dark = colours[..., :3] ** 2.2 @ LUMINANCE < 0.2
     axes.set_facecolor("#e8e8e8")
-    axes.pcolormesh(colours, edgecolors="white", linewidth=0.4)
+    axes.pcolormesh(colours, edgecolors="white", linewidth=0.4 if number is not None or rows <= 24 else 0.0)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_xticks([])
@@ -149,7 +156,9 @@ def draw_cells(
         for row, column in np.argwhere(np.isfinite(values)):
             pale_cell = muted is not None and muted[row, column]
             ink = "#777777" if pale_cell else "white" if dark[row, column] else "black"
+            no_sign = unsigned is not None and unsigned[row]
             text = number(values[row, column])
+            text = text.removeprefix("+") if no_sign else text
             axes.text(column + 0.5, row + 0.53, text, size=size, color=ink, ha="center", va="center")
     return axes
 
@@ -182,10 +191,8 @@ def _scale(table: HeatmapTable) -> ScalarMappable:
     values = table.cells.to_numpy(dtype=float)
     if not table.difference:
         return scale_of(values, table.better)
-    if table.bars is not None:  # correlations
-        limit = 1.0
-    else:
-        limit = max(NARROWEST / 2, float(np.nanmax(np.abs(values))))
+    widest = float(np.nanmax(np.abs(values), initial=0.0))
+    limit = 1.0 if table.bars is not None else max(NARROWEST / 2, widest)
     return ScalarMappable(Normalize(-limit, limit), colormaps[DIVERGING if table.better == "max" else f"{DIVERGING}_r"])
 
 
@@ -210,17 +217,17 @@ def _draw_bars(axes: Axes, bars: pd.Series) -> Axes:
     return axes
 
 
-def _column(columns: int, signed: bool) -> Column:
-    """Full values up to 5 modalities, short ones for 6, none beyond, where 12 inches have to do."""
-    if columns <= 31:
-        width = 0.6 if columns <= 3 else 0.5 if columns <= 7 else 0.4 if columns <= 15 else 0.3
-        if not signed:
-            return Column(width, drawing.number, SMALL_SIZE)
-        return Column(width, drawing.signed_number if columns <= 15 else drawing.short_signed_number, SMALL_SIZE)
-    if columns <= 63:
-        return (
-            Column(0.22, drawing.short_signed_number, SMALL_SIZE - 1.4)
-            if signed
-            else Column(0.185, drawing.short_number, SMALL_SIZE - 1)
-        )
-    return Column(12 / columns, None, 0)
+def _column(columns: int, decimals: int | None) -> Column:
+    """Full values up to 5 modalities, short ones for 6, none beyond, where 12 inches have to do; `decimals` of signed
+    ones, None for others.
+    """
+    if columns > 63:
+        return Column(12 / columns, None, 0)
+    short = columns > (31 if decimals is None else 15)
+    number: Callable[[float], str] = drawing.short_number if short else drawing.number
+    if decimals is not None:
+        number = partial(drawing.short_signed_number if short else drawing.signed_number, decimals=decimals)
+    if columns > 31:
+        return Column(0.185 if decimals is None else 0.2, number, SMALL_SIZE - (1.0 if decimals is None else 1.4))
+    width = 0.6 if columns <= 3 else 0.5 if columns <= 7 else 0.4 if columns <= 15 else 0.3
+    return Column(width, number, SMALL_SIZE)

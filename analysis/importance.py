@@ -33,8 +33,7 @@ class Effects:
         p_values: of the same shape, each by itself.
         unsigned: (P,) True for a parameter without an order.
         trials: (P,) how many have it.
-        importance: (P,) share of the variance of the first objective that is lost to prediction when the parameter is
-            shuffled; NaN where the forest predicts nothing.
+        importance: (P,) shares of all parameters, see `permutation_importance`.
         r2: of the forest on trials it was not fitted to.
         left_out: parameters with fewer than `FEWEST` trials, or that never vary.
     """
@@ -62,7 +61,7 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
         raise ValueError(f"study {results.study}: nothing is searched")
     if len(trials) < FEWEST:
         raise ValueError(
-            f"study {results.study}: {len(trials)} trials have values, and {FEWEST} are needed to say what a parameter does"
+            f"study {results.study}: {len(trials)} trials have values; to say what a parameter does takes {FEWEST}"
         )
     points = results.table.drop_duplicates("trial").set_index("trial").loc[trials, list(results.searched)]
     values, objective, methods = values.loc[trials], objective.loc[trials], methods_of(results).loc[trials]
@@ -140,8 +139,8 @@ def permutation_importance(points: pd.DataFrame, objective: Floats, seed: int = 
     """Importance (P,) of each parameter, and R² on held-out trials.
 
     A random forest (Breiman 2001) is fitted to the other folds; the importance is how much its squared error on the
-    held-out fold grows when the parameter is shuffled among the trials there that have it, over the variance of the
-    objective, and not below 0. Where the forest predicts held-out trials no better than their mean, it is NaN.
+    held-out fold grows when the parameter is shuffled among the trials there that have it, not below 0, as a share of
+    the sum over parameters. Where the forest predicts held-out trials no better than their mean, it is NaN.
     """
     features = np.column_stack([_numbers(points[name]) for name in points])
     has = points.notna().to_numpy()
@@ -165,8 +164,9 @@ def permutation_importance(points: pd.DataFrame, objective: Floats, seed: int = 
         errors = (forest.predict(shuffled.reshape(-1, features.shape[1])).reshape(len(shuffled), -1) - known) ** 2
         grown += errors.sum(axis=1).reshape(-1, SHUFFLES).mean(axis=1) - error
     r2 = 1.0 - missed / len(objective) / variance
-    shares = np.maximum(grown / len(objective) / variance, 0.0) if r2 > 0 else np.full(len(grown), np.nan)
-    return pd.Series(shares, index=points.columns, name="importance"), r2
+    grown = np.maximum(grown, 0.0)
+    known = r2 > 0 and grown.sum() > 0
+    return pd.Series(grown / grown.sum() if known else np.nan, index=points.columns, name="importance"), r2
 
 
 def _numbers(column: pd.Series) -> Floats:

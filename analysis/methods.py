@@ -5,6 +5,7 @@ Letters: E entries, S seeds, C combinations.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -64,9 +65,10 @@ def method_difference_table(comparison: Comparison, dataset: str) -> HeatmapTabl
     if not shown:
         raise ValueError(f"there is nothing to compare with {reference.label}")
     found = {entry.label: difference(entry, reference) for entry in shown}
+    means = [difference(_mean(entry), _mean(reference)) for entry in shown]
     names = list(comparison.combinations.names)
     cells = pd.DataFrame.from_dict({label: one.mean for label, one in found.items()}, orient="index", columns=names)
-    told = np.stack([(one.low > 0) | (one.high < 0) for one in found.values()])
+    told, told_means = (np.stack([(d.low > 0) | (d.high < 0) for d in ds]) for ds in (found.values(), means))
     several = any(np.isfinite(one.low).any() for one in found.values())
     how = (
         "nearly grey where the 95 % t interval of the paired difference over seeds, each cell by itself, includes 0"
@@ -76,7 +78,7 @@ def method_difference_table(comparison: Comparison, dataset: str) -> HeatmapTabl
     seeds = seeds_text([len(set(entry.seeds) & set(reference.seeds)) for entry in shown])
     return HeatmapTable(
         cells=cells,
-        summaries=pd.DataFrame({"mean": cells.mean(axis=1)}),
+        summaries=pd.DataFrame({"mean": [float(one.mean[0]) for one in means]}, cells.index),
         modalities=comparison.combinations.modalities,
         metric=f"difference of {comparison.metric}",
         better=comparison.mode,
@@ -85,6 +87,7 @@ def method_difference_table(comparison: Comparison, dataset: str) -> HeatmapTabl
         f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations; {how}",
         difference=True,
         muted=~told if several else None,
+        muted_summaries=~told_means if several else None,
     )
 
 
@@ -104,6 +107,11 @@ def difference(entry: Entry, reference: Entry) -> Difference:
         return Difference(mean, nothing, nothing)
     reach = stats.t.ppf(0.975, len(common) - 1) * pairs.std(axis=0, ddof=1) / np.sqrt(len(common))
     return Difference(mean, mean - reach, mean + reach)
+
+
+def _mean(entry: Entry) -> Entry:
+    """Its mean over combinations as if that were the only one."""
+    return replace(entry, values=entry.values.mean(axis=1, keepdims=True))
 
 
 def _shown(comparison: Comparison, dataset: str) -> list[Entry]:

@@ -23,16 +23,17 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
     metric, objective = results.main_metric, results.objectives[0]["metric"]
     within = " within each method" if methods_of(results).nunique() > 1 else ""
     notes = [
-        f"data {results.dataset}, split val; {effects.count} trials, one seed each; {results.combinations} combinations",
-        f"rank correlation of the parameter with {metric}{within}, in the trials that have it; nearly grey where p ≥ 0.05, "
-        "each cell by itself",
+        f"data {results.dataset}, split val; {effects.count} trials, one seed each; {results.combinations} "
+        "combinations",
+        f"rank correlation of the parameter with {metric}{within}, in the trials that have it; nearly grey where "
+        "p ≥ 0.05, each cell by itself",
     ]
     if effects.unsigned.any():
         notes.append("green: η of a parameter without order, which has no sign")
-    if effects.r2 > 0:
+    if effects.importance.notna().any():
         notes.append(
-            f"importance: share of the variance of {objective} lost when the parameter is shuffled, random forest, "
-            f"held-out trials (R² {effects.r2:.2f}, seed {SEED})"
+            f"importance for {objective}: by how much the error of a random forest on held-out trials grows when the "
+            f"parameter is shuffled, shares of all (R² {effects.r2:.2f}, seed {SEED})"
         )
     else:
         notes.append(f"no importance: a random forest (seed {SEED}) does not predict {objective} of held-out trials")

@@ -72,7 +72,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         values, combinations = _complete_values(results)
         groups = methods_of(results)[values.index]
         cells = pd.DataFrame(expected_at(values, combinations), values.index, list(RATES)).groupby(groups).median()
-        cells.index = [f"{method} ({count} trials)" for method, count in groups.value_counts().sort_index().items()]
+        counts = groups.value_counts()
+        cells.index = [_counted(str(method), counts[method]) for method in cells.index]
         split = "val"
         text = "a row a method, median over its trials, as the search did not turn how combinations are drawn; one seed a trial"
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
@@ -89,39 +90,38 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
 def _by_sampling(results: StudyResults, searched: list[str]) -> tuple[pd.DataFrame, str]:
     values, combinations = _complete_values(results)
     points = results.table.drop_duplicates("trial").set_index("trial").loc[values.index, searched]
-    labels = pd.Series("", index=values.index)
-    order: dict[str, tuple[object, ...]] = {}
-    shown = {key: _binned(points[key]) for key in searched}
+    binned = {key: _binned(points[key]) for key in searched}
+    groups = []
     for trial in values.index:
-        parts = [(key, shown[key][trial]) for key in searched if shown[key][trial] is not None]
-        text = ", ".join(
-            name if key == SAMPLING[0] else f"{key.split('.', 1)[1] if key != 'missing.train' else key} {name}"
-            for key, (_, name) in parts
-        )
-        labels[trial] = text or "as in the file"
-        order[labels[trial]] = tuple((key, place) for key, (place, _) in parts)
+        parts = [(key, *found[trial]) for key, found in binned.items() if trial in found]
+        label = ", ".join(name if key == SAMPLING[0] else f"{_short(key)} {name}" for key, _, name in parts)
+        groups.append((tuple((key, place) for key, place, _ in parts), label or "as in the file"))
     expected = pd.DataFrame(expected_at(values, combinations), values.index, list(RATES))
+    labels = pd.Series([label for _, label in groups], values.index)
     counts = labels.value_counts()
-    cells = expected.groupby(labels).median().loc[sorted(order, key=lambda label: order[label])]
-    cells.index = [f"{label} ({counts[label]} {'trial' if counts[label] == 1 else 'trials'})" for label in cells.index]
+    cells = expected.groupby(labels).median().loc[list(dict.fromkeys(label for _, label in sorted(groups)))]
+    cells.index = [_counted(label, counts[label]) for label in cells.index]
     return cells, f"rows: trials by {', '.join(searched)}, median over trials; one seed a trial"
 
 
-def _binned(column: pd.Series) -> dict[int, tuple[float | str, str] | None]:
-    """Of each trial: where its value, or the quantile bin it falls in, is sorted, and its name; None without a value."""
+def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
+    """Of each trial with a value: what it, or the quantile bin it falls in, is sorted by, and its name."""
     known = column.dropna()
-    if not pd.api.types.is_numeric_dtype(column) or known.nunique() <= BINS:
-        numeric = pd.api.types.is_numeric_dtype(column)
-        return {
-            t: None if pd.isna(v) else (v if numeric else str(v), f"{v:g}" if numeric else str(v))
-            for t, v in column.items()
-        }
+    if not pd.api.types.is_numeric_dtype(known):
+        return {trial: (str(value), str(value)) for trial, value in known.items()}
+    if known.nunique() <= BINS:
+        return {trial: (float(value), f"{value:g}") for trial, value in known.items()}
     bins = pd.qcut(known, min(BINS, max(1, len(known) // 3)), duplicates="drop")
-    low, high = known.groupby(bins, observed=True).min(), known.groupby(bins, observed=True).max()
-    found: dict[int, tuple[float | str, str] | None] = dict.fromkeys(column.index)
-    for trial, interval in bins.items():
-        found[trial] = (float(low[interval]), f"{low[interval]:.2f} to {high[interval]:.2f}")
-    return found
+    low, high = (known.groupby(bins, observed=True).agg(end) for end in ("min", "max"))
+    return {trial: (float(low[own]), f"{low[own]:.2f} to {high[own]:.2f}") for trial, own in bins.items()}
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("sampling.")
+
+
+def _counted(label: str, count: int) -> str:
+    return f"{label} ({count} {'trial' if count == 1 else 'trials'})"
 
 
 def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations]:

@@ -79,9 +79,9 @@ def difference_table(
         difference=True,
         metric=f"difference of {metric}",
         title=f"{results.study}: {metric} by combination, {text}",
-        subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first by "
-        f"{results.objectives[0]['metric']}; {results.combinations} combinations; one seed a trial, so that no interval "
-        "says which differences are chance",
+        subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first "
+        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed a trial, so that no "
+        "interval says which differences are chance",
     )
 
 

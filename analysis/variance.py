@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -62,10 +63,10 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     panels = np.unique(sizes)
     columns = len(sizes)
     column = {2: 0.6, 3: 0.45, 4: 0.35, 5: 0.25}.get(count, 0.16) if columns <= 63 else 10 / columns
-    left = MARGIN + PAD + max(text_width(text) for text in [*found.modalities, SIZES, "predicted variance"])
+    left = MARGIN + PAD + max(text_width(text) for text in [*found.modalities, SIZES])
     curves = max(column * columns, CURVE_WIDTH * len(panels))
     width = left + max(curves, column * columns + GAP + 1.6) + MARGIN
-    height = 2 * (CURVE + AXIS) + 0.35 + HEADER + EPOCHS_HEIGHT + PAD + max(DOT_ROW * count, BAR + 2 * LABEL_LINE)
+    height = 2 * (CURVE + AXIS) + 0.15 + HEADER + EPOCHS_HEIGHT + PAD + max(DOT_ROW * count, BAR + 2 * LABEL_LINE)
     sheet = drawing.Sheet(width, HEADER + height + MARGIN, title, subtitle)
     top = sheet.top + HEADER
     for row, (frame, name) in enumerate(((found.variance, "predicted variance"), (found.loss, "training loss"))):
@@ -79,13 +80,22 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
                 axes.tick_params(labelleft=False)
             else:
                 axes.annotate(
-                    name, (0, 0.5), (-32, 0), "axes fraction", "offset points", size=LABEL_SIZE, ha="right", va="center"
+                    name,
+                    (0, 0.5),
+                    (-36, 0),
+                    "axes fraction",
+                    "offset points",
+                    size=LABEL_SIZE,
+                    rotation=90,
+                    ha="center",
+                    va="center",
                 )
             if not row:
-                axes.set_title(f"{size} of {count}", size=LABEL_SIZE, color=GREY, pad=3)
-    body = top + 2 * (CURVE + AXIS) + 0.25 + HEADER
+                axes.set_title(f"{size} of {count} present", size=LABEL_SIZE, color=GREY, pad=3)
+    body = top + 2 * (CURVE + AXIS) + 0.05 + HEADER
     cells = sheet.place(left, body, column * columns, EPOCHS_HEIGHT)
     scale = scale_of(found.variance.to_numpy(), "max")
+    scale.set_cmap(colormaps["Greys"])
     _draw_epochs(cells, found, scale)
     dots = sheet.place(left, body + EPOCHS_HEIGHT + PAD, column * columns, DOT_ROW * count)
     drawing.draw_dots(dots, masks, found.modalities, min(5.2, 25 * column))
@@ -116,7 +126,7 @@ def _draw_epochs(axes: Axes, found: Diagnostics, scale: ScalarMappable) -> None:
     rows, columns = np.nonzero(found.hard.to_numpy())
     epochs = len(found.variance)
     size = min(3.0, 0.5 * 72 * EPOCHS_HEIGHT / epochs)
-    axes.scatter(columns + 0.5, rows + 0.5, s=size**2, color=HARD, edgecolor="white", lw=0.2 * size / 3, zorder=3)
+    axes.scatter(columns + 0.5, rows + 0.5, s=size**2, color=HARD, lw=0, zorder=3)
     ticks = [tick for tick in MaxNLocator(6, integer=True).tick_values(0, epochs - 1) if 0 <= tick < epochs]
     axes.set_yticks(
         [tick + 0.5 for tick in ticks], [f"epoch {found.variance.index[int(tick)]}" for tick in ticks], size=SMALL_SIZE
