@@ -22,7 +22,7 @@ from dmr.combinations import all_combinations
 
 PAGE = 250
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
-RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds")
+RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
 SUMMARIES = ("mean", "worst", "full", "expected")
 VALUES = "combinations.csv"  # the artifact of a run
 Cell = tuple[str | None, str | None, str | None]  # split, metric, combination
@@ -39,7 +39,8 @@ class StudyResults:
         combinations: in words, how many of all combinations were evaluated.
         tags: of the study's own run.
         runs: one row a run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
-            ...), seed, and seconds, NaN until it ends.
+            ...; of the search's trial with the file's own values `defaults`), seed, seconds, NaN until it ends, and
+            model, the value of `model.method`.
         table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`,
             have no combination; a run without values has one row without split, metric, combination and value.
     """
@@ -202,6 +203,7 @@ def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:
         tags.get("config"),
         int(tags["seed"]),
         math.nan if info.end_time is None else (info.end_time - info.start_time) / 1000,
+        params.get("model.method"),
         *(params.get(key) for key in searched),
     )
 

@@ -1,30 +1,31 @@
 """The bookkeeping of the confirmation: the best configurations of a search, and the file's own values, with new seeds.
 
 Each configuration and seed is a trial of a second Optuna study, `NAME/confirm`. Only these runs read the test split,
-once each, after their checkpoint was chosen on val.
+once each, after their checkpoint was chosen on val; before them, its labels say what is had without any modality.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
-from studies.blocks import Part
-from studies.bookkeeping import Begun, Bookkeeping
-from studies.errors import StudyError
+from dmr.without_modalities import value_without_modalities
+from studies.bookkeeping import PARENT, Begun, Bookkeeping
 from studies.folder import Stage
 from studies.ledger import Ledger
 from studies.names import CONFIRM, WANTED
 from studies.plan import StudyPlan
-from studies.points import with_point
 from studies.scheduler import StudyScheduler, make_scheduler
-from studies.space_checks import DEFAULTS, first_point
+from studies.space_checks import DEFAULTS
 
 NO_TRIAL = -1
 EARLIER = "earlier"
+WITHOUT = "without_modalities"
 
 
 class Configuration(NamedTuple):
@@ -62,7 +63,7 @@ def choose_configurations(ledger: Ledger) -> list[Configuration]:
         own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
         names = {trial.number: f"best {rank}" for rank, trial in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
-        defaults = _defaults(plan, part)
+        defaults = plan.defaults(part)
         number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
         names[number] = f"{names[number]}, {DEFAULTS}" if number in names else DEFAULTS
         points.setdefault(NO_TRIAL, part.whole({}))
@@ -84,14 +85,6 @@ def _best(plan: StudyPlan, trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 def _dominates(one: list[float], other: list[float]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-
-def _defaults(plan: StudyPlan, part: Part) -> dict[str, Any] | None:
-    """The file's own values as a point of the space; None where they lie outside of it."""
-    try:
-        return first_point(DEFAULTS, DEFAULTS, part, with_point(plan.document, part.fixed), "")
-    except StudyError:
-        return None
 
 
 class Confirmation(Bookkeeping):
@@ -123,6 +116,7 @@ class Confirmation(Bookkeeping):
             pair = _pair(trial)
             if self._name(pair) != before.get(pair.key, EARLIER) and trial.state != TrialState.WAITING:
                 self.tracker.tags(f"{self.stage}/{trial.number}", {"config": self._name(pair)})
+        self._say_without_modalities()
         self.study.set_user_attr(WANTED, {key: one.name for key, one in self.wanted.items()})
         known = {_pair(trial).key: trial for trial in trials}
         for key, one in self.wanted.items():
@@ -132,6 +126,15 @@ class Confirmation(Bookkeeping):
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes))
             elif known[key].state.is_finished():
                 self.endings[known[key].user_attrs.get("stop_reason", "error")] += 1
+
+    def _say_without_modalities(self) -> None:
+        """Tell the study's own run, once, the main metric on test of always answering one class."""
+        if WITHOUT in self.study.user_attrs:
+            return
+        seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
+        value = value_without_modalities(seen, "test", self.plan.main_metric)
+        self.tracker.tags(PARENT, {WITHOUT: json.dumps({"test": value})})
+        self.study.set_user_attr(WITHOUT, value)
 
     @property
     def dataset(self) -> MultimodalDataset:
