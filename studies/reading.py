@@ -54,6 +54,28 @@ def heatmap(
         raise StudyError(str(error)) from None
 
 
+@command("report")
+def report(
+    name: NameArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Else report.html in the study's folder.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.report import write_study_report
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    folder.document()  # there is such a study
+    if output is not None and not output.parent.is_dir():
+        raise StudyError(f"{output}: there is no directory {output.parent}")
+    try:
+        typer.echo(write_study_report(folder, output or folder.report))
+    except LookupError as error:
+        raise StudyError(error.args[0]) from None
+
+
 def _results(name: str, storage: Path | None, stage: str, metrics: Literal["main", "all"]) -> StudyResults:
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage

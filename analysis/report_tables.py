@@ -1,0 +1,252 @@
+"""The tables of a report: from frames to columns and cells that a template writes down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.compare import Comparison
+from analysis.results import SUMMARIES, StudyResults, trial_values
+
+NOTHING = "–"
+SHAPLEY = "shapley_"
+COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
+    "mean": ("mean", "mean over combinations, then over seeds; below it the 95 % interval over seeds"),
+    "iqm": ("interquartile mean", "the same without the lowest and the highest quarter of the seeds"),
+    "worst": ("worst", "each seed's worst combination, mean over seeds"),
+    "full": ("full", "all modalities present, mean over seeds"),
+    "expected": ("expected", "mean over combinations, weighted by the study's deployment odds"),
+    "minus_reference": ("minus reference", "difference of the means"),
+    "p_seeds_holm": ("p, seeds", "exact paired test over seeds, after Holm's correction"),
+    "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
+    "minus_defaults": ("minus the file's own", "difference to the file's own values of the same method"),
+    "p_defaults": ("p, own", "exact paired test over seeds against the file's own values"),
+    "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
+    "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
+}
+INTERVALS = {"mean": ("low", "high"), "iqm": ("iqm_low", "iqm_high")}
+SIGNED = ("minus_reference", "minus_defaults", "gap_to_dedicated")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, whether its cells are numbers, and what it means."""
+
+    label: str
+    number: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell: its text, the number it is sorted by, a second line, and where it leads."""
+
+    text: str = NOTHING
+    value: float | None = None
+    note: str = ""
+    link: str = ""
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the row.
+
+    Attributes:
+        order: the column that the rows come ordered by, and in which direction.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    order: tuple[int, Literal["ascending", "descending"]] | None = None
+
+
+def number(value: Any, signed: bool = False) -> str:
+    """Four decimals, or four digits where that says more; nothing where there is no value."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:{'+' if signed else ''}.4f}" if abs(value) < 100 else f"{value:{'+' if signed else ''}.1f}"
+    return text.replace("-", "−")
+
+
+def p_text(value: float) -> str:
+    return NOTHING if not math.isfinite(value) else f"{value:.4f}" if value >= 0.0001 else f"{value:.0e}"
+
+
+def interval_text(low: float, high: float) -> str:
+    """Empty where there is no interval, as of one seed."""
+    return f"{number(low)} to {number(high)}" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def value_cell(value: Any, note: str = "", signed: bool = False) -> Cell:
+    if value is None or pd.isna(value):
+        return Cell()
+    return Cell(number(float(value), signed), float(value), note)
+
+
+def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
+    """Every trial of the search: those with values first, best first, then the others by their number.
+
+    Args:
+        link: from a run's id to its page in MLflow.
+    """
+    runs, table = results.runs, results.table
+    searched = list(results.searched)
+    values = _summaries(results, "val")
+    objectives = [one["metric"].removeprefix("val/") for one in results.objectives]
+    names = [*objectives, *(name for name in _summary_names(results) if name not in objectives and name in values)]
+    points = table.groupby("run")[searched].first() if searched else pd.DataFrame(index=runs.index)
+    best = {trial: rank for rank, trial in enumerate(trial_values(results).index)}
+    ranked = runs.assign(rank=[best.get(trial, len(best)) for trial in runs["trial"]]).sort_values(["rank", "trial"])
+    columns = [Column("trial", number=True), Column("method"), Column("ended")]
+    columns += [Column(name, number=True, title="on val, at the best epoch") for name in names]
+    columns += [Column(key, number=pd.api.types.is_numeric_dtype(table[key])) for key in searched]
+    columns += [Column("seconds", number=True), Column("MLflow run")]
+    rows = []
+    for run_id, run in ranked.iterrows():
+        cells = [Cell(str(run["trial"]), run["trial"]), _text(run["method"]), _text(run["status"])]
+        found = values.loc[run_id] if run_id in values.index else {}
+        cells += [value_cell(found.get(name)) for name in names]
+        cells += [_searched(points.loc[run_id, key]) for key in searched]
+        cells += [_seconds(run["seconds"]), Cell(str(run_id), link=link(str(run_id)), code=True)]
+        rows.append(tuple(cells))
+    first = results.objectives[0]
+    caption = (
+        f"All {len(rows)} trials of the search, one seed each, values on val: first those with values, best first by "
+        f"{first['metric']}"
+    )
+    return Table("trials", caption, tuple(columns), tuple(rows), (3, _direction(first["mode"])))
+
+
+def confirm_table(results: StudyResults, link: Callable[[str], str]) -> Table:
+    """Every confirm run, by method, configuration and seed: what means and intervals are made of."""
+    values = _summaries(results, "test")
+    names = [name for name in _summary_names(results) if name in values]
+    columns = [Column("run"), Column("method"), Column("configuration"), Column("seed", number=True), Column("ended")]
+    columns += [Column(name, number=True, title="on test, at the epoch that was best on val") for name in names]
+    columns += [Column("seconds", number=True)]
+    rows = []
+    for run_id, run in results.runs.sort_values(["method", "config", "seed"], kind="stable").iterrows():
+        found = values.loc[run_id] if run_id in values.index else {}
+        cells = [Cell(str(run_id), link=link(str(run_id)), code=True), _text(run["method"]), _text(run["config"])]
+        cells += [Cell(str(run["seed"]), run["seed"]), _text(run["status"])]
+        cells += [value_cell(found.get(name)) for name in names]
+        rows.append((*cells, _seconds(run["seconds"])))
+    caption = f"All {len(rows)} confirm runs, values on test: what every mean and interval of this page is made of"
+    return Table("confirm-runs", caption, tuple(columns), tuple(rows))
+
+
+def configurations_table(comparison: Comparison) -> Table:
+    """A row a configuration: what a comparison says of it as a whole."""
+    summary = comparison.summary
+    shown = [name for name in COLUMNS if name in summary and summary[name].notna().any()]
+    modalities = [name for name in summary if name.startswith(SHAPLEY) and summary[name].notna().any()]
+    columns = [Column("configuration"), Column("trial", number=True), Column("seeds", number=True)]
+    columns += [Column(COLUMNS[name][0], number=True, title=COLUMNS[name][1]) for name in shown]
+    columns += [
+        Column(f"Shapley, {name.removeprefix(SHAPLEY)}", number=True, title="this modality's share of the full value")
+        for name in modalities
+    ]
+    rows = []
+    for label, row in summary.iterrows():
+        reference = ", the reference" if label == comparison.reference else ""
+        cells = [Cell(f"{label}{reference}"), _trial(row["trial"]), Cell(str(row["seeds"]), float(row["seeds"]))]
+        for name in shown:
+            if name.startswith("p_"):
+                value = float(row[name])
+                cells.append(Cell(p_text(value), value) if math.isfinite(value) else Cell())
+            else:
+                note = interval_text(*(row[end] for end in INTERVALS[name])) if name in INTERVALS else ""
+                cells.append(value_cell(row[name], note, signed=name in SIGNED))
+        rows.append((*cells, *(value_cell(row[name]) for name in modalities)))
+    caption = (
+        f"{comparison.metric} on {comparison.split} of {len(rows)} configurations over {comparison.combinations_text} "
+        f"combinations ({_better(comparison.mode)}); with 95 % intervals over seeds. Reference: {comparison.reference}"
+    )
+    order = (3, _direction(comparison.mode)) if shown and shown[0] == "mean" else None
+    return Table("configurations", caption, tuple(columns), tuple(rows), order)
+
+
+def combinations_table(comparison: Comparison) -> Table:
+    """A row a combination, a column a configuration."""
+    cells = {(row.label, row.combination): row for row in comparison.by_combination.itertuples(index=False)}
+    labels = list(comparison.summary.index)
+    columns = [Column("combination"), Column("modalities", number=True), *(Column(str(l), number=True) for l in labels)]
+    rows = []
+    for name, size in zip(comparison.combinations.names, comparison.combinations.sizes.tolist(), strict=True):
+        row = [Cell(name), Cell(str(size), size)]
+        for label in labels:
+            found = cells.get((label, name))
+            row.append(Cell() if found is None else value_cell(found.mean, interval_text(found.low, found.high)))
+        rows.append(tuple(row))
+    caption = (
+        f"{comparison.metric} on {comparison.split} of each combination ({_better(comparison.mode)}): mean over seeds, "
+        f"below it the 95 % interval over seeds"
+    )
+    return Table("combinations", caption, tuple(columns), tuple(rows), (1, "ascending"))
+
+
+def failures_table(runs: pd.DataFrame, messages: dict[str, str], link: Callable[[str], str]) -> Table:
+    """Runs that failed, and why.
+
+    Args:
+        messages: the first line of their errors, by the run's id, as far as they were read.
+    """
+    columns = (Column("run"), Column("stage"), Column("trial", number=True), Column("reason"), Column("message"))
+    rows = tuple(
+        (
+            Cell(str(run_id), link=link(str(run_id)), code=True),
+            _text(run["stage"]),
+            _trial(run["trial"]),
+            _text(run["status"]),
+            Cell(messages.get(str(run_id)) or NOTHING),
+        )
+        for run_id, run in runs.iterrows()
+    )
+    return Table("failures", f"The {len(rows)} runs that failed", columns, rows)
+
+
+def _summary_names(results: StudyResults) -> list[str]:
+    return [f"{results.main_metric}_{summary}" for summary in SUMMARIES]
+
+
+def _summaries(results: StudyResults, split: str) -> pd.DataFrame:
+    """Index run, a column a metric that is no combination's."""
+    table = results.table
+    rows = table[(table["split"] == split) & table["combination"].isna()]
+    return rows.pivot(index="run", columns="metric", values="value")
+
+
+def _direction(mode: str) -> Literal["ascending", "descending"]:
+    return "ascending" if mode == "min" else "descending"
+
+
+def _better(mode: str) -> str:
+    return "higher is better" if mode == "max" else "lower is better"
+
+
+def _text(value: Any) -> Cell:
+    return Cell() if value is None or pd.isna(value) else Cell(str(value))
+
+
+def _trial(value: Any) -> Cell:
+    """The file's own values have no trial where the search did not run them."""
+    return Cell() if pd.isna(value) or value < 0 else Cell(str(int(value)), float(value))
+
+
+def _searched(value: Any) -> Cell:
+    if value is None or pd.isna(value):
+        return Cell()
+    if isinstance(value, float):
+        return Cell(f"{value:.4g}".replace("-", "−") if value < 0 else f"{value:.4g}", value)
+    return Cell(str(value), float(value)) if isinstance(value, int) and not isinstance(value, bool) else Cell(str(value))
+
+
+def _seconds(value: float) -> Cell:
+    return Cell() if pd.isna(value) else Cell(f"{value:.1f}", float(value))
