@@ -17,7 +17,7 @@ from dmr.combinations import all_combinations
 
 PAGE = 1_000
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
-RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds")
+RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
 SUMMARIES = ("mean", "worst", "full", "expected")
 
 
@@ -32,7 +32,7 @@ class StudyResults:
         combinations: in words, how many of all combinations were evaluated.
         tags: of the study's own run.
         runs: one row a run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
-            ...), seed, and seconds, NaN until it ends.
+            ...), seed, seconds, NaN until it ends, and model, the value of `model.method`.
         table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`,
             have no combination; a run without values has one row without split, metric, combination and value.
     """
@@ -176,7 +176,8 @@ def _run_row(run: Any) -> tuple[Any, ...]:
     (run_id, trial, stage, status, method, seed), _ = _identity(run, ())
     ended = run.info.end_time
     seconds = math.nan if ended is None else (ended - run.info.start_time) / 1000
-    return run_id, trial, stage, status, method, run.data.tags.get("config"), seed, seconds
+    model = run.data.params.get("model.method")
+    return run_id, trial, stage, status, method, run.data.tags.get("config"), seed, seconds, model
 
 
 def _rows(run: Any, searched: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:

@@ -1,0 +1,56 @@
+"""The small files that runs left in MLflow, read in one place: a file that is gone or damaged is None, never an error."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLES = "samples.npz"
+Samples = tuple[npt.NDArray[np.float32], tuple[str, ...]]
+
+
+def read_artifact(client: Any, run_id: str, name: str) -> bytes | None:
+    """The bytes of a run's artifact, None where MLflow has not got it.
+
+    Args:
+        client: an `MlflowClient`.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one a file
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+        except (MlflowException, OSError):
+            return None
+
+
+def read_samples(client: Any, run_id: str) -> Samples | None:
+    """Scores (C, N) of each test sample of a confirm run, higher is better, and the names of the C combinations; None
+    where the file is gone or is not that. Nothing in it is unpickled.
+    """
+    content = read_artifact(client, run_id, SAMPLES)
+    if content is None:
+        return None
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            scores, names = np.asarray(file["scores"], dtype=np.float32), tuple(map(str, file["combinations"]))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return (scores, names) if scores.ndim == 2 and len(scores) == len(names) else None
+
+
+def samples_reader(tracking_uri: str) -> Callable[[str], Samples | None]:
+    """`read_samples` of the runs of a store, by their ids."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri)
+    return lambda run_id: read_samples(client, run_id)

@@ -1,0 +1,153 @@
+"""What a comparison compares: the configurations that studies confirmed, or else the best trials of their searches.
+
+Letters: S seeds, C combinations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.results import StudyResults, trial_values
+from analysis.statistics import Floats
+from dmr.combinations import Combinations, evaluated_combinations
+
+BEST, DEFAULTS, EARLIER = "best 1", "defaults", "earlier"
+Split = Literal["test", "val"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration of one study.
+
+    Attributes:
+        method: as in tables, the block or the method; `model` is the method itself, `model.method`.
+        config: `best 1`, `defaults`, ..., or `best 1, defaults` where the best one is the file's own.
+        trial: of the search; −1 for the file's own values where the search did not run them.
+        label: what figures and tables call it, unique in the comparison.
+        values: (S, C) of the main metric, rows in the order of `seeds`, columns in that of the combinations.
+        run_ids: of the runs that the values come from, in the order of `seeds`.
+    """
+
+    study: str
+    method: str
+    config: str
+    trial: int
+    label: str
+    model: str
+    seeds: tuple[int, ...]
+    values: Floats
+    run_ids: tuple[str, ...]
+
+    @property
+    def is_defaults(self) -> bool:
+        """Whether these are the file's own values."""
+        return DEFAULTS in self.config
+
+
+class Entries(NamedTuple):
+    """The entries of all studies, those combinations that have values, and sentences on what fell out."""
+
+    entries: tuple[Entry, ...]
+    split: Split
+    combinations: Combinations
+    notes: tuple[str, ...]
+
+
+def find_entries(results: Sequence[StudyResults]) -> Entries:
+    """The confirmed configurations, on test. Where a study has none, all studies give the best trial that the search
+    found of each method, on val, since numbers of the two kinds do not compare.
+
+    Raises:
+        ValueError: a study has no values at all, or studies have values of different combinations.
+    """
+    bare = [one.study for one in results if not _values(one, "confirm", "test").notna().any(axis=None)]
+    split: Split = "val" if bare else "test"
+    notes = (
+        [f"{', '.join(bare)}: nothing is confirmed; `dmr confirm NAME` trains the best again, for test"] if bare else []
+    )
+    entries: list[Entry] = []
+    covered: tuple[str, ...] | None = None
+    for one in results:
+        values = _values(one, "search" if bare else "confirm", split).dropna(axis="columns", how="all")
+        if values.empty:
+            raise ValueError(f"{one.study}: no trial has values")
+        if covered is not None and covered != tuple(values.columns):
+            raise ValueError(f"{results[0].study} and {one.study} have values of different combinations")
+        covered = tuple(values.columns)
+        found = list(_searched(one, values.dropna()) if bare else _confirmed(one, values.dropna()))
+        notes += [] if bare else _missing(one, found)
+        entries += [replace(entry, label=f"{one.study}: {entry.label}") for entry in found] if results[1:] else found
+    if not entries:
+        raise ValueError(f"{results[0].study}: no configuration has values")
+    evaluated = evaluated_combinations(results[0].modalities)
+    members = [member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in covered]
+    if len(members) < len(evaluated):
+        notes.append(f"{len(evaluated) - len(members)} combinations have no samples on {split}: they count nowhere")
+    return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
+
+
+def _values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
+    """The main metric: index run, a column a combination in order, NaN where there is none."""
+    table = results.table
+    rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == results.main_metric)]
+    rows = rows[rows["combination"].notna()]
+    names = evaluated_combinations(results.modalities).names
+    return rows.pivot(index="run", columns="combination", values="value").reindex(columns=list(names)).astype(float)
+
+
+def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
+    runs = results.runs.loc[values.index]
+    runs = runs[runs["config"] != EARLIER].sort_values("seed", kind="stable")
+    for (method, config, trial), own in runs.groupby(["method", "config", "trial"], sort=False):
+        yield _entry(results, str(method), str(config), int(trial), own, values)
+
+
+def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
+    """The best trial of each method by the first objective."""
+    runs = results.runs.loc[values.index].reset_index().set_index("trial")
+    order = [trial for trial in trial_values(results).index if trial in runs.index]
+    for method, own in runs.loc[order].groupby("method", sort=False):
+        best = own.head(1).reset_index().set_index("run")
+        yield _entry(results, str(method), BEST, int(best["trial"].iloc[0]), best, values)
+
+
+def _entry(
+    results: StudyResults, method: str, config: str, trial: int, runs: pd.DataFrame, values: pd.DataFrame
+) -> Entry:
+    return Entry(
+        study=results.study,
+        method=method,
+        config=config,
+        trial=trial,
+        label=f"{method} {config}",
+        model=str(runs["model"].iloc[0]),
+        seeds=tuple(int(seed) for seed in runs["seed"]),
+        values=np.ascontiguousarray(values.loc[runs.index]),
+        run_ids=tuple(map(str, runs.index)),
+    )
+
+
+def _missing(results: StudyResults, found: Sequence[Entry]) -> list[str]:
+    """What of a confirmation is not compared."""
+    runs = results.runs[results.runs["stage"] == "confirm"]
+    earlier = runs["config"] == EARLIER
+    used = {run for entry in found for run in entry.run_ids}
+    lost = runs[~earlier & ~runs.index.isin(used)]
+    notes = []
+    if len(lost):
+        parts = [
+            f"{method} {config} seed {seed} {status}"
+            for method, config, seed, status in lost[["method", "config", "seed", "status"]].itertuples(index=False)
+        ]
+        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+        notes.append(
+            f"{results.study}: {len(lost)} of {len(runs)} confirm runs have no values: {', '.join(parts[:5])}{more}"
+        )
+    if earlier.any():
+        notes.append(f"{results.study}: {earlier.sum()} confirm runs of an earlier confirmation are left out")
+    return notes
