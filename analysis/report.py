@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from analysis.artifacts import read_artifact, samples_reader
@@ -104,6 +103,7 @@ def render(source: Source) -> str:
     messages = {str(run_id): _message(read_artifact(client, str(run_id), "error.txt")) for run_id in failed.index[:MESSAGES]}
     style, script = _own("report.css"), _own("report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["code"] = _code
     shown_uri = without_password(source.tracking_uri)
     return environment.from_string(_own("report.html")).render(
         nothing=NOTHING,
@@ -186,6 +186,13 @@ def _markup(text: str) -> Any:
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def _code(text: str) -> Any:
+    """Escaped, and what stands between backticks as code."""
+    from markupsafe import escape
+
+    return _markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _hash(text: str) -> Any:

@@ -16,7 +16,7 @@ from analysis.entries import Entry
 from analysis.pairs import common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text
 from analysis.results import StudyResults, combination_values, trial_values
-from analysis.statistics import Interval, bootstrap_mean
+from analysis.statistics import Interval, bootstrap_mean, shapley
 from dmr.combinations import SEPARATOR
 
 LEVEL = 0.05
@@ -86,7 +86,7 @@ def _confirmed(search: StudyResults, comparison: Comparison) -> Answer:
     seeds = _count(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
     headline = (
-        f"{entry.label}, the configuration that the search put first on val, reaches a mean {metric} of "
+        f"{entry.label}{_trial_words(entry)}, the configuration that the search put first on val, reaches a mean {metric} of "
         f"{_with_interval(found['mean'])} on test over {count} combinations of modalities, "
         f"{number(found['worst'].estimate)} in its worst combination"
         + (f" and {number(found['full'].estimate)} with all modalities" if "full" in found else "")
@@ -102,21 +102,32 @@ def _weakest(entry: Entry, comparison: Comparison) -> str:
     means = entry.values.mean(axis=0)
     position = int(means.argmin() if comparison.mode == "max" else means.argmax())
     words = combination_words(comparison.combinations.names[position], comparison.combinations.modalities)
-    return f"It is worst with {words}: {comparison.metric} {number(means[position])} (mean over its seeds)."
+    return f"Its weakest combination is {words}: {comparison.metric} {number(means[position])}, mean over seeds."
 
 
 def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
+    """What no modality at all is worth moves the values of all modalities alike: without it their order is known, and
+    how far they are apart.
+    """
     row = comparison.summary.loc[entry.label]
-    known = {name.removeprefix(SHAPLEY): row[name] for name in row.index if str(name).startswith(SHAPLEY)}
-    values = pd.Series(known, dtype=float).dropna().sort_values(ascending=False, kind="stable")
-    if values.empty:
+    known = {str(name).removeprefix(SHAPLEY): row[name] for name in row.index if str(name).startswith(SHAPLEY)}
+    if not known and not comparison.combinations.complete:
         return
-    if comparison.mode == "min":
-        values = values.iloc[::-1]
-    yield (
-        f"The modality that matters most is {values.index[0]} (Shapley value {number(values.iloc[0], signed=True)}), "
-        f"the least {values.index[-1]} ({number(values.iloc[-1], signed=True)})."
-    )
+    values = pd.Series(known or shapley(entry.values.mean(axis=0), comparison.combinations, empty=0.0), dtype=float)
+    if values.isna().any():
+        return
+    values = values.sort_values(ascending=comparison.mode == "min", kind="stable")
+    most, least = values.index[0], values.index[-1]
+    if known:
+        yield (
+            f"The modality that matters most is {most} (Shapley value {number(values[most], signed=True)}), the least "
+            f"{least} ({number(values[least], signed=True)})."
+        )
+    else:
+        yield (
+            f"The modality that matters most is {most}, the least {least}; their Shapley values are "
+            f"{number(abs(values[most] - values[least]))} apart."
+        )
 
 
 def _searching(entry: Entry, comparison: Comparison) -> Iterator[str]:
@@ -240,6 +251,10 @@ def _unconfirmed(search: StudyResults) -> Answer:
         f"{metric} {number(values[first['metric']].iloc[0])} on val."
     )
     return Answer(headline, figures, tuple(sentences))
+
+
+def _trial_words(entry: Entry) -> str:
+    return f" (trial {entry.trial})" if entry.trial >= 0 else ""
 
 
 def _number(row: pd.Series, name: str) -> float:

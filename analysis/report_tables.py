@@ -14,6 +14,7 @@ from analysis.results import SUMMARIES, StudyResults, trial_values
 
 NOTHING = "–"
 SHAPLEY = "shapley_"
+BLOCK = "block"  # a block's name is what its trials' method is called
 COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "mean": ("mean", "mean over combinations, then over seeds; below it the 95 % interval over seeds"),
     "iqm": ("interquartile mean", "the same without the lowest and the highest quarter of the seeds"),
@@ -97,7 +98,7 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
         link: from a run's id to its page in MLflow.
     """
     runs, table = results.runs, results.table
-    searched = list(results.searched)
+    searched = [key for key in results.searched if key != BLOCK]
     values = _summaries(results, "val")
     objectives = [one["metric"].removeprefix("val/") for one in results.objectives]
     names = [*objectives, *(name for name in _summary_names(results) if name not in objectives and name in values)]
@@ -128,16 +129,15 @@ def confirm_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     """Every confirm run, by method, configuration and seed: what means and intervals are made of."""
     values = _summaries(results, "test")
     names = [name for name in _summary_names(results) if name in values]
-    columns = [Column("run"), Column("method"), Column("configuration"), Column("seed", number=True), Column("ended")]
+    columns = [Column("method"), Column("configuration"), Column("seed", number=True), Column("ended")]
     columns += [Column(name, number=True, title="on test, at the epoch that was best on val") for name in names]
-    columns += [Column("seconds", number=True)]
+    columns += [Column("seconds", number=True), Column("MLflow run")]
     rows = []
     for run_id, run in results.runs.sort_values(["method", "config", "seed"], kind="stable").iterrows():
         found = values.loc[run_id] if run_id in values.index else {}
-        cells = [Cell(str(run_id), link=link(str(run_id)), code=True), _text(run["method"]), _text(run["config"])]
-        cells += [Cell(str(run["seed"]), run["seed"]), _text(run["status"])]
+        cells = [_text(run["method"]), _text(run["config"]), Cell(str(run["seed"]), run["seed"]), _text(run["status"])]
         cells += [value_cell(found.get(name)) for name in names]
-        rows.append((*cells, _seconds(run["seconds"])))
+        rows.append((*cells, _seconds(run["seconds"]), Cell(str(run_id), link=link(str(run_id)), code=True)))
     caption = f"All {len(rows)} confirm runs, values on test: what every mean and interval of this page is made of"
     return Table("confirm-runs", caption, tuple(columns), tuple(rows))
 
@@ -198,18 +198,20 @@ def failures_table(runs: pd.DataFrame, messages: dict[str, str], link: Callable[
     Args:
         messages: the first line of their errors, by the run's id, as far as they were read.
     """
-    columns = (Column("run"), Column("stage"), Column("trial", number=True), Column("reason"), Column("message"))
+    columns = ("trial", "method", "stage", "reason", "message", "MLflow run")
     rows = tuple(
         (
-            Cell(str(run_id), link=link(str(run_id)), code=True),
-            _text(run["stage"]),
             _trial(run["trial"]),
+            _text(run["method"]),
+            _text(run["stage"]),
             _text(run["status"]),
             Cell(messages.get(str(run_id)) or NOTHING),
+            Cell(str(run_id), link=link(str(run_id)), code=True),
         )
-        for run_id, run in runs.iterrows()
+        for run_id, run in runs.sort_values(["stage", "trial"], kind="stable").iterrows()
     )
-    return Table("failures", f"The {len(rows)} runs that failed", columns, rows)
+    caption = f"The {len(rows)} runs that failed" if len(rows) > 1 else "The run that failed"
+    return Table("failures", caption, tuple(Column(name, number=name == "trial") for name in columns), rows)
 
 
 def _summary_names(results: StudyResults) -> list[str]:
