@@ -1,4 +1,4 @@
-"""The small files that runs left in MLflow, read in one place: a file that is gone or damaged is None, never an error."""
+"""The small files that runs left in MLflow: one that is gone or damaged is None, never an error."""
 
 from __future__ import annotations
 

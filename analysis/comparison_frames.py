@@ -141,9 +141,7 @@ def _rows(
             "p": to_reference[c].test.p_value,
             "p_samples": math.nan if tests is None else tests.each[c].p_value,
             "minus_defaults": to_defaults[c].interval.estimate,
-            "minus_dedicated": math.nan
-            if dedicated is None
-            else float((values.mean() - dedicated.values[:, c].mean())),
+            "minus_dedicated": math.nan if dedicated is None else float(values.mean() - dedicated.values[:, c].mean()),
         }
 
 

@@ -65,46 +65,51 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     Raises:
         ValueError: a study has no values at all, or studies have values of different combinations.
     """
-    bare = [one.study for one in results if not _values(one, "confirm", "test").notna().any(axis=None)]
+    bare = [one.study for one in results if _values(one, "confirm", "test").empty]
+    stage: str = "search" if bare else "confirm"
     split: Split = "val" if bare else "test"
-    notes = (
-        [f"{', '.join(bare)}: nothing is confirmed; `dmr confirm NAME` trains the best again, for test"] if bare else []
-    )
-    entries: list[Entry] = []
-    covered: tuple[str, ...] | None = None
-    for one in results:
-        values = _values(one, "search" if bare else "confirm", split).dropna(axis="columns", how="all")
-        if values.empty:
+    values = [_values(one, stage, split) for one in results]
+    for one, own in zip(results, values, strict=True):
+        if own.empty:
             raise ValueError(f"{one.study}: no trial has values")
-        if covered is not None and covered != tuple(values.columns):
+        if tuple(own) != tuple(values[0]):
             raise ValueError(f"{results[0].study} and {one.study} have values of different combinations")
-        covered = tuple(values.columns)
-        found = list(_searched(one, values.dropna()) if bare else _confirmed(one, values.dropna()))
+    entries, notes = [], [_bare_note(bare)] if bare else []
+    for one, own in zip(results, values, strict=True):
+        found = list(_searched(one, own) if bare else _confirmed(one, own))
         notes += [] if bare else _missing(one, found)
         entries += [replace(entry, label=f"{one.study}: {entry.label}") for entry in found] if results[1:] else found
     if not entries:
         raise ValueError(f"{results[0].study}: no configuration has values")
     evaluated = evaluated_combinations(results[0].modalities)
-    members = [member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in covered]
+    members = [member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in values[0]]
     if len(members) < len(evaluated):
         notes.append(f"{len(evaluated) - len(members)} combinations have no samples on {split}: they count nowhere")
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
 
 
+def _bare_note(studies: Sequence[str]) -> str:
+    return (
+        f"{', '.join(studies)}: nothing is confirmed, so these are the best trials of the search, on val; "
+        f"`dmr confirm {studies[0]}` gives values on test, intervals and tests"
+    )
+
+
 def _values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
-    """The main metric: index run, a column a combination in order, NaN where there is none."""
+    """The main metric of the runs that have it: index run, a column a combination in order, of those that any has."""
     table = results.table
     rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == results.main_metric)]
     rows = rows[rows["combination"].notna()]
+    found = rows.pivot(index="run", columns="combination", values="value").astype(float)
     names = evaluated_combinations(results.modalities).names
-    return rows.pivot(index="run", columns="combination", values="value").reindex(columns=list(names)).astype(float)
+    return found[[name for name in names if name in found]].dropna()
 
 
 def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
     runs = results.runs.loc[values.index]
     runs = runs[runs["config"] != EARLIER].sort_values("seed", kind="stable")
-    for (method, config, trial), own in runs.groupby(["method", "config", "trial"], sort=False):
-        yield _entry(results, str(method), str(config), int(trial), own, values)
+    for (method, config), own in runs.groupby(["method", "config"], sort=False):
+        yield _entry(results, str(method), str(config), own, values)
 
 
 def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
@@ -112,18 +117,15 @@ def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
     runs = results.runs.loc[values.index].reset_index().set_index("trial")
     order = [trial for trial in trial_values(results).index if trial in runs.index]
     for method, own in runs.loc[order].groupby("method", sort=False):
-        best = own.head(1).reset_index().set_index("run")
-        yield _entry(results, str(method), BEST, int(best["trial"].iloc[0]), best, values)
+        yield _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
 
 
-def _entry(
-    results: StudyResults, method: str, config: str, trial: int, runs: pd.DataFrame, values: pd.DataFrame
-) -> Entry:
+def _entry(results: StudyResults, method: str, config: str, runs: pd.DataFrame, values: pd.DataFrame) -> Entry:
     return Entry(
         study=results.study,
         method=method,
         config=config,
-        trial=trial,
+        trial=int(runs["trial"].iloc[0]),
         label=f"{method} {config}",
         model=str(runs["model"].iloc[0]),
         seeds=tuple(int(seed) for seed in runs["seed"]),

@@ -1,19 +1,22 @@
 """The bookkeeping of the confirmation: the best configurations of a search, and the file's own values, with new seeds.
 
 Each configuration and seed is a trial of a second Optuna study, `NAME/confirm`. Only these runs read the test split,
-once each, after their checkpoint was chosen on val.
+once each, after their checkpoint was chosen on val; before them, its labels say what is had without any modality.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
+from dmr.without_modalities import value_without_modalities
 from studies.blocks import Part
-from studies.bookkeeping import Begun, Bookkeeping
+from studies.bookkeeping import PARENT, Begun, Bookkeeping
 from studies.errors import StudyError
 from studies.folder import Stage
 from studies.ledger import Ledger
@@ -25,6 +28,7 @@ from studies.space_checks import DEFAULTS, first_point
 
 NO_TRIAL = -1
 EARLIER = "earlier"
+WITHOUT = "without_modalities"
 
 
 class Configuration(NamedTuple):
@@ -123,6 +127,7 @@ class Confirmation(Bookkeeping):
             pair = _pair(trial)
             if self._name(pair) != before.get(pair.key, EARLIER) and trial.state != TrialState.WAITING:
                 self.tracker.tags(f"{self.stage}/{trial.number}", {"config": self._name(pair)})
+        self._say_without_modalities()
         self.study.set_user_attr(WANTED, {key: one.name for key, one in self.wanted.items()})
         known = {_pair(trial).key: trial for trial in trials}
         for key, one in self.wanted.items():
@@ -132,6 +137,15 @@ class Confirmation(Bookkeeping):
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes))
             elif known[key].state.is_finished():
                 self.endings[known[key].user_attrs.get("stop_reason", "error")] += 1
+
+    def _say_without_modalities(self) -> None:
+        """Tell the study's own run, once, the main metric on test of always answering one class."""
+        if WITHOUT in self.study.user_attrs:
+            return
+        seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
+        value = value_without_modalities(seen, "test", self.plan.main_metric)
+        self.tracker.tags(PARENT, {WITHOUT: json.dumps({"test": value})})
+        self.study.set_user_attr(WITHOUT, value)
 
     @property
     def dataset(self) -> MultimodalDataset:

@@ -1,0 +1,117 @@
+"""`dmr compare`: methods or studies side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from studies.commands import StorageOption, command, people
+from studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from analysis.artifacts import Samples
+    from analysis.compare import Comparison
+    from analysis.results import StudyResults
+
+
+@command("compare")
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies of the same data.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Test against this entry; else the study's own method, best.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv and combinations.csv.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
+    from studies.comparison_tables import show_comparison
+
+    comparison = compare_studies(names, storage, reference)
+    show_comparison(comparison)
+    for note in comparison.notes:
+        people().print(f"- {note}", markup=False, soft_wrap=True)
+    if output is not None:
+        for path in write_comparison(comparison, output):
+            typer.echo(path)
+
+
+def compare_studies(names: list[str], storage: Path | None, reference: str | None) -> Comparison:
+    """The comparison of studies of one storage.
+
+    Raises:
+        StudyError: one line: a study is not there, studies are of different data, or as `analysis.compare.compare`.
+    """
+    from analysis.artifacts import samples_reader
+    from analysis.compare import compare
+    from analysis.results import load_study
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.mlflow_store import fail_soon
+
+    fail_soon()
+    folders = [StudyFolder(resolve_storage(storage), name) for name in names]
+    documents = [folder.document() for folder in folders]
+    for name, document in zip(names[1:], documents[1:], strict=True):
+        _check_same_data(names[0], documents[0], name, document)
+    results: list[StudyResults] = []
+    readers: dict[str, Callable[[str], Samples | None]] = {}
+    for folder, document in zip(folders, documents, strict=True):
+        uri, experiment = folder.places().tracking_uri, document["experiment"]
+        try:
+            one = load_study(uri, folder.name, experiment=experiment, key=folder.study_key, stage=None)
+        except LookupError as error:
+            raise StudyError(error.args[0]) from None
+        results.append(one)
+        readers |= dict.fromkeys(one.runs.index, samples_reader(uri))
+    try:
+        return compare(
+            results,
+            reference=reference,
+            samples=lambda run_id: readers[run_id](run_id),
+            method=documents[0]["model"]["method"],
+        )
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+
+
+def _check_same_data(name: str, document: dict[str, Any], other: str, others: dict[str, Any]) -> None:
+    """Raises:
+    StudyError: the studies have not the same test samples, as far as their files say.
+    """
+    for key in ("dataset", "missing", "seed"):
+        if key == "seed" and document["dataset"]["name"] == "arrays" and not document.get("missing"):
+            continue  # the test samples of a folder are the same at every seed
+        if document.get(key) != others.get(key):
+            raise StudyError(
+                f"{name} and {other} cannot be compared, their data differ: {key}: "
+                f"{_shown(document.get(key))}; {_shown(others.get(key))}"
+            )
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "nothing" if value is None else str(value)
+    return ", ".join(f"{key} {part}" for key, part in value.items())
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """The tables in full precision; the paths written.
+
+    Raises:
+        StudyError: the folder cannot be made.
+    """
+    from studies.folder import write_text
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
+    tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
+    for name, frame in tables.items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+    return [folder / f"{name}.csv" for name in tables]
