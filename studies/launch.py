@@ -281,8 +281,8 @@ def _run_stage(ledger: Bookkeeping, people: TextIO, engine: ExitStack) -> Outcom
 
 def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> None:
     """Draw the heatmap and put it on the parent run, where MLflow has everything it is drawn from."""
-    from analysis.heatmap import write_heatmap
     from analysis.results import load_study
+    from analysis.trials import write_heatmap
 
     if not tracker.flush(timeout=CLOSE_SECONDS):
         return

@@ -43,7 +43,7 @@ def heatmap(
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations."""
-    from analysis.heatmap import write_heatmap
+    from analysis.trials import write_heatmap
     from studies.folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)

@@ -15,9 +15,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from analysis import heatmap
-from analysis.heatmap import HeatmapTable, draw_dots, draw_heatmap, heatmap_table, write_heatmap
+from analysis import drawing
+from analysis.drawing import draw_dots
+from analysis.heatmap import HeatmapTable, draw_heatmap
 from analysis.results import StudyResults, combination_values, load_study, summary_values
+from analysis.trials import heatmap_table, write_heatmap
 from dmr.combinations import all_combinations
 
 LONG_NAMES = (
@@ -281,8 +283,8 @@ def test_many_modalities_stay_on_one_page_without_numbers() -> None:
     [(0.0, "0.00", ".00"), (0.854, "0.85", ".85"), (0.996, "1.00", "1.0"), (1.0, "1.00", "1.0"), (12.3, "12", "12")],
 )
 def test_numbers_in_cells(value: float, full: str, short: str) -> None:
-    assert heatmap._number(value) == full
-    assert heatmap._short_number(value) == short
+    assert drawing.number(value) == full
+    assert drawing.short_number(value) == short
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf", ".PNG"])
