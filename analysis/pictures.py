@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis.compare import Comparison
 from analysis.figures import study_figures
@@ -60,4 +61,11 @@ def _drawn(figure: Figure, kind: str) -> bytes:
     metadata = {"Date": None} if kind == "svg" else None
     with mpl.rc_context({"svg.hashsalt": "dmr"}):  # the same figure gives the same bytes
         figure.savefig(buffer, format=kind, dpi=SHARPNESS * PIXELS_PER_INCH, metadata=metadata)
+    return buffer.getvalue() if kind == "svg" else _few_colours(buffer)
+
+
+def _few_colours(png: io.BytesIO) -> bytes:
+    """A drawing needs no more than 256 colours, and a third of the bytes."""
+    buffer = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(256).save(buffer, "png", optimize=True)
     return buffer.getvalue()

@@ -21,7 +21,7 @@ import yaml
 from analysis.artifacts import read_artifact, samples_reader
 from analysis.compare import Comparison, compare
 from analysis.entries import find_entries
-from analysis.pictures import Picture, pictures_of
+from analysis.pictures import pictures_of
 from analysis.report_answer import answer, chosen
 from analysis.report_facts import commands, facts, notes, space_table
 from analysis.report_tables import (
@@ -100,7 +100,9 @@ def render(source: Source) -> str:
         lambda run_id, name: read_artifact(client, run_id, name),
     )
     failed = both.runs[~both.runs["status"].isin(ENDS_WELL)]
-    messages = {str(run_id): _message(read_artifact(client, str(run_id), "error.txt")) for run_id in failed.index[:MESSAGES]}
+    messages = {
+        str(run_id): _message(read_artifact(client, str(run_id), "error.txt")) for run_id in failed.index[:MESSAGES]
+    }
     style, script = _own("report.css"), _own("report.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["code"] = _code
@@ -115,7 +117,7 @@ def render(source: Source) -> str:
         style_hash=_hash(style),
         script=_markup(script),
         script_hash=_hash(script),
-        answer=answer(search, comparison),
+        answer=answer(search, comparison, (document.get("model") or {}).get("method")),
         facts=facts(search, confirmed, document, parent.info, shown_uri),
         space=space_table(document),
         failures=failures_table(failed, messages, link) if len(failed) else None,
@@ -127,7 +129,7 @@ def render(source: Source) -> str:
         runs_note=_runs_note(source, shown_uri),
         trials=trials_table(search, link),
         confirm_runs=None if confirmed.runs.empty else confirm_table(confirmed, link),
-        commands=commands(search, comparison, shown_uri),
+        commands=commands(search, comparison),
         study_file=without_password(source.study_file),
         notes=notes(search, comparison),
     )

@@ -6,15 +6,16 @@ Letters: S seeds, C combinations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from analysis.compare import Comparison
-from analysis.entries import Entry
+from analysis.entries import BEST, Entry
 from analysis.pairs import common_seeds
-from analysis.report_tables import SHAPLEY, interval_text, number, p_text
+from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
 from analysis.results import StudyResults, combination_values, trial_values
 from analysis.statistics import Interval, bootstrap_mean, shapley
 from dmr.combinations import SEPARATOR
@@ -47,10 +48,14 @@ class Answer:
     sentences: tuple[str, ...]
 
 
-def answer(search: StudyResults, comparison: Comparison | None) -> Answer:
-    """Of a confirmed study from its seeds on test; of another from its search, and that this is less."""
+def answer(search: StudyResults, comparison: Comparison | None, own_method: str | None) -> Answer:
+    """Of a confirmed study from its seeds on test; of another from its search, and that this is less.
+
+    Args:
+        own_method: `model.method` of the study file.
+    """
     if comparison is not None and comparison.split == TESTED and comparison.entries:
-        return _confirmed(search, comparison)
+        return _confirmed(search, comparison, own_method)
     return _unconfirmed(search)
 
 
@@ -80,21 +85,21 @@ def combination_words(name: str, modalities: Sequence[str]) -> str:
     return f"{present[0]} alone" if len(present) == 1 else f"{', '.join(present[:-1])} and {present[-1]}"
 
 
-def _confirmed(search: StudyResults, comparison: Comparison) -> Answer:
+def _confirmed(search: StudyResults, comparison: Comparison, own_method: str | None) -> Answer:
     entry = chosen(search, comparison.entries)
     found = summaries(entry, comparison)
     seeds = _count(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
     headline = (
-        f"{entry.label}{_trial_words(entry)}, the configuration that the search put first on val, reaches a mean {metric} of "
-        f"{_with_interval(found['mean'])} on test over {count} combinations of modalities, "
+        f"{entry.label}{_trial_words(entry)}, the configuration that the search put first on val, reaches a mean "
+        f"{metric} of {_with_interval(found['mean'])} on test over {count} combinations of modalities, "
         f"{number(found['worst'].estimate)} in its worst combination"
         + (f" and {number(found['full'].estimate)} with all modalities" if "full" in found else "")
         + f" ({seeds})."
     )
     figures = tuple(KeyFigure(name, number(one.estimate), _interval(one)) for name, one in found.items())
     sentences = [_weakest(entry, comparison), *_shapley(entry, comparison), *_searching(entry, comparison)]
-    sentences += [*_expected(entry, comparison), *_others(entry, comparison)]
+    sentences += [*_expected(entry, comparison), *_others(entry, comparison, own_method)]
     return Answer(headline, figures, tuple(sentences))
 
 
@@ -109,8 +114,8 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
     """What no modality at all is worth moves the values of all modalities alike: without it their order is known, and
     how far they are apart.
     """
-    row = comparison.summary.loc[entry.label]
-    known = {str(name).removeprefix(SHAPLEY): row[name] for name in row.index if str(name).startswith(SHAPLEY)}
+    row = row_of(comparison.summary, entry.label)
+    known = {name.removeprefix(SHAPLEY): value for name, value in row.items() if name.startswith(SHAPLEY)}
     if not known and not comparison.combinations.complete:
         return
     values = pd.Series(known or shapley(entry.values.mean(axis=0), comparison.combinations, empty=0.0), dtype=float)
@@ -140,9 +145,8 @@ def _searching(entry: Entry, comparison: Comparison) -> Iterator[str]:
     if not seeds:
         yield "Whether searching paid is not known: the file's own values were not confirmed with the same seeds."
         return
-    row = comparison.summary.loc[entry.label]
-    names = ("minus_defaults", "minus_defaults_low", "minus_defaults_high")
-    interval, p_value = Interval(*(float(row[name]) for name in names), len(seeds)), float(row["p_defaults"])
+    row = row_of(comparison.summary, entry.label)
+    interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
     yield (
         f"Searching {_paid(interval, p_value, comparison.mode)}: against the file's own values of {entry.method} the "
         f"mean changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
@@ -165,52 +169,59 @@ def _paid(interval: Interval, p_value: float, mode: str) -> str:
 
 
 def _expected(entry: Entry, comparison: Comparison) -> Iterator[str]:
-    value = _number(comparison.summary.loc[entry.label], "expected")
+    value = row_of(comparison.summary, entry.label).get("expected", math.nan)
     if comparison.deployment and math.isfinite(value):
         odds = ", ".join(f"{name} {chance:g}" for name, chance in comparison.deployment.items())
         yield f"Under the deployment odds of the study ({odds}) the expected {comparison.metric} is {number(value)}."
 
 
-def _others(entry: Entry, comparison: Comparison) -> Iterator[str]:
+def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Iterator[str]:
     """Did it beat the other methods? Each one by the configuration its own search put first."""
-    rivals = [one for one in comparison.entries if one.method != entry.method and "best 1" in one.config]
+    rivals = [one for one in comparison.entries if one.method != entry.method and BEST in one.config]
     if not rivals:
         yield "No other method was confirmed beside it, so this study says nothing about baselines."
         return
-    mean = entry.values.mean()
     sign = 1.0 if comparison.mode == "max" else -1.0
-    below = [one for one in rivals if sign * (mean - one.values.mean()) > 0]
+    better = sum(sign * (one.values.mean() - entry.values.mean()) > 0 for one in rivals)
+    how = "all" if better == len(rivals) else "none" if better == 0 else str(better)
     yield (
-        f"Of {_count(len(rivals), 'other method')}, each with its own best configuration, {len(below)} "
-        f"{'has' if len(below) == 1 else 'have'} a lower and {len(rivals) - len(below)} "
-        f"{'has' if len(rivals) - len(below) == 1 else 'have'} a higher or equal mean on test."
-        if sign > 0
-        else f"Of {_count(len(rivals), 'other method')}, each with its own best configuration, {len(below)} "
-        f"{'does' if len(below) == 1 else 'do'} worse and {len(rivals) - len(below)} as well or better on test."
+        f"Of {_count(len(rivals), 'other method')}, each with the configuration that its own search put first, {how} "
+        f"{'has' if better == 1 else 'have'} a better mean on test."
     )
-    if comparison.reference == entry.label:
-        yield from _tests(rivals, entry, comparison, sign)
-
-
-def _tests(rivals: Sequence[Entry], entry: Entry, comparison: Comparison, sign: float) -> Iterator[str]:
-    summary = comparison.summary
-    for column, words, covers in (
-        ("p_samples_holm", "over test samples", "speaks of these trained networks, not of training them again"),
-        ("p_seeds_holm", "over seeds", "also covers training"),
-    ):
-        p_values = {one.label: _number(summary.loc[one.label], column) for one in rivals}
-        known = {label: p for label, p in p_values.items() if math.isfinite(p)}
-        if not known:
-            continue
-        told = [label for label, p in known.items() if p < LEVEL]
-        won = [label for label in told if sign * summary.loc[label, "minus_reference"] < 0]
-        lost = [label for label in told if label not in won]
-        result = "tells it from none of them" if not told else "tells it from " + " and ".join(
-            f"{_names(labels)}, which {'is' if len(labels) == 1 else 'are'} {how}"
-            for labels, how in ((won, "worse"), (lost, "better"))
-            if labels
+    if comparison.reference != entry.label:
+        return
+    yield from _tests(rivals, comparison, sign)
+    own = next((one for one in rivals if one.method == own_method), None)
+    if own is not None:
+        row = row_of(comparison.summary, own.label)
+        interval = _difference(row, "minus_reference", len(common_seeds(own, entry)))
+        yield (
+            f"{own.method}, the method the study file starts from, reaches {number(row['mean'])} with its best "
+            f"configuration; the difference is {_with_interval(interval, signed=True)}."
         )
-        yield f"The paired test {words} (Holm's correction, level {LEVEL:g}; it {covers}) {result}."
+
+
+def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iterator[str]:
+    summary = comparison.summary.loc[[one.label for one in rivals]]
+    for column, smallest, words in (
+        ("p_samples_holm", "smallest_p_samples", "over test samples, which speaks of these trained networks alone,"),
+        ("p_seeds_holm", "smallest_p_seeds", "over seeds, which also covers training,"),
+    ):
+        known = summary[summary[column].notna()]
+        if known.empty:
+            continue
+        lowest = float(known[smallest].max()) * len(known)  # Holm's correction multiplies the smallest by their number
+        if lowest > LEVEL:
+            yield f"A paired test {words} cannot decide here: its smallest p is {p_text(min(1.0, lowest))} (Holm)."
+            continue
+        told = known[known[column] < LEVEL]
+        worse = told[sign * told["minus_reference"] < 0]["method"].tolist()
+        better = told[sign * told["minus_reference"] > 0]["method"].tolist()
+        parts = [f"{_names(names)} {how}" for names, how in ((worse, "worse"), (better, "better")) if names]
+        result = f"finds {' and '.join(parts)}" if parts else "tells none of them from it"
+        rest = len(known) - len(worse) - len(better)
+        open_ones = f", and leaves {rest} open" if parts and rest else ""
+        yield f"A paired test {words} {result}{open_ones} (p < {LEVEL:g} after Holm's correction)."
 
 
 def _unconfirmed(search: StudyResults) -> Answer:
@@ -257,8 +268,9 @@ def _trial_words(entry: Entry) -> str:
     return f" (trial {entry.trial})" if entry.trial >= 0 else ""
 
 
-def _number(row: pd.Series, name: str) -> float:
-    return float(row[name]) if name in row.index and pd.notna(row[name]) else math.nan
+def _difference(row: Mapping[str, Any], name: str, seeds: int) -> Interval:
+    """A difference of a comparison's summary with its interval."""
+    return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]), seeds)
 
 
 def _count(count: int, noun: str) -> str:
@@ -277,7 +289,8 @@ def _smallest(seeds: int) -> float:
 def _p_words(p_value: float, seeds: int) -> str:
     if not math.isfinite(p_value):
         return ""
-    return f"; exact test p = {p_text(p_value)}, the smallest that {_count(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
+    smallest = f"the smallest that {_count(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
+    return f"; exact test p = {p_text(p_value)}, {smallest}"
 
 
 def _excludes_zero(interval: Interval) -> bool:
@@ -286,7 +299,9 @@ def _excludes_zero(interval: Interval) -> bool:
 
 def _interval(interval: Interval) -> str:
     text = interval_text(interval.low, interval.high)
-    return f"95 % interval {text}, {_count(interval.n, 'seed')}" if text else f"{_count(interval.n, 'seed')}, no interval"
+    return (
+        f"95 % interval {text}, {_count(interval.n, 'seed')}" if text else f"{_count(interval.n, 'seed')}, no interval"
+    )
 
 
 def _with_interval(interval: Interval, signed: bool = False) -> str:

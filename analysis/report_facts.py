@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import pandas as pd
+
 from analysis.compare import Comparison
-from analysis.report_answer import SEARCHED, TESTED, chosen
-from analysis.report_tables import Cell, Column, Table
+from analysis.report_answer import SEARCHED, TESTED
+from analysis.report_tables import NOTHING, Cell, Column, Table
 from analysis.results import StudyResults
 
-WHEN, NAME = "when", "name"
+WHEN, NAME, METHOD = "when", "name", "model.method"
 
 
 def facts(
@@ -50,28 +52,29 @@ def facts(
 
 
 def space_table(document: Mapping[str, Any]) -> Table | None:
-    """A row a searched key, of each block; None where nothing is searched."""
+    """A row a searched key and distribution, with the blocks that have it; None where nothing is searched."""
     search = document.get("search")
     blocks = search if isinstance(search, list) else [search or {}]
-    several = isinstance(search, list)
-    rows = []
+    having: dict[tuple[str, str, str], list[str]] = {}
     for block in blocks:
-        label = str(block.get(NAME, ""))
         for key, given in block.items():
-            if key == NAME:
-                continue
-            text, when = _distribution(given)
-            own = _value(document, key)
-            cells = [Cell(key, code=True), Cell(text), Cell(when) if when else Cell(), Cell(str(own))]
-            rows.append(tuple([cells[0], Cell(label), *cells[1:]] if several else cells))
-    if not rows:
+            if key not in (NAME, METHOD):
+                having.setdefault((key, *_distribution(given)), []).append(str(block.get(NAME, "")))
+    if not having:
         return None
-    columns = [Column("key"), *([Column("block")] if several else []), Column("values"), Column("only when")]
-    columns.append(Column("the file's own value"))
-    return Table("space", "What was searched, and what was fixed in a block", tuple(columns), tuple(rows))
+    several = len(blocks) > 1
+    rows = []
+    for (key, text, when), names in having.items():
+        own = _value(document, key)
+        cells = [Cell(key, code=True), Cell(text), Cell(when or NOTHING), Cell(NOTHING if own is None else str(own))]
+        of = "all" if len(names) == len(blocks) else ", ".join(names)
+        rows.append((*cells, Cell(of)) if several else tuple(cells))
+    labels = ("key", "values", "only when", "the file's own value", *(("blocks",) if several else ()))
+    caption = "What was searched, and what blocks fix" if several else "What was searched"
+    return Table("space", caption, tuple(Column(label) for label in labels), tuple(rows))
 
 
-def commands(search: StudyResults, comparison: Comparison | None, shown_uri: str) -> list[tuple[str, str, str]]:
+def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[str, str, str]]:
     """What it gives, the command, and a word on it."""
     name = search.study
     rows = [
@@ -80,7 +83,9 @@ def commands(search: StudyResults, comparison: Comparison | None, shown_uri: str
     ]
     if comparison is not None:
         if comparison.split == TESTED:
-            rows.append(("Values on test", f"dmr table {name} --stage confirm", "one row a run, metric and combination"))
+            rows.append(
+                ("Values on test", f"dmr table {name} --stage confirm", "one row a run, metric and combination")
+            )
         rows.append(
             (
                 "Means, intervals, tests, Shapley values",
@@ -98,12 +103,17 @@ def commands(search: StudyResults, comparison: Comparison | None, shown_uri: str
                 "from its checkpoint, as long as the study's folder has it",
             )
         )
+    commit = search.tags.get("git_commit")
+    checkout = f"git checkout {commit} && " if commit else ""
     rows += [
         ("Figures", f"dmr figures {name} -o figures", ""),
         ("This page", f"dmr report {name}", ""),
-        ("The whole study", f"git checkout {search.tags.get('git_commit', 'COMMIT')} && dmr run study.yaml --name {name}_again",
-         "with the study file below saved as study.yaml, and the versions above"),
-    ]  # fmt: skip
+        (
+            "The whole study",
+            f"{checkout}dmr run study.yaml --name {name}_again",
+            "with the study file below saved as study.yaml, and the versions above",
+        ),
+    ]
     return rows
 
 
@@ -111,13 +121,13 @@ def notes(search: StudyResults, comparison: Comparison | None) -> list[str]:
     """What a reader must not read into the numbers."""
     found = list(comparison.notes) if comparison is not None else []
     found.append(
-        "The search sees train and val only. The values of its trials are of one seed each, and the best of many is too "
-        "good because it was chosen: what is to be believed are means over fresh seeds on test."
+        "The search sees train and val only. The values of its trials are of one seed each, and the best of many is "
+        "too good because it was chosen: what is to be believed are means over fresh seeds on test."
     )
     if comparison is not None and comparison.split == SEARCHED:
         found.append("Nothing here was measured on test.")
     found += [
-        "Everything here is about this data set, these networks and this budget; other data may order methods otherwise.",
+        "All of it is about this data set, these networks and this budget; other data may order methods otherwise.",
         "That a test does not tell two configurations apart does not show that they are equally good.",
     ]
     return [_sentence(note) for note in found]
@@ -128,8 +138,13 @@ def _sentence(text: str) -> str:
 
 
 def _methods(search: StudyResults, document: Mapping[str, Any]) -> list[str]:
-    named = [str(one) for one in dict.fromkeys(search.runs.sort_values("trial")["method"].dropna())]
-    return named or [str((document.get("model") or {}).get("method", ""))]
+    """Blocks with the method each is of, where it is called otherwise."""
+    pairs = search.runs.sort_values("trial")[["method", "model"]].dropna(subset="method").drop_duplicates()
+    named = [
+        str(method) if pd.isna(model) or model == method else f"{method} ({model})"
+        for method, model in pairs.itertuples(index=False)
+    ]
+    return named or [str(_value(document, METHOD) or "")]
 
 
 def _samples(tag: str | None) -> str:
@@ -156,7 +171,11 @@ def _search(document: Mapping[str, Any]) -> str:
 
 def _statuses(results: StudyResults) -> str:
     counts = results.runs["status"].value_counts()
-    return f"{len(results.runs)}: " + ", ".join(f"{count} {status}" for status, count in counts.items()) if len(counts) else "none yet"
+    return (
+        f"{len(results.runs)}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+        if len(counts)
+        else "none yet"
+    )
 
 
 def _confirmation(confirmed: StudyResults, confirm: Mapping[str, Any] | None, study: str) -> str:

@@ -85,6 +85,11 @@ def interval_text(low: float, high: float) -> str:
     return f"{number(low)} to {number(high)}" if math.isfinite(low) and math.isfinite(high) else ""
 
 
+def row_of(frame: pd.DataFrame, label: Any) -> dict[str, Any]:
+    """A row of a frame, by the columns' names."""
+    return {str(name): value for name, value in frame.loc[[label]].to_dict("records")[0].items()}
+
+
 def value_cell(value: Any, note: str = "", signed: bool = False) -> Cell:
     if value is None or pd.isna(value):
         return Cell()
@@ -154,7 +159,8 @@ def configurations_table(comparison: Comparison) -> Table:
         for name in modalities
     ]
     rows = []
-    for label, row in summary.iterrows():
+    for label in summary.index:
+        row = row_of(summary, label)
         reference = ", the reference" if label == comparison.reference else ""
         cells = [Cell(f"{label}{reference}"), _trial(row["trial"]), Cell(str(row["seeds"]), float(row["seeds"]))]
         for name in shown:
@@ -175,16 +181,21 @@ def configurations_table(comparison: Comparison) -> Table:
 
 def combinations_table(comparison: Comparison) -> Table:
     """A row a combination, a column a configuration."""
-    cells = {(row.label, row.combination): row for row in comparison.by_combination.itertuples(index=False)}
-    labels = list(comparison.summary.index)
-    columns = [Column("combination"), Column("modalities", number=True), *(Column(str(l), number=True) for l in labels)]
+    records = comparison.by_combination[["label", "combination", "mean", "low", "high"]].to_dict("records")
+    found = {
+        (one["label"], one["combination"]): value_cell(one["mean"], interval_text(one["low"], one["high"]))
+        for one in records
+    }
+    labels = [str(label) for label in comparison.summary.index]
+    columns = [
+        Column("combination"),
+        Column("modalities", number=True),
+        *(Column(label, number=True) for label in labels),
+    ]
     rows = []
     for name, size in zip(comparison.combinations.names, comparison.combinations.sizes.tolist(), strict=True):
-        row = [Cell(name), Cell(str(size), size)]
-        for label in labels:
-            found = cells.get((label, name))
-            row.append(Cell() if found is None else value_cell(found.mean, interval_text(found.low, found.high)))
-        rows.append(tuple(row))
+        cells = (found.get((label, name), Cell()) for label in labels)
+        rows.append((Cell(name), Cell(str(size), size), *cells))
     caption = (
         f"{comparison.metric} on {comparison.split} of each combination ({_better(comparison.mode)}): mean over seeds, "
         f"below it the 95 % interval over seeds"
@@ -247,7 +258,9 @@ def _searched(value: Any) -> Cell:
         return Cell()
     if isinstance(value, float):
         return Cell(f"{value:.4g}".replace("-", "−") if value < 0 else f"{value:.4g}", value)
-    return Cell(str(value), float(value)) if isinstance(value, int) and not isinstance(value, bool) else Cell(str(value))
+    return (
+        Cell(str(value), float(value)) if isinstance(value, int) and not isinstance(value, bool) else Cell(str(value))
+    )
 
 
 def _seconds(value: float) -> Cell:
