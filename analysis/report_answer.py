@@ -210,9 +210,13 @@ def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iter
         known = summary[summary[column].notna()]
         if known.empty:
             continue
-        lowest = float(known[smallest].max()) * len(known)  # Holm's correction multiplies the smallest by their number
+        count = int(comparison.summary[column].notna().sum())  # Holm's correction is for all of them
+        lowest = min(1.0, count * float(known[smallest].max()))
         if lowest > LEVEL:
-            yield f"A paired test {words} cannot decide here: its smallest p is {p_text(min(1.0, lowest))} (Holm)."
+            yield (
+                f"A paired test {words} cannot decide here: the smallest p it can give, after Holm's correction for "
+                f"{_count(count, 'comparison')}, is {p_text(lowest)}."
+            )
             continue
         told = known[known[column] < LEVEL]
         worse = told[sign * told["minus_reference"] < 0]["method"].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,9 +106,10 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     runs, table = results.runs, results.table
     searched = [key for key in results.searched if key != BLOCK]
     values = _summaries(results, "val")
+    known = {name for one in values.values() for name in one}
     objectives = [one["metric"].removeprefix("val/") for one in results.objectives]
-    names = [*objectives, *(name for name in _summary_names(results) if name not in objectives and name in values)]
-    points = table.groupby("run")[searched].first() if searched else pd.DataFrame(index=runs.index)
+    names = [*objectives, *(name for name in _summary_names(results) if name not in objectives and name in known)]
+    points = table.drop_duplicates("run").set_index("run")[searched].to_dict("index")
     best = {trial: rank for rank, trial in enumerate(trial_values(results).index)}
     ranked = runs.assign(rank=[best.get(trial, len(best)) for trial in runs["trial"]]).sort_values(["rank", "trial"])
     columns = [Column("trial", number=True), Column("method"), Column("ended")]
@@ -117,9 +119,9 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     rows = []
     for run_id, run in ranked.iterrows():
         cells = [Cell(str(run["trial"]), run["trial"]), _text(run["method"]), _text(run["status"])]
-        found = values.loc[run_id] if run_id in values.index else {}
+        found = values.get(str(run_id), {})
         cells += [value_cell(found.get(name)) for name in names]
-        cells += [_searched(points.loc[run_id, key]) for key in searched]
+        cells += [_searched(points[str(run_id)][key]) for key in searched]
         cells += [_seconds(run["seconds"]), Cell(str(run_id), link=link(str(run_id)), code=True)]
         rows.append(tuple(cells))
     first = results.objectives[0]
@@ -133,13 +135,14 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
 def confirm_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     """Every confirm run, by method, configuration and seed: what means and intervals are made of."""
     values = _summaries(results, "test")
-    names = [name for name in _summary_names(results) if name in values]
+    known = {name for one in values.values() for name in one}
+    names = [name for name in _summary_names(results) if name in known]
     columns = [Column("method"), Column("configuration"), Column("seed", number=True), Column("ended")]
     columns += [Column(name, number=True, title="on test, at the epoch that was best on val") for name in names]
     columns += [Column("seconds", number=True), Column("MLflow run")]
     rows = []
     for run_id, run in results.runs.sort_values(["method", "config", "seed"], kind="stable").iterrows():
-        found = values.loc[run_id] if run_id in values.index else {}
+        found = values.get(str(run_id), {})
         cells = [_text(run["method"]), _text(run["config"]), Cell(str(run["seed"]), run["seed"]), _text(run["status"])]
         cells += [value_cell(found.get(name)) for name in names]
         rows.append((*cells, _seconds(run["seconds"]), Cell(str(run_id), link=link(str(run_id)), code=True)))
@@ -151,7 +154,7 @@ def configurations_table(comparison: Comparison) -> Table:
     """A row a configuration: what a comparison says of it as a whole."""
     summary = comparison.summary
     shown = [name for name in COLUMNS if name in summary and summary[name].notna().any()]
-    modalities = [name for name in summary if name.startswith(SHAPLEY) and summary[name].notna().any()]
+    modalities = [name for name in map(str, summary) if name.startswith(SHAPLEY) and summary[name].notna().any()]
     columns = [Column("configuration"), Column("trial", number=True), Column("seeds", number=True)]
     columns += [Column(COLUMNS[name][0], number=True, title=COLUMNS[name][1]) for name in shown]
     columns += [
@@ -229,11 +232,14 @@ def _summary_names(results: StudyResults) -> list[str]:
     return [f"{results.main_metric}_{summary}" for summary in SUMMARIES]
 
 
-def _summaries(results: StudyResults, split: str) -> pd.DataFrame:
-    """Index run, a column a metric that is no combination's."""
+def _summaries(results: StudyResults, split: str) -> dict[str, dict[str, float]]:
+    """By run and metric, those that are no combination's."""
     table = results.table
     rows = table[(table["split"] == split) & table["combination"].isna()]
-    return rows.pivot(index="run", columns="metric", values="value")
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    for run, metric, value in rows[["run", "metric", "value"]].itertuples(index=False):
+        values[run][metric] = value
+    return values
 
 
 def _direction(mode: str) -> Literal["ascending", "descending"]:
