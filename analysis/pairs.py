@@ -26,6 +26,7 @@ from analysis.statistics import (
 from dmr.combinations import Combinations
 
 SEED = 0  # of every bootstrap and permutation of a comparison
+RESOLUTION = 2.0**-23  # of the difference of two values in [0, 1] that torch computed in 32 bits
 NOT_TESTED = PermutationTest(math.nan, math.nan, math.nan, 0)
 UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
 
@@ -75,7 +76,7 @@ def difference(first: Floats, second: Floats) -> Difference:
         return Difference(interval, NOT_TESTED)
     if len(first) > MAX_SEEDS_IN_FULL:
         return Difference(interval, paired_permutation(first[:, None], second[:, None], SEED))
-    return Difference(interval, paired_seeds(first, second))
+    return Difference(interval, paired_seeds(first, second, RESOLUTION))
 
 
 def against(entry: Entry, other: Entry | None) -> Difference:
@@ -107,10 +108,10 @@ def sample_tests(
         mean, each = NOT_TESTED, (NOT_TESTED,) * len(combinations)
         seeds = common_seeds(entry, reference)
         if entry is not reference and known is not None and seeds and own.shape[1:] == known.shape[1:]:
-            first = own[[entry.seeds.index(seed) for seed in seeds]].mean(0)  # (C, N)
-            second = known[[reference.seeds.index(seed) for seed in seeds]].mean(0)
+            first = own[[entry.seeds.index(seed) for seed in seeds]]  # (S, C, N)
+            second = known[[reference.seeds.index(seed) for seed in seeds]]
             mean = _sample_test(_over_combinations(first), _over_combinations(second))
-            each = tuple(_sample_test(a, b) for a, b in zip(first, second, strict=True))
+            each = tuple(_sample_test(first[:, c], second[:, c]) for c in range(len(combinations)))
         found[entry.label] = SampleTests(worse, mean, each)
     return found
 
@@ -127,13 +128,14 @@ def _scores(entry: Entry, combinations: Combinations, samples: Callable[[str], S
 
 
 def _over_combinations(scores: Floats) -> Floats:
-    """(N,) from (C, N): means over what is known of each sample, NaN where that is nothing."""
+    """(S, N) from (S, C, N): means over what is known of each sample, NaN where that is nothing."""
     known = np.isfinite(scores)
-    count = known.sum(0)
-    return np.where(count > 0, np.where(known, scores, 0.0).sum(0) / np.maximum(count, 1), np.nan)
+    count = known.sum(1)
+    return np.where(count > 0, np.where(known, scores, 0.0).sum(1) / np.maximum(count, 1), np.nan)
 
 
 def _sample_test(first: Floats, second: Floats) -> PermutationTest:
-    """Of scores (N,) of the same samples, those left out that have none."""
-    known = np.isfinite(first) & np.isfinite(second)
-    return paired_permutation(first[None, known], second[None, known], SEED) if known.any() else NOT_TESTED
+    """Of the means over seeds of scores (S, N) of the same samples, those left out that have none."""
+    one, other = first.mean(0), second.mean(0)
+    known = np.isfinite(one) & np.isfinite(other)
+    return paired_permutation(one[None, known], other[None, known], SEED) if known.any() else NOT_TESTED

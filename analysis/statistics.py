@@ -127,12 +127,16 @@ def paired_permutation(
     return PermutationTest(mean, p_value, 1 / (1 + resamples), len(differences))
 
 
-def paired_seeds(first: npt.ArrayLike, second: npt.ArrayLike) -> PermutationTest:
+def paired_seeds(first: npt.ArrayLike, second: npt.ArrayLike, resolution: float = 0.0) -> PermutationTest:
     """Two-sided exact sign-flip test of the mean difference between two methods' scores (S,) of the same seeds.
 
     Null: a seed's two scores could as well have come the other way round. It covers what
     varies with the seed, training above all. The smallest attainable p is 2 / 2^S: 0.0625 with 5 seeds, and 6 are
     needed for one under 0.05.
+
+    Args:
+        resolution: how exact a difference is; one that small is none, and sums that close are one. Scores that were
+            rounded need it, since their ties are no longer exact, and p is too small without them.
 
     Raises:
         ValueError: the shapes differ, are not (S,), or S is 0 or above `MAX_SEEDS_IN_FULL`.
@@ -143,14 +147,15 @@ def paired_seeds(first: npt.ArrayLike, second: npt.ArrayLike) -> PermutationTest
     mean = float(differences.mean())
     if not math.isfinite(mean):
         return PermutationTest(math.nan, math.nan, math.nan, len(differences))
-    return PermutationTest(mean, *_enumerated(differences[differences != 0.0]), len(differences))
+    moved = differences[np.abs(differences) > resolution]
+    return PermutationTest(mean, *_enumerated(moved, resolution), len(differences))
 
 
-def _enumerated(moved: Floats) -> tuple[float, float]:
+def _enumerated(moved: Floats, resolution: float = 0.0) -> tuple[float, float]:
     """p over all 2^K swaps of differences (K,), and the smallest p possible: of the swaps that give one sign to all."""
     count = 1 << len(moved)
     swapped = np.arange(count)[:, None] >> np.arange(len(moved)) & 1
-    return _hits(moved, swapped) / count, min(1.0, 2.0 / count)
+    return _hits(moved, swapped, resolution) / count, min(1.0, 2.0 / count)
 
 
 def _random_hits(moved: Floats, seed: int, resamples: int) -> int:
@@ -165,11 +170,12 @@ def _random_hits(moved: Floats, seed: int, resamples: int) -> int:
     return hits
 
 
-def _hits(moved: Floats, swapped: npt.NDArray[np.integer]) -> int:
+def _hits(moved: Floats, swapped: npt.NDArray[np.integer], resolution: float = 0.0) -> int:
     """How many rows of swaps (R, K) give differences (K,) a sum at least as far from 0 as the one observed."""
     total = moved.sum()
     sums = total - 2.0 * (swapped @ moved)
-    return int(np.count_nonzero(np.abs(sums) >= abs(total) - TIE * np.abs(moved).sum()))
+    tie = TIE * np.abs(moved).sum() + resolution * len(moved)
+    return int(np.count_nonzero(np.abs(sums) >= abs(total) - tie))
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:

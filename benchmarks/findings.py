@@ -5,16 +5,14 @@
 For each study two files, for segmentation three. `NAME.csv`: a row a configuration with means over seeds and their
 intervals, tests against `dmrnet`, and cost; printed in markdown as well. `NAME_combinations.csv`: the main metric on
 test of each configuration, combination and seed. `NAME_classes.csv`: the IoU of each class.
-
-Letters: S seeds, C combinations, N test samples.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,13 @@ import yaml
 from common import table
 from mlflow.tracking import MlflowClient
 
-from analysis.statistics import bootstrap_iqm, bootstrap_mean, holm, paired_permutation, paired_seeds, shapley
-from dmr.combinations import Combinations, all_combinations
+from analysis.artifacts import samples_reader
+from analysis.compare import EMPTY_TAG, Comparison, Entry, compare
+from analysis.results import load_study
+from analysis.statistics import holm
 from dmr.data import open_dataset
 
 REFERENCE = "dmrnet"
-SEED = 0
 
 
 def main() -> None:
@@ -39,7 +38,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/findings"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     for name in given.studies:
         summary, combinations, classes = findings(given.storage / name)
         if len(classes):
@@ -52,37 +50,28 @@ def main() -> None:
 def findings(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """A row a configuration; a row a configuration, combination and seed; and such rows for the IoU of each class."""
     document = yaml.safe_load((folder / "study.yaml").read_text())
-    places = json.loads((folder / "places.json").read_text())
-    client = MlflowClient(places["tracking_uri"])
-    experiment = client.get_experiment_by_name(document["experiment"])
-    wanted = f"tags.study = '{folder.name}' and tags.stage = 'confirm' and attributes.status = 'FINISHED'"
-    runs = client.search_runs([experiment.experiment_id], wanted, max_results=10_000)
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for run in sorted(runs, key=lambda run: int(run.data.tags["seed"])):
-        groups.setdefault((run.data.tags["method"], run.data.tags["config"]), []).append(run)
+    uri = json.loads((folder / "places.json").read_text())["tracking_uri"]
+    client = MlflowClient(uri)
     dataset = open_dataset(document["dataset"].pop("name"), document["dataset"], document["seed"])
-    combinations = all_combinations(dataset.modality_names)
-    metric = "miou" if dataset.task == "segmentation" else "accuracy"
-    best = dataset.description.get("best_accuracy")
+    results = load_study(uri, folder.name, experiment=document["experiment"], stage="confirm")
     labels = dataset.splits["test"].targets()
-    majority = np.bincount(labels).max() / len(labels) if labels.ndim == 1 else None
-    summary, rows, scores = [], [], {}
-    for (method, config), own in groups.items():
-        samples = [np.load(client.download_artifacts(run.info.run_id, "samples.npz")) for run in own]
-        scores[method, config] = np.stack([sample["scores"].astype(float).mean(0) for sample in samples])  # (S, N)
-        values = np.array([[run.data.metrics[f"best/test/{metric}/{c}"] for c in combinations.names] for run in own])
-        summary.append(_row(method, config, own, values, metric, combinations, best, majority))
-        rows += [
-            (method, config, run.data.tags["seed"], c, value)
-            for run, of_run in zip(own, values, strict=True)
-            for c, value in zip(combinations.names, of_run, strict=True)
-        ]
-    classes = [_classes(client, run) for own in groups.values() for run in own if metric == "miou"]
-    frame = pd.DataFrame(summary)
-    _add_tests(frame, scores)
-    frame = frame.sort_values("mean", ascending=False, ignore_index=True)
-    columns = ["method", "config", "seed", "combination", f"test_{metric}"]
-    return frame, pd.DataFrame(rows, columns=columns), pd.concat(classes) if classes else pd.DataFrame()
+    if labels.ndim == 1:  # v(∅) here: always answering the most frequent class of test
+        empty = {"test": np.bincount(labels).max() / len(labels)}
+        results = replace(results, tags=results.tags | {EMPTY_TAG: json.dumps(empty)})
+    found = compare([results], samples=samples_reader(uri), method=REFERENCE)
+    own = {entry.label: [client.get_run(run_id) for run_id in entry.run_ids] for entry in found.entries}
+    bounds = dataset.description.get("best_accuracy")
+    rows = [_row(found, entry, own[entry.label], bounds) for entry in found.entries]
+    values = [
+        (entry.method, entry.config, seed, name, value)
+        for entry in found.entries
+        for seed, of_run in zip(entry.seeds, entry.values, strict=True)
+        for name, value in zip(found.combinations.names, of_run, strict=True)
+    ]
+    classes = [_classes(client, run) for runs in own.values() for run in runs if found.metric == "miou"]
+    columns = ["method", "config", "seed", "combination", f"test_{found.metric}"]
+    frame = _with_tests(pd.DataFrame(rows), found)
+    return frame, pd.DataFrame(values, columns=columns), pd.concat(classes) if classes else pd.DataFrame()
 
 
 def _classes(client: MlflowClient, run: Any) -> pd.DataFrame:
@@ -92,67 +81,36 @@ def _classes(client: MlflowClient, run: Any) -> pd.DataFrame:
     return rows.assign(method=run.data.tags["method"], config=run.data.tags["config"], seed=run.data.tags["seed"])
 
 
-def _row(
-    method: str,
-    config: str,
-    runs: list[Any],
-    values: np.ndarray,
-    metric: str,
-    combinations: Combinations,
-    best: dict[str, list[float]] | None,
-    majority: float | None,
-) -> dict[str, Any]:
-    """`values` (S, C); `majority`: the accuracy of always answering the most frequent class."""
-    mean = bootstrap_mean(values.mean(1), SEED)
-    row = {
-        "method": method,
-        "config": config,
-        "seeds": len(runs),
-        "mean": mean.estimate,
-        "low": mean.low,
-        "high": mean.high,
-        "iqm": bootstrap_iqm(values.mean(1), SEED).estimate,
-        "worst": values.min(1).mean(),
-        "full": values[:, combinations.full].mean(),
-    }
+def _row(found: Comparison, entry: Entry, runs: list[Any], best: dict[str, list[float]] | None) -> dict[str, Any]:
+    """Args:
+    best: the best accuracy that is possible with each combination, and how it was had.
+    """
+    names = ["method", "config", "seeds", "mean", "low", "high", "iqm", "worst", "full"]
+    row = dict(found.summary.loc[entry.label, names])
     if best is not None:
-        bound = np.array([best[name][0] for name in combinations.names])
-        signal = np.array([name != "noise" for name in combinations.names])
-        row["gap"] = (bound - values)[:, signal].mean()
-        row["largest_excess"] = (values.mean(0) - bound).max()
-    if majority is not None:
-        parts = shapley(values.mean(0), combinations, majority)
-        row |= {f"shapley_{name}": value for name, value in parts.items()}
-    diagnostics = ("variance_error_correlation", "class_mean_cosine")
-    for name in diagnostics:
-        found = [run.data.metrics[f"best/test/{name}"] for run in runs if f"best/test/{name}" in run.data.metrics]
-        row[name] = float(np.mean(found)) if found else None
+        bound = np.array([best[name][0] for name in found.combinations.names])
+        signal = np.array([name != "noise" for name in found.combinations.names])
+        row["gap"] = (bound - entry.values)[:, signal].mean()
+        row["largest_excess"] = (entry.values.mean(0) - bound).max()
+    row |= dict(found.summary.loc[entry.label].filter(like="shapley_"))
+    for name in ("variance_error_correlation", "class_mean_cosine"):
+        known = [run.data.metrics[f"best/test/{name}"] for run in runs if f"best/test/{name}" in run.data.metrics]
+        row[name] = float(np.mean(known)) if known else None
     row["encoder_passes"] = np.mean([run.data.metrics["train/encoder_passes"] for run in runs])
     row["seconds"] = np.mean([(run.info.end_time - run.info.start_time) / 1000 for run in runs])
     return row
 
 
-def _add_tests(frame: pd.DataFrame, scores: dict[tuple[str, str], np.ndarray]) -> None:
+def _with_tests(frame: pd.DataFrame, found: Comparison) -> pd.DataFrame:
     """Best configurations against that of `dmrnet`: test samples are the pairs, their scores means over seeds and
-    combinations; p after Holm, and the smallest attainable. `p_seeds`: the exact test over seeds, at least 2 / 2^S.
+    combinations; p after Holm for these alone, and the smallest attainable. `p_seeds`: the exact test over seeds
+    of the main metric.
     """
-    best = [key for key in scores if "best 1" in key[1]]
-    reference = next(key for key in best if key[0] == REFERENCE)
-    others = [key for key in best if key != reference]
-    tests = [
-        paired_permutation(scores[key].mean(0, keepdims=True), scores[reference].mean(0, keepdims=True), SEED)
-        for key in others
-    ]
-    adjusted = holm(np.array([test.p_value for test in tests]))
-    seeds = [paired_seeds(scores[key].mean(1), scores[reference].mean(1)) for key in others]
-    columns = ("minus_dmrnet", "p_holm", "smallest_p", "p_seeds")
-    found = {
-        key: dict(zip(columns, (test.difference, p, test.smallest_p, seed.p_value), strict=True))
-        for key, test, p, seed in zip(others, tests, adjusted, seeds, strict=True)
-    }
-    for column in columns:
-        keys = zip(frame["method"], frame["config"], strict=True)
-        frame[column] = [found.get(key, {}).get(column, np.nan) for key in keys]
+    summary = found.summary.reset_index(drop=True)  # rows as in frame
+    best = summary["config"].str.contains("best 1")
+    tests = summary[["samples_minus_reference", "p_samples", "smallest_p_samples", "p_seeds"]].where(best)
+    tests["p_samples"] = holm(tests["p_samples"])
+    return frame.join(tests.set_axis(["minus_dmrnet", "p_holm", "smallest_p", "p_seeds"], axis=1))
 
 
 def _markdown(summary: pd.DataFrame) -> str:

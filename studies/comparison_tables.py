@@ -72,8 +72,8 @@ def _differences(comparison: Comparison) -> list[Column]:
         Column("p\nsamples", _p("p_samples_holm")),
         Column("−\ndefaults", _number("minus_defaults", signed=True)),
         Column("p\nseeds", _p("p_defaults_holm")),
-        Column("gap to\ndedicated", _number("gap_to_dedicated", signed=True)),
-        Column("worse\nwith more", _number("worse_with_more")),
+        Column("gap to\ndedi-\ncated", _number("gap_to_dedicated", signed=True)),
+        Column("worse\nwith\nmore", _number("worse_with_more")),
     ]
     return _known(comparison, columns, comparison.summary)
 
@@ -91,12 +91,12 @@ def _entries_table(comparison: Comparison, title: str, columns: Sequence[Column]
 
 
 def _combinations_table(comparison: Comparison, width: int) -> Table:
-    """A row a combination, a column an entry, as many as the width has room for: the reference, then the best of each
-    method, then others.
+    """A row a combination, a column an entry, as many as the width has room for: the reference, then the best
+    configurations, then others.
     """
     frame, labels = comparison.by_combination, [entry.label for entry in comparison.entries]
-    methods = comparison.summary["study"] + comparison.summary["method"]
-    order = [comparison.reference, *comparison.summary.index[~methods.duplicated()], *labels]
+    best = [entry.label for entry in comparison.entries if entry.config.startswith("best 1")]
+    order = [comparison.reference, *best, *labels]
     fitting = max(1, (width - LABEL_WIDTH) // (ENTRY_WIDTH + 2))
     shown = list(dict.fromkeys(order))[:fitting]
     title = f"{comparison.metric} of each combination"
@@ -147,7 +147,7 @@ def _table(title: str, first: str, columns: Sequence[str], width: int | None = N
 def _number(name: str, signed: bool = False) -> Callable[[pd.Series], str]:
     def text(row: pd.Series) -> str:
         value = row.get(name, math.nan)
-        return NOTHING if math.isnan(value) else f"{value:+.4f}" if signed else f"{value:.4f}"
+        return NOTHING if math.isnan(value) else f"{round(value, 4) + 0.0:{'+' if signed else ''}.4f}"  # no -0.0000
 
     return text
 
