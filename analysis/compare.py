@@ -47,6 +47,7 @@ class Comparison:
     """
 
     studies: tuple[str, ...]
+    dataset: str
     metric: str
     mode: Literal["max", "min"]
     split: Literal["test", "val"]
@@ -99,6 +100,7 @@ def compare(
     values = _shapley_values(results, entries, found)
     return Comparison(
         studies=tuple(one.study for one in results),
+        dataset=first.dataset,
         metric=first.main_metric,
         mode=first.main_mode,
         split=found.split,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class Sheet:
 
     def _write(self, y: float, lines: Sequence[str], size: float, weight: str, colour: str) -> None:
         x, text = MARGIN / self.width, "\n".join(lines)
-        style = {"size": size, "weight": weight, "color": colour}
+        style: dict[str, Any] = {"size": size, "weight": weight, "color": colour}
         self.figure.text(x, 1 - y / self.height, text, va="top", parse_math=False, **style)
 
 

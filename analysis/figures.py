@@ -5,6 +5,7 @@ why there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from matplotlib.figure import Figure
 
@@ -36,9 +37,9 @@ def study_figures(
         confirm: those of the confirmation, where there is one.
         read_artifact: bytes of a run's artifact by run id and path, None where it has none.
     """
-    metric, data = search.main_metric, search.dataset
+    metric = search.main_metric
     defaults = default_trials(search, confirm)
-    yield from comparison_figures(comparison, data) if comparison is not None else _no_comparison(metric)
+    yield from comparison_figures(comparison) if comparison is not None else _no_comparison(metric)
     yield _drawn(
         "trials",
         f"{metric} of the best trials of the search on every combination of modalities.",
@@ -76,15 +77,21 @@ def study_figures(
     )
 
 
-def comparison_figures(comparison: Comparison, dataset: str) -> Iterator[Drawn]:
+def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
     """Methods by combinations: the values, and the differences to the reference."""
     metric = comparison.metric
-    yield _drawn("methods", _methods_caption(metric), lambda: draw_heatmap(method_table(comparison, dataset)))
+    yield _drawn("methods", _methods_caption(metric), lambda: draw_heatmap(method_table(comparison)))
     yield _drawn(
         "methods_difference",
         f"How much better or worse in {metric} each method is than {comparison.reference}, on every combination.",
-        lambda: draw_heatmap(method_difference_table(comparison, dataset)),
+        lambda: draw_heatmap(method_difference_table(comparison)),
     )
+
+
+def stage_of(results: StudyResults, stage: str) -> StudyResults:
+    """The runs of one stage alone."""
+    runs, table = results.runs, results.table
+    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
 
 
 def _no_comparison(metric: str) -> Iterator[Drawn]:

@@ -228,6 +228,6 @@ def _column(columns: int, decimals: int | None) -> Column:
     if decimals is not None:
         number = partial(drawing.short_signed_number if short else drawing.signed_number, decimals=decimals)
     if columns > 31:
-        return Column(0.185 if decimals is None else 0.2, number, SMALL_SIZE - (1.0 if decimals is None else 1.4))
+        return Column(0.185 if decimals is None else 0.22, number, SMALL_SIZE - (1.0 if decimals is None else 1.4))
     width = 0.6 if columns <= 3 else 0.5 if columns <= 7 else 0.4 if columns <= 15 else 0.3
     return Column(width, number, SMALL_SIZE)

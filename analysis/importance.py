@@ -66,7 +66,7 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
     points = results.table.drop_duplicates("trial").set_index("trial").loc[trials, list(results.searched)]
     values, objective, methods = values.loc[trials], objective.loc[trials], methods_of(results).loc[trials]
     rows, p_rows, unsigned, counts, left_out = {}, {}, [], [], []
-    for name in points:
+    for name in results.searched:
         has = points[name].notna()
         within = methods[has] if name != BLOCK else methods[has].map(lambda _: "")
         column = points.loc[has, name]
@@ -75,7 +75,10 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
             continue
         numeric = pd.api.types.is_numeric_dtype(column)
         measure = stratified_correlation if numeric else correlation_ratio
-        found = [measure(column.to_numpy(), values.loc[has, c].to_numpy(), within.to_numpy()) for c in values]
+        found = [
+            measure(column.to_numpy(), values.loc[has, c].to_numpy(), within.to_numpy())
+            for c in values.columns.tolist()
+        ]
         rows[name], p_rows[name] = zip(*found, strict=True)
         unsigned.append(not numeric)
         counts.append(int(has.sum()))
@@ -148,7 +151,8 @@ def permutation_importance(points: pd.DataFrame, objective: Floats, seed: int = 
     if variance == 0.0:
         return pd.Series(np.nan, index=points.columns), float("nan")
     generator = np.random.default_rng(seed)
-    grown, missed = np.zeros(features.shape[1]), 0.0
+    grown: Floats = np.zeros(features.shape[1])
+    missed = 0.0
     for fitted, held in KFold(FOLDS, shuffle=True, random_state=seed).split(features):
         forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=seed).fit(
             features[fitted], objective[fitted]
@@ -162,11 +166,11 @@ def permutation_importance(points: pd.DataFrame, objective: Floats, seed: int = 
             rows = np.flatnonzero(has[held, column])
             block[rows, column] = block[generator.permutation(rows), column]
         errors = (forest.predict(shuffled.reshape(-1, features.shape[1])).reshape(len(shuffled), -1) - known) ** 2
-        grown += errors.sum(axis=1).reshape(-1, SHUFFLES).mean(axis=1) - error
+        grown += np.asarray(errors.sum(axis=1).reshape(-1, SHUFFLES).mean(axis=1) - error, dtype=np.float64)
     r2 = 1.0 - missed / len(objective) / variance
-    grown = np.maximum(grown, 0.0)
-    known = r2 > 0 and grown.sum() > 0
-    return pd.Series(grown / grown.sum() if known else np.nan, index=points.columns, name="importance"), r2
+    shares = np.maximum(grown, 0.0) / max(float(np.maximum(grown, 0.0).sum()), 1e-300)
+    known = r2 > 0 and shares.sum() > 0
+    return pd.Series(shares if known else np.nan, index=points.columns, name="importance"), r2
 
 
 def _numbers(column: pd.Series) -> Floats:

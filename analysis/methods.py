@@ -29,13 +29,13 @@ class Difference(NamedTuple):
     high: npt.NDArray[np.float64]
 
 
-def method_table(comparison: Comparison, dataset: str) -> HeatmapTable:
+def method_table(comparison: Comparison) -> HeatmapTable:
     """The mean over seeds of each entry, best first.
 
     Raises:
         ValueError: there are no entries.
     """
-    shown = _shown(comparison, dataset)
+    shown = _shown(comparison)
     rows = {entry.label: np.nanmean(entry.values, axis=0) for entry in shown}
     cells = pd.DataFrame.from_dict(rows, orient="index", columns=list(comparison.combinations.names))
     seeds = seeds_text([len(entry.seeds) for entry in shown])
@@ -46,12 +46,12 @@ def method_table(comparison: Comparison, dataset: str) -> HeatmapTable:
         metric=comparison.metric,
         better=comparison.mode,
         title=f"{', '.join(comparison.studies)}: {comparison.metric} by method and combination",
-        subtitle=f"data {dataset}, split {comparison.split}; mean over {seeds}; {_count(comparison, shown)}, best mean "
-        f"first; {comparison.combinations_text} combinations",
+        subtitle=f"data {comparison.dataset}, split {comparison.split}; mean over {seeds}; "
+        f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations",
     )
 
 
-def method_difference_table(comparison: Comparison, dataset: str) -> HeatmapTable:
+def method_difference_table(comparison: Comparison) -> HeatmapTable:
     """The mean difference of each entry to the reference, best first.
 
     Raises:
@@ -61,7 +61,7 @@ def method_difference_table(comparison: Comparison, dataset: str) -> HeatmapTabl
     if comparison.reference not in by_label:
         raise ValueError(f"there is no entry {comparison.reference!r} to compare with")
     reference = by_label[comparison.reference]
-    shown = [entry for entry in _shown(comparison, dataset) if entry.label != reference.label]
+    shown = [entry for entry in _shown(comparison) if entry.label != reference.label]
     if not shown:
         raise ValueError(f"there is nothing to compare with {reference.label}")
     found = {entry.label: difference(entry, reference) for entry in shown}
@@ -83,7 +83,7 @@ def method_difference_table(comparison: Comparison, dataset: str) -> HeatmapTabl
         metric=f"difference of {comparison.metric}",
         better=comparison.mode,
         title=f"{', '.join(comparison.studies)}: {comparison.metric} less that of {reference.label}",
-        subtitle=f"data {dataset}, split {comparison.split}; mean difference over {seeds} in common; "
+        subtitle=f"data {comparison.dataset}, split {comparison.split}; mean difference over {seeds} in common; "
         f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations; {how}",
         difference=True,
         muted=~told if several else None,
@@ -114,9 +114,9 @@ def _mean(entry: Entry) -> Entry:
     return replace(entry, values=entry.values.mean(axis=1, keepdims=True))
 
 
-def _shown(comparison: Comparison, dataset: str) -> list[Entry]:
+def _shown(comparison: Comparison) -> list[Entry]:
     if not comparison.entries:
-        raise ValueError(f"data {dataset}: there is no configuration with values to compare")
+        raise ValueError(f"data {comparison.dataset}: there is no configuration with values to compare")
     return list(comparison.entries[:MOST_ROWS])
 
 

@@ -75,7 +75,10 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         counts = groups.value_counts()
         cells.index = [_counted(str(method), counts[method]) for method in cells.index]
         split = "val"
-        text = "a row a method, median over its trials, as the search did not turn how combinations are drawn; one seed a trial"
+        text = (
+            "a row a method, median over its trials, as the search did not turn how combinations are drawn; one seed "
+            "a trial"
+        )
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
     return RateTable(
         cells,
@@ -107,13 +110,16 @@ def _by_sampling(results: StudyResults, searched: list[str]) -> tuple[pd.DataFra
 def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
     """Of each trial with a value: what it, or the quantile bin it falls in, is sorted by, and its name."""
     known = column.dropna()
+    trials = known.index.tolist()
     if not pd.api.types.is_numeric_dtype(known):
-        return {trial: (str(value), str(value)) for trial, value in known.items()}
+        return {trial: (value, value) for trial, value in zip(trials, known.astype(str), strict=True)}
     if known.nunique() <= BINS:
-        return {trial: (float(value), f"{value:g}") for trial, value in known.items()}
+        return {trial: (value, f"{value:g}") for trial, value in zip(trials, known.astype(float), strict=True)}
     bins = pd.qcut(known, min(BINS, max(1, len(known) // 3)), duplicates="drop")
     low, high = (known.groupby(bins, observed=True).agg(end) for end in ("min", "max"))
-    return {trial: (float(low[own]), f"{low[own]:.2f} to {high[own]:.2f}") for trial, own in bins.items()}
+    return {
+        trial: (float(low[own]), f"{low[own]:.2f} to {high[own]:.2f}") for trial, own in zip(trials, bins, strict=True)
+    }
 
 
 def _short(key: str) -> str:
@@ -151,7 +157,7 @@ def draw_rates(table: RateTable) -> Figure:
     best = best.argmax(axis=0) if mode == "max" else best.argmin(axis=0)
     for text in list(axes.texts):
         column, row = (int(at) for at in text.get_position())
-        text.set_weight("bold" if rows > 1 and best[column] == row else "normal")
+        text.set_fontweight("bold" if rows > 1 and best[column] == row else "normal")
     axes.set_yticks(np.arange(rows) + 0.5, table.cells.index, size=LABEL_SIZE)
     for x, rate in enumerate(table.cells):
         header(axes, x + 0.5, f"{rate:g}")

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ import yaml
 from analysis.artifacts import read_artifact, samples_reader
 from analysis.compare import Comparison, compare
 from analysis.entries import find_entries
+from analysis.figures import stage_of
 from analysis.pictures import pictures_of
 from analysis.report_answer import answer, chosen
 from analysis.report_facts import commands, facts, notes, space_table
@@ -89,7 +90,7 @@ def render(source: Source) -> str:
     both = load_study(source.tracking_uri, source.study, experiment=source.experiment, key=source.key, stage=None)
     client = MlflowClient(source.tracking_uri)
     parent = client.get_run(both.parent_run_id)
-    search, confirmed = of_stage(both, "search"), of_stage(both, "confirm")
+    search, confirmed = stage_of(both, "search"), stage_of(both, "confirm")
     comparison, why_not = compared(both, search, source.tracking_uri)
     document = yaml.safe_load(source.study_file) or {}
     link = run_links(source.tracking_uri, parent.info.experiment_id)
@@ -133,12 +134,6 @@ def render(source: Source) -> str:
         study_file=without_password(source.study_file),
         notes=notes(search, comparison),
     )
-
-
-def of_stage(results: StudyResults, stage: str) -> StudyResults:
-    """The runs of one stage of results that have all."""
-    runs, table = results.runs, results.table
-    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
 
 
 def compared(both: StudyResults, search: StudyResults, tracking_uri: str) -> tuple[Comparison | None, str]:

@@ -32,7 +32,8 @@ class StudyResults:
         combinations: in words, how many of all combinations were evaluated.
         tags: of the study's own run.
         runs: one row a run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
-            ...), seed, seconds, NaN until it ends, and model, the value of `model.method`.
+            ...; of the search's trial with the file's own values `defaults`), seed, seconds, NaN until it ends, and
+            model, the value of `model.method`.
         table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`,
             have no combination; a run without values has one row without split, metric, combination and value.
     """

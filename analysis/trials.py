@@ -109,7 +109,8 @@ def default_trials(*stages: StudyResults | None) -> dict[str, int]:
     for results in stages:
         if results is not None:
             runs = results.runs[results.runs["config"].fillna("").str.split(", ").map(lambda names: DEFAULTS in names)]
-            found |= {str(run.method): int(run.trial) for run in runs.itertuples() if run.trial >= 0}
+            pairs = zip(runs["method"].tolist(), runs["trial"].tolist(), strict=True)
+            found |= {method: trial for method, trial in pairs if trial >= 0}  # −1: the search did not run them
     return found
 
 
@@ -121,7 +122,10 @@ def methods_of(results: StudyResults) -> pd.Series:
 def trial_labels(results: StudyResults) -> dict[int, str]:
     methods = methods_of(results)
     several = methods.nunique() > 1
-    return {trial: f"trial {trial}, {method}" if several else f"trial {trial}" for trial, method in methods.items()}
+    return {
+        trial: f"trial {trial}, {method}" if several else f"trial {trial}"
+        for trial, method in zip(methods.index.tolist(), methods.tolist(), strict=True)
+    }
 
 
 def summaries(cells: pd.DataFrame, mode: str) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     drawing.draw_dots(dots, masks, found.modalities, min(5.2, 25 * column))
     separate_sizes(cells, dots, sizes)
     right = left + column * columns + GAP
-    _draw_key(sheet, right, body, found.hard.to_numpy().any())
+    _draw_key(sheet, right, body, bool(found.hard.to_numpy().any()))
     draw_bar(sheet, right, body + EPOCHS_HEIGHT - BAR - 2 * LABEL_LINE, 1.3, scale, "predicted variance", False)
     return sheet.figure
 

@@ -25,7 +25,8 @@ def compare(
         str | None, typer.Option(metavar="LABEL", help="Test against this entry; else the study's own method, best.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv and combinations.csv.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
     ] = None,
     storage: StorageOption = None,
 ) -> None:
@@ -100,11 +101,13 @@ def _shown(value: Any) -> str:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """The tables in full precision; the paths written.
+    """The tables in full precision, and the figures; the paths written.
 
     Raises:
         StudyError: the folder cannot be made.
     """
+    from analysis.drawing import save_figure
+    from analysis.figures import comparison_figures
     from studies.folder import write_text
 
     try:
@@ -114,4 +117,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
     for name, frame in tables.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
-    return [folder / f"{name}.csv" for name in tables]
+    paths = [folder / f"{name}.csv" for name in tables]
+    for name, _, figure in comparison_figures(comparison):
+        if not isinstance(figure, str):
+            paths.append(save_figure(figure, folder / f"{name}.png"))
+    return paths

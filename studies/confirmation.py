@@ -15,16 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.without_modalities import value_without_modalities
-from studies.blocks import Part
 from studies.bookkeeping import PARENT, Begun, Bookkeeping
-from studies.errors import StudyError
 from studies.folder import Stage
 from studies.ledger import Ledger
 from studies.names import CONFIRM, WANTED
 from studies.plan import StudyPlan
-from studies.points import with_point
 from studies.scheduler import StudyScheduler, make_scheduler
-from studies.space_checks import DEFAULTS, first_point
+from studies.space_checks import DEFAULTS
 
 NO_TRIAL = -1
 EARLIER = "earlier"
@@ -66,7 +63,7 @@ def choose_configurations(ledger: Ledger) -> list[Configuration]:
         own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
         names = {trial.number: f"best {rank}" for rank, trial in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
-        defaults = _defaults(plan, part)
+        defaults = plan.defaults(part)
         number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
         names[number] = f"{names[number]}, {DEFAULTS}" if number in names else DEFAULTS
         points.setdefault(NO_TRIAL, part.whole({}))
@@ -88,14 +85,6 @@ def _best(plan: StudyPlan, trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 def _dominates(one: list[float], other: list[float]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
-
-
-def _defaults(plan: StudyPlan, part: Part) -> dict[str, Any] | None:
-    """The file's own values as a point of the space; None where they lie outside of it."""
-    try:
-        return first_point(DEFAULTS, DEFAULTS, part, with_point(plan.document, part.fixed), "")
-    except StudyError:
-        return None
 
 
 class Confirmation(Bookkeeping):

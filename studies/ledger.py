@@ -19,6 +19,7 @@ from studies.plan import StudyPlan
 from studies.runs import stage_tags, versions
 from studies.sampling import Proposer
 from studies.scheduler import RecordedEpoch, StudyScheduler, make_scheduler
+from studies.space_checks import DEFAULTS
 from studies.tracking import Tracker
 
 log = logging.getLogger("dmr")
@@ -118,7 +119,9 @@ class Ledger(Bookkeeping):
         return self._begun(trial, self.proposer.complete(trial))
 
     def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> Begun:
-        return Begun(trial, point, self.plan.study.seed, {"trial": str(trial.number)})
+        own = self.plan.space.canonical(point) == self.plan.defaults(self.plan.part(point))
+        tags = {"trial": str(trial.number)} | ({"config": DEFAULTS} if own else {})
+        return Begun(trial, point, self.plan.study.seed, tags)
 
     def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
         super()._count(number, reason, best)

@@ -24,11 +24,13 @@ from studies.points import flat_values, set_key, values_met, with_point
 from studies.schema import SAMPLING_SEARCH, StudyFile, validate_study
 from studies.space import Space
 from studies.space_checks import (
+    DEFAULTS,
     check_complete,
     check_data,
     check_deployment,
     check_part,
     check_sampler,
+    first_point,
     first_points,
     grace_epochs,
 )
@@ -71,6 +73,13 @@ class StudyPlan:
     def part(self, point: Mapping[str, Any]) -> Part:
         """The part of the search a point belongs to."""
         return next(part for part in self.parts if part.label == point.get(BLOCK))
+
+    def defaults(self, part: Part) -> dict[str, Any] | None:
+        """The file's own values as a point of the space; None where they lie outside of it."""
+        try:
+            return first_point(DEFAULTS, DEFAULTS, part, with_point(self.document, part.fixed), "")
+        except StudyError:
+            return None
 
     def label(self, point: Mapping[str, Any]) -> str:
         """What tables call the method of a trial: its block, so that controls of one method are told apart."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from studies.commands import NameArgument, StorageOption, command
+from studies.commands import NameArgument, StorageOption, command, people
 from studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -39,44 +39,74 @@ def table(
 def heatmap(
     name: NameArgument,
     top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 24,
+    difference_to: Annotated[
+        str | None,
+        typer.Option(metavar="TRIAL|defaults", help="Draw differences to a trial, or the file's own values."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help=".png, .svg or .pdf")] = None,
     storage: StorageOption = None,
 ) -> None:
-    """Draw trials by combinations."""
-    from analysis.trials import write_heatmap
+    """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
+    from analysis.figures import stage_of
+    from analysis.trials import DEFAULTS, default_trials, write_heatmap
     from studies.folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)
-    results = _results(name, storage, "search", "main")
+    if difference_to is None or difference_to == DEFAULTS:
+        reference: int | str | None = difference_to
+    elif difference_to.isdecimal():
+        reference = int(difference_to)
+    else:
+        raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
+    results = _results(name, storage, "search" if difference_to is None else None, "main")
+    path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
-        typer.echo(write_heatmap(results, output or folder.heatmap, top))
+        typer.echo(write_heatmap(stage_of(results, "search"), path, top, reference, default_trials(results)))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
 
 
-@command("report")
-def report(
+@command("figures")
+def figures(
     name: NameArgument,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Else report.html in the study's folder.")
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to; else the study's `figures`.")
     ] = None,
+    ending: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="The form of the files.")] = "png",
     storage: StorageOption = None,
 ) -> None:
-    """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
+    """Draw every figure that the study has data for; for the others, say why not."""
+    from mlflow import MlflowClient
+
+    from analysis.artifacts import read_artifact
+    from analysis.compare import compare
+    from analysis.drawing import save_figure
+    from analysis.figures import stage_of, study_figures
     from studies.folder import StudyFolder, resolve_storage
-    from studies.report import write_study_report
 
     folder = StudyFolder(resolve_storage(storage), name)
-    folder.document()  # there is such a study
-    if output is not None and not output.parent.is_dir():
-        raise StudyError(f"{output}: there is no directory {output.parent}")
+    results = _results(name, storage, None, "main")
+    client = MlflowClient(folder.places().tracking_uri)
     try:
-        typer.echo(write_study_report(folder, output or folder.report))
-    except LookupError as error:
-        raise StudyError(error.args[0]) from None
+        comparison = compare([results], samples=lambda run: None, method=folder.document()["model"]["method"])
+    except ValueError:
+        comparison = None
+    target = output or folder.path / "figures"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
+    confirm = stage_of(results, "confirm")
+    for kind, _, figure in study_figures(
+        stage_of(results, "search"), confirm, comparison, lambda run, path: read_artifact(client, run, path)
+    ):
+        if isinstance(figure, str):
+            people().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
+        else:
+            typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
 
 
-def _results(name: str, storage: Path | None, stage: str, metrics: Literal["main", "all"]) -> StudyResults:
+def _results(name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"]) -> StudyResults:
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
     from studies.mlflow_store import fail_soon
