@@ -125,7 +125,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(uri, MlflowClient(uri), folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_study(store: Store) -> Callable[..., Study]:
     """`new_study(modalities=..., objectives=..., ...)`: a study in an experiment of its own."""
 
