@@ -148,13 +148,13 @@ def _searching(entry: Entry, comparison: Comparison) -> Iterator[str]:
     row = row_of(comparison.summary, entry.label)
     interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
     yield (
-        f"Searching {_paid(interval, p_value, comparison.mode)}: against the file's own values of {entry.method} the "
+        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's own values of {entry.method} the "
         f"mean changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
         f"{_p_words(p_value, len(seeds))}."
     )
 
 
-def _paid(interval: Interval, p_value: float, mode: str) -> str:
+def paid(interval: Interval, p_value: float, mode: str) -> str:
     """The bootstrap of few seeds is too narrow, so the exact test decides; where its smallest p is above the level, all
     that can be said is that every seed agrees.
     """
@@ -232,7 +232,7 @@ def _unconfirmed(search: StudyResults) -> Answer:
     values = trial_values(search)
     runs, first = search.runs, search.objectives[0]
     if values.empty:
-        ends = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items()) or "none yet"
+        ends = status_words(runs) or "none yet"
         return Answer(
             "There is no result yet: no trial has values.",
             (),
@@ -266,6 +266,12 @@ def _unconfirmed(search: StudyResults) -> Answer:
         f"{metric} {number(values[first['metric']].iloc[0])} on val."
     )
     return Answer(headline, figures, tuple(sentences))
+
+
+def status_words(runs: pd.DataFrame) -> str:
+    """How many runs ended in which way, most first."""
+    counts = sorted(runs["status"].value_counts().items(), key=lambda one: (-one[1], str(one[0])))
+    return ", ".join(f"{count} {status}" for status, count in counts)
 
 
 def _trial_words(entry: Entry) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare import Comparison
-from analysis.report_answer import SEARCHED, TESTED
+from analysis.report_answer import SEARCHED, TESTED, status_words
 from analysis.report_tables import NOTHING, Cell, Column, Table
 from analysis.results import StudyResults
 
@@ -170,12 +170,7 @@ def _search(document: Mapping[str, Any]) -> str:
 
 
 def _statuses(results: StudyResults) -> str:
-    counts = results.runs["status"].value_counts()
-    return (
-        f"{len(results.runs)}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
-        if len(counts)
-        else "none yet"
-    )
+    return f"{len(results.runs)}: {status_words(results.runs)}" if len(results.runs) else "none yet"
 
 
 def _confirmation(confirmed: StudyResults, confirm: Mapping[str, Any] | None, study: str) -> str:
