@@ -139,7 +139,7 @@ def _missing(results: StudyResults, found: Sequence[Entry]) -> list[str]:
     runs = results.runs[results.runs["stage"] == "confirm"]
     earlier = runs["config"] == EARLIER
     used = {run for entry in found for run in entry.run_ids}
-    lost = runs[~earlier & ~runs.index.isin(used)]
+    lost = runs[~earlier & ~runs.index.isin(used)].sort_values(["method", "config", "seed"])
     notes = []
     if len(lost):
         parts = [

@@ -140,7 +140,7 @@ def _table(title: str, first: str, columns: Sequence[str], width: int | None = N
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column(first, overflow="fold", min_width=14, max_width=LABEL_WIDTH)
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=width is None, max_width=width)
+        table.add_column(column, justify="right", overflow="fold", no_wrap=width is None, max_width=width)
     return table
 
 

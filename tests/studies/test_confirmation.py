@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -180,3 +182,14 @@ def test_a_search_cannot_read_test(driver: Callable[[StudyPlan], Ledger], tmp_pa
     ledger.epoch(record.number, found)
     ledger.finish(record.number, Ending("completed"))
     assert set(Confirmation(ledger).dataset.splits) == {"train", "val", "test"}
+
+
+def test_what_is_had_without_modalities_is_told_once(driver: Callable[[StudyPlan], Ledger]) -> None:
+    ledger = search(driver(plan()), 0.5)
+    for _ in range(2):
+        Confirmation(ledger).open()
+    told = [record for record in ledger.tracker.journal.read_all() if "without_modalities" in record.get("tags", {})]
+    assert [record["key"] for record in told] == ["study"]
+    train, test = (ledger.plan.dataset.splits[split].targets() for split in ("train", "test"))
+    share = (test == np.bincount(train).argmax()).mean()
+    assert json.loads(told[0]["tags"]["without_modalities"]) == {"test": pytest.approx(share)}
