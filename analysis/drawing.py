@@ -21,6 +21,7 @@ FORMATS = (".png", ".svg", ".pdf")
 TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 11.0, 8.0, 7.0
 TITLE_LINE, LABEL_LINE, HEADER = 0.21, 0.15, 0.32
 MARGIN, GAP, PAD, DOT_ROW = 0.15, 0.16, 0.1, 0.24
+LONGEST_LINE = 9.0
 GREY, INK = "#444444", "#222222"
 # Okabe and Ito (2008), without black and yellow: told apart with any colour vision
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -37,7 +38,7 @@ class Sheet:
     def __init__(self, width: float, body: float, title: str, subtitle: str) -> None:
         """`body`: inches needed below the subtitle, the lower margin among them."""
         titles = wrapped(title, width - 2 * MARGIN, TITLE_SIZE, "bold")
-        subtitles = wrapped(subtitle, width - 2 * MARGIN)
+        subtitles = wrapped(subtitle, min(width - 2 * MARGIN, LONGEST_LINE))
         under_title = MARGIN + TITLE_LINE * len(titles)
         self.top = under_title + LABEL_LINE * len(subtitles)
         self.width, self.height = width, self.top + body

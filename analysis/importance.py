@@ -61,7 +61,7 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
         raise ValueError(f"study {results.study}: nothing is searched")
     if len(trials) < FEWEST:
         raise ValueError(
-            f"study {results.study}: {len(trials)} trials have values; to say what a parameter does takes {FEWEST}"
+            f"study {results.study}: {len(trials)} trials with values; to say what a parameter does takes {FEWEST}"
         )
     points = results.table.drop_duplicates("trial").set_index("trial").loc[trials, list(results.searched)]
     values, objective, methods = values.loc[trials], objective.loc[trials], methods_of(results).loc[trials]
@@ -176,5 +176,5 @@ def permutation_importance(points: pd.DataFrame, objective: Floats, seed: int = 
 def _numbers(column: pd.Series) -> Floats:
     """A parameter for a forest, which needs order alone: below all others where it is absent."""
     numbers = column if pd.api.types.is_numeric_dtype(column) else pd.Series(pd.factorize(column)[0], column.index)
-    filled: Floats = numbers.where(column.notna()).rank(method="dense").fillna(0.0).to_numpy(dtype=float)
+    filled: Floats = np.asarray(numbers.where(column.notna()).rank(method="dense").fillna(0.0), dtype=np.float64)
     return filled

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.drawing import check_target, save_figure
@@ -108,7 +109,8 @@ def default_trials(*stages: StudyResults | None) -> dict[str, int]:
     found: dict[str, int] = {}
     for results in stages:
         if results is not None:
-            runs = results.runs[results.runs["config"].fillna("").str.split(", ").map(lambda names: DEFAULTS in names)]
+            named = [DEFAULTS in str(config).split(", ") for config in results.runs["config"]]
+            runs = results.runs[np.array(named, dtype=bool)]
             pairs = zip(runs["method"].tolist(), runs["trial"].tolist(), strict=True)
             found |= {method: trial for method, trial in pairs if trial >= 0}  # −1: the search did not run them
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
@@ -133,3 +137,37 @@ def new_study(store: Store) -> Callable[..., Study]:
         return Study(store, settings.pop("experiment", None) or store.experiment(), **settings)
 
     return new
+
+
+@pytest.fixture
+def check_texts() -> Callable[[Figure], list[Text]]:
+    """`check_texts(figure)`: the texts that it really draws; none leaves the figure or covers another."""
+
+    def check(figure: Figure) -> list[Text]:
+        texts = _drawn_texts(figure)
+        boxes = np.array([text.get_window_extent().extents for text in texts])  # (T, 4) left, bottom, right, top
+        size = figure.get_size_inches() * figure.dpi
+        outside = (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] > size).any(axis=1)
+        assert [text.get_text() for text, out in zip(texts, outside, strict=True) if out] == []
+        low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+        high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+        overlaps = np.argwhere(np.triu(np.all(high - low > 0.5, axis=-1), k=1))
+        assert [(texts[first].get_text(), texts[second].get_text()) for first, second in overlaps] == []
+        return texts
+
+    return check
+
+
+def _drawn_texts(figure: Figure) -> list[Text]:
+    """Tick labels beyond the axes are not among them."""
+    texts: list[Text] = []
+    draw = Text.draw
+
+    def record(text: Text, *args: Any, **kwargs: Any) -> None:
+        texts.append(text)
+        draw(text, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Text, "draw", record)
+        figure.savefig(io.BytesIO(), dpi=figure.dpi)
+    return [text for text in dict.fromkeys(texts) if text.get_visible() and text.get_text().strip()]
