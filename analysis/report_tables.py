@@ -176,7 +176,7 @@ def configurations_table(comparison: Comparison) -> Table:
         rows.append((*cells, *(value_cell(row[name]) for name in modalities)))
     caption = (
         f"{comparison.metric} on {comparison.split} of {len(rows)} configurations over {comparison.combinations_text} "
-        f"combinations ({_better(comparison.mode)}); with 95 % intervals over seeds. Reference: {comparison.reference}"
+        f"combinations ({_better(comparison.mode)}); {_certainty(comparison)}. Reference: {comparison.reference}"
     )
     order = (3, _direction(comparison.mode)) if shown and shown[0] == "mean" else None
     return Table("configurations", caption, tuple(columns), tuple(rows), order)
@@ -200,8 +200,8 @@ def combinations_table(comparison: Comparison) -> Table:
         cells = (found.get((label, name), Cell()) for label in labels)
         rows.append((Cell(name), Cell(str(size), size), *cells))
     caption = (
-        f"{comparison.metric} on {comparison.split} of each combination ({_better(comparison.mode)}): mean over seeds, "
-        f"below it the 95 % interval over seeds"
+        f"{comparison.metric} on {comparison.split} of each combination ({_better(comparison.mode)}); "
+        f"{_certainty(comparison)}"
     )
     return Table("combinations", caption, tuple(columns), tuple(rows), (1, "ascending"))
 
@@ -244,6 +244,12 @@ def _summaries(results: StudyResults, split: str) -> dict[str, dict[str, float]]
 
 def _direction(mode: str) -> Literal["ascending", "descending"]:
     return "ascending" if mode == "min" else "descending"
+
+
+def _certainty(comparison: Comparison) -> str:
+    if all(len(entry.seeds) == 1 for entry in comparison.entries):
+        return "one seed each, so that there is no interval"
+    return "means over seeds, below them 95 % intervals over seeds"
 
 
 def _better(mode: str) -> str:
