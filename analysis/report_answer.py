@@ -183,11 +183,15 @@ def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Ite
         return
     sign = 1.0 if comparison.mode == "max" else -1.0
     better = sum(sign * (one.values.mean() - entry.values.mean()) > 0 for one in rivals)
-    how = "all" if better == len(rivals) else "none" if better == 0 else str(better)
-    yield (
-        f"Of {_count(len(rivals), 'other method')}, each with the configuration that its own search put first, {how} "
-        f"{'has' if better == 1 else 'have'} a better mean on test."
-    )
+    if len(rivals) == 1:
+        end = "better than" if better else "that is no better than"
+        yield f"The other method, {rivals[0].method}, has a mean on test {end} this, with its own best configuration."
+    else:
+        how = "all" if better == len(rivals) else "none" if better == 0 else str(better)
+        yield (
+            f"Of {len(rivals)} other methods, each with the configuration that its own search put first, {how} "
+            f"{'has' if better == 1 else 'have'} a better mean on test."
+        )
     if comparison.reference != entry.label:
         return
     yield from _tests(rivals, comparison, sign)

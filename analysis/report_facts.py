@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -76,7 +77,7 @@ def space_table(document: Mapping[str, Any]) -> Table | None:
 
 def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[str, str, str]]:
     """What it gives, the command, and a word on it."""
-    name = search.study
+    name = shlex.quote(search.study)
     rows = [
         ("Values of the search", f"dmr table {name}", "one row a trial, split, metric and combination"),
         ("All metrics", f"dmr table {name} --metrics all", "those beside the main one come from the runs' artifacts"),
@@ -89,7 +90,7 @@ def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[
         rows.append(
             (
                 "Means, intervals, tests, Shapley values",
-                f"dmr compare {name} --reference '{comparison.reference}'",
+                f"dmr compare {name} --reference {shlex.quote(comparison.reference)}",
                 "in MLflow the mean of a run is its metric "
                 f"best/{comparison.split}/{comparison.metric}_mean, a combination's "
                 f"best/{comparison.split}/{comparison.metric}/COMBINATION",
@@ -104,13 +105,13 @@ def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[
             )
         )
     commit = search.tags.get("git_commit")
-    checkout = f"git checkout {commit} && " if commit else ""
+    checkout = f"git checkout {shlex.quote(commit)} && " if commit else ""
     rows += [
         ("Figures", f"dmr figures {name} -o figures", ""),
         ("This page", f"dmr report {name}", ""),
         (
             "The whole study",
-            f"{checkout}dmr run study.yaml --name {name}_again",
+            f"{checkout}dmr run study.yaml --name again",
             "with the study file below saved as study.yaml, and the versions above",
         ),
     ]
