@@ -84,9 +84,9 @@ def _check_same_data(name: str, document: dict[str, Any], other: str, others: di
     """Raises:
     StudyError: the studies have not the same test samples, as far as their files say.
     """
-    for key in ("dataset", "missing", "seed"):
-        if key == "seed" and document["dataset"]["name"] == "arrays" and not document.get("missing"):
-            continue  # the test samples of a folder are the same at every seed
+    dataset = document["dataset"]
+    drawn = document.get("missing") or (dataset["name"] != "arrays" and "seed" not in dataset)
+    for key in ("dataset", "missing", *(["seed"] if drawn else [])):  # the study's seed may decide what is in test
         if document.get(key) != others.get(key):
             raise StudyError(
                 f"{name} and {other} cannot be compared, their data differ: {key}: "

@@ -231,3 +231,41 @@ def make_workplace() -> Callable[[Path], Workplace]:
 @pytest.fixture
 def make_arrays() -> Callable[..., Path]:
     return write_arrays
+
+
+def _confirmed(path: Path, document: dict[str, Any]) -> Workplace:
+    place = Workplace(path, {"XDG_CACHE_HOME": str(path / "cache")})
+    (path / "study.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    place.run("run", "study.yaml")
+    return place
+
+
+def _tiny(name: str, dataset: dict[str, Any], methods: list[str], **keys: Any) -> dict[str, Any]:
+    """A study with a block a method, two trials each, and all confirmed with three seeds."""
+    rate = {"train.learning_rate": {"log_uniform": [1e-3, 3e-2]}}
+    return {
+        "name": name,
+        "dataset": dataset,
+        "model": {"method": methods[0], "encoder": {"name": "mlp", "width": 8}},
+        "train": {"epochs": 3, "batch_size": 128},
+        "search": [{"name": method, "model.method": method, **rate} for method in methods],
+        "scheduler": {"name": "none"},
+        "budget": {"trials": 2 * len(methods)},
+        "confirm": {"top": 1, "seeds": 3},
+        **keys,
+    }
+
+
+@pytest.fixture(scope="session")
+def confirmed_digits(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace with the confirmed study `digits`: dmrnet and dropout, and odds of deployment."""
+    odds = {"top_left": 0.9, "bottom_right": 0.5}
+    document = _tiny("digits", {"name": "digits"}, ["dmrnet", "dropout"], deployment=odds)
+    return _confirmed(tmp_path_factory.mktemp("confirmed_digits"), document)
+
+
+@pytest.fixture(scope="session")
+def confirmed_planted(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace with the confirmed study `planted`: dropout and dedicated."""
+    document = _tiny("planted", {"name": "planted", "train": 600, "val": 200, "test": 300}, ["dropout", "dedicated"])
+    return _confirmed(tmp_path_factory.mktemp("confirmed_planted"), document)

@@ -67,18 +67,18 @@ def shown(found: Comparison, width: int) -> str:
 @pytest.mark.parametrize(
     "modalities", [("left", "right"), tuple("abcd"), tuple(f"sensor_{n}" for n in range(6))], ids=len
 )
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...], width: int) -> None:
+def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...]) -> None:
     odds = dict.fromkeys(modalities, 0.5)
     found = comparison(modalities, deployment=odds, without_modalities={"test": 0.1})
-    text = shown(found, width)
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= width
     row = found.summary.loc["dmrnet best 1"]
-    for value in (f"{row['mean']:.4f}", f"{row['low']:.4f}–{row['high']:.4f}", f"{row['gap_to_dedicated']:+.4f}"):
-        assert value in text
-    assert f"{row[f'shapley_{modalities[0]}']:+.4f}" in text
-    assert ("largest differences" in text) == (len(modalities) == 6)
+    values = [f"{row['mean']:.4f}", f"{row['low']:.4f}–{row['high']:.4f}", f"{row['gap_to_dedicated']:+.4f}"]
+    for width in (80, 120, 200):
+        text = shown(found, width)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        for value in (*values, f"{row[f'shapley_{modalities[0]}']:+.4f}"):
+            assert value in text
+        assert ("largest differences" in text) == (len(modalities) == 6)
 
 
 def test_one_seed_alone_has_no_empty_columns() -> None:
@@ -111,6 +111,14 @@ def test_studies_of_different_data_are_refused(tmp_path: Path, changes: dict[str
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(StudyError, match=f"^one and other cannot be compared, their data differ: {message}$"):
+        compare_studies(["one", "other"], tmp_path, None)
+
+
+def test_the_seed_counts_where_it_splits_the_data(tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "other")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.yaml").write_text(yaml.safe_dump({"dataset": {"name": "digits"}, "seed": seed}))
+    with pytest.raises(StudyError, match=r"^one and other cannot be compared, their data differ: seed: 0; 1$"):
         compare_studies(["one", "other"], tmp_path, None)
     with pytest.raises(StudyError, match=r"no study 'third' here"):
         compare_studies(["one", "third"], tmp_path, None)

@@ -1,0 +1,123 @@
+"""`dmr compare` on real confirmed studies: its files have the numbers of the raw runs, computed in another way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from dmr.data import open_dataset
+
+pytestmark = pytest.mark.slow
+ODDS = {"top_left": 0.9, "top_right": 1.0, "bottom_left": 1.0, "bottom_right": 0.5}
+
+
+@pytest.fixture(scope="module", params=["digits", "planted"])
+def compared(request):
+    """The study's name, its raw confirm runs by entry and seed, and what `dmr compare` said and wrote."""
+    name = request.param
+    place = request.getfixturevalue(f"confirmed_{name}")
+    done = place.run("compare", name, "-o", "out")
+    entries: dict[str, dict[int, object]] = {}
+    for run in place.mlflow_runs(name, "confirm"):
+        label = f"{run.data.tags['method']} {run.data.tags['config']}"
+        entries.setdefault(label, {})[int(run.data.tags["seed"])] = run
+    written = [pd.read_csv(place.path / "out" / f"{table}.csv") for table in ("summary", "combinations")]
+    return name, place, entries, done, *written
+
+
+def values_of(seeds: dict, names: list[str]) -> np.ndarray:
+    return np.array([[seeds[s].data.metrics[f"best/test/accuracy/{name}"] for name in names] for s in sorted(seeds)])
+
+
+def flips(differences: np.ndarray) -> float:
+    sums = [abs(math.fsum(d * s)) for d in [differences] for s in itertools.product((1, -1), repeat=len(differences))]
+    return float(np.mean([value >= sums[0] - 1e-6 for value in sums]))
+
+
+def test_the_files_have_the_numbers_of_the_raw_runs(compared) -> None:
+    name, _, entries, done, summary, combinations = compared
+    summary = summary.set_index("label")
+    names = list(dict.fromkeys(combinations["combination"]))
+    modalities = names[-1].split("-")
+    assert len(names) == 2 ** len(modalities) - 1
+    assert set(summary.index) == set(entries)
+    assert f"{name}: accuracy on test over all {len(names)} combinations" in done.stdout
+    values = {label: values_of(seeds, names) for label, seeds in entries.items()}
+    assert {label: v.shape[0] for label, v in values.items()} == dict.fromkeys(values, 3)
+    (reference,) = [
+        label for label in values if label.startswith(("dmrnet best 1", "dropout best 1")[name == "planted"])
+    ]
+    p_values = {k: flips(v.mean(1) - values[reference].mean(1)) for k, v in values.items() if k != reference}
+    dataset = open_dataset(name, {} if name == "digits" else {"train": 600, "val": 200, "test": 300}, 0)
+    majority = np.bincount(dataset.splits["train"].targets()).argmax()
+    empty = np.mean(dataset.splits["test"].targets() == majority)
+    for label, own in values.items():
+        row, rows = summary.loc[label], combinations[combinations["label"] == label].set_index("combination")
+        assert row["mean"] == pytest.approx(own.mean())
+        assert rows.loc[names, "mean"].to_numpy() == pytest.approx(own.mean(0))
+        if np.ptp(own.mean(1)) > 1e-6:
+            found = stats.bootstrap((own.mean(1),), np.mean, rng=np.random.default_rng(0)).confidence_interval
+            assert (row["low"], row["high"]) == pytest.approx((found.low, found.high))
+        assert (row["worst"], row["full"]) == pytest.approx((own.min(1).mean(), own[:, -1].mean()))
+        if label != reference:
+            assert row["minus_reference"] == pytest.approx(own.mean() - values[reference].mean(), abs=1e-12)
+            assert row["p_seeds"] == pytest.approx(p_values[label])
+            ordered = sorted(p_values.values())
+            steps = [(len(ordered) - i) * p for i, p in enumerate(ordered) if p <= p_values[label]]
+            assert row["p_seeds_holm"] == pytest.approx(min(1.0, max(steps)))
+        worth = {frozenset(c.split("-")): v for c, v in zip(names, own.mean(0), strict=True)} | {frozenset(): empty}
+        for modality in modalities:
+            before = [frozenset(o[: o.index(modality)]) for o in itertools.permutations(modalities)]
+            share = np.mean([worth[some | {modality}] - worth[some] for some in before])
+            assert row[f"shapley_{modality}"] == pytest.approx(share, abs=1e-6)
+        if name == "digits":
+            chance = [math.prod(ODDS[m] if m in c.split("-") else 1 - ODDS[m] for m in modalities) for c in names]
+            assert row["expected"] == pytest.approx(own.mean(0) @ chance / sum(chance))
+        else:
+            best = max(v.mean() for k, v in values.items() if k.startswith("dedicated"))
+            assert row["gap_to_dedicated"] == pytest.approx(best - own.mean(), abs=1e-12)
+
+
+def test_the_files_have_the_numbers_of_single_samples(compared) -> None:
+    name, place, entries, _, summary, _ = compared
+    summary = summary.set_index("label")
+    means = {}
+    for label, seeds in entries.items():
+        scores = []
+        for run in seeds.values():
+            with np.load(place.client.download_artifacts(run.info.run_id, "samples.npz")) as file:
+                scores.append(file["scores"].astype(float))
+                sets = [set(combination.split("-")) for combination in file["combinations"]]
+        pairs = [(a, b) for a, b in itertools.permutations(range(len(sets)), 2) if sets[a] < sets[b]]
+        near = [(a, b) for a, b in pairs if len(sets[b]) == len(sets[a]) + 1]
+        share = np.mean([own[b] < own[a] for own in scores for a, b in near])
+        assert summary.at[label, "worse_with_more"] == pytest.approx(share)
+        means[label] = np.mean(scores, axis=(0, 1))  # (N,)
+    (reference,) = [
+        label for label in means if label.startswith(("dmrnet best 1", "dropout best 1")[name == "planted"])
+    ]
+    signs = np.random.default_rng(1).choice([-1.0, 1.0], (4_000, len(means[reference])))
+    for label in means.keys() - {reference}:
+        differences = means[label] - means[reference]
+        flipped = np.abs(signs @ differences)
+        assert summary.at[label, "samples_minus_reference"] == pytest.approx(differences.mean())
+        assert summary.at[label, "p_samples"] == pytest.approx((flipped >= abs(differences.sum())).mean(), abs=0.03)
+
+
+def test_what_a_reader_has_to_know_is_said(compared) -> None:
+    *_, done, _, _ = compared
+    assert "3 seeds: intervals are 95 % bootstrap intervals" in done.stderr
+    assert "no p over seeds is under 0.25" in done.stderr
+    assert "Shapley values are left out" not in done.stderr
+    assert done.stdout.endswith("combinations.csv\n")
+
+
+def test_an_unknown_reference_and_another_data_set_are_one_line(confirmed_digits) -> None:
+    wrong = confirmed_digits.dmr("compare", "digits", "--reference", "dmrnet")
+    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+    assert wrong.stderr.startswith("reference 'dmrnet': the entries are ")
