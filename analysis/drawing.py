@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -67,7 +68,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
     check_target(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        figure.savefig(partial, dpi=160)
+        with rc_context({"pdf.fonttype": 42}):  # TrueType: what journals take
+            figure.savefig(partial, dpi=160)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

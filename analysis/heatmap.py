@@ -88,7 +88,7 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
     dots_height = max(DOT_ROW * count, BAR + 2 * LABEL_LINE + PAD)
     sheet = drawing.Sheet(right + side + MARGIN, HEADER + under + dots_height + MARGIN, table.title, table.subtitle)
     body = sheet.top + HEADER
-    scale = _scale(table)
+    scale = _scale(table, 100.0 if hundredths else 1.0)
     combinations = all_combinations(table.modalities)
     masks = pd.DataFrame(combinations.masks, index=combinations.names).loc[table.cells.columns].to_numpy()
 
@@ -186,13 +186,13 @@ def scale_of(values: npt.NDArray[np.float64], better: str) -> ScalarMappable:
     )
 
 
-def _scale(table: HeatmapTable) -> ScalarMappable:
-    """Of values that of `scale_of`; of differences as far below 0 as above."""
+def _scale(table: HeatmapTable, unit: float) -> ScalarMappable:
+    """Of values that of `scale_of`; of differences, in which 1 of the metric is `unit`, as far below 0 as above."""
     values = table.cells.to_numpy(dtype=float)
     if not table.difference:
         return scale_of(values, table.better)
     widest = float(np.nanmax(np.abs(values), initial=0.0))
-    limit = 1.0 if table.bars is not None else max(NARROWEST / 2, widest)
+    limit = 1.0 if table.bars is not None else max(unit * NARROWEST / 2, widest)
     return ScalarMappable(Normalize(-limit, limit), colormaps[DIVERGING if table.better == "max" else f"{DIVERGING}_r"])
 
 

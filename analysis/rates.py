@@ -114,7 +114,7 @@ def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
     if not pd.api.types.is_numeric_dtype(known):
         return {trial: (value, value) for trial, value in zip(trials, known.astype(str), strict=True)}
     if known.nunique() <= BINS:
-        return {trial: (value, f"{value:g}") for trial, value in zip(trials, known.astype(float), strict=True)}
+        return {trial: (value, f"{value:.3g}") for trial, value in zip(trials, known.astype(float), strict=True)}
     bins = pd.qcut(known, min(BINS, max(1, len(known) // 3)), duplicates="drop")
     low, high = (known.groupby(bins, observed=True).agg(end) for end in ("min", "max"))
     return {

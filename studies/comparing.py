@@ -38,7 +38,7 @@ def compare(
     for note in comparison.notes:
         people().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
-        for path in write_comparison(comparison, output):
+        for path in (*write_comparison(comparison, output), *draw_comparison(comparison, output)):
             typer.echo(path)
 
 
@@ -101,13 +101,11 @@ def _shown(value: Any) -> str:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """The tables in full precision, and the figures; the paths written.
+    """The tables in full precision; the paths written.
 
     Raises:
         StudyError: the folder cannot be made.
     """
-    from analysis.drawing import save_figure
-    from analysis.figures import comparison_figures
     from studies.folder import write_text
 
     try:
@@ -117,8 +115,13 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
     for name, frame in tables.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
-    paths = [folder / f"{name}.csv" for name in tables]
-    for name, _, figure in comparison_figures(comparison):
-        if not isinstance(figure, str):
-            paths.append(save_figure(figure, folder / f"{name}.png"))
-    return paths
+    return [folder / f"{name}.csv" for name in tables]
+
+
+def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """The figures that can be drawn, as .png, in a folder that is there; the paths written."""
+    from analysis.drawing import save_figure
+    from analysis.figures import comparison_figures
+
+    drawn = [(name, figure) for name, _, figure in comparison_figures(comparison)]
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn if not isinstance(figure, str)]

@@ -8,8 +8,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,75 +20,13 @@ from scipy import stats
 from analysis.report import Source, write_report
 
 STUDY_FILE = "model: {method: dmrnet, prior_std: 1.0}\nsearch: {model.prior_std: {log_uniform: [0.1, 3.0]}}\n"
+ReadPage = Callable[[str], Any]
 CONFIRMED = (  # trial, method, configuration, level of its values
     (5, "dropout", "best 1", 0.45),
     (1, "dropout", "defaults", 0.40),
     (4, "dmrnet", "best 1", 0.42),
     (0, "dmrnet", "defaults", 0.47),
 )
-VOID = {"meta", "img", "br"}
-
-
-@dataclass
-class Element:
-    """A tag, its attributes, and all text in it."""
-
-    tag: str
-    attributes: dict[str, str]
-    parts: list[str] = field(default_factory=list)
-    inside: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
-
-
-class Page(HTMLParser):
-    """Every element of a page in its order, and the tables by their id."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[Element] = []
-        self.open: list[Element] = []
-        self.tables: dict[str, list[list[Element]]] = {}
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {[element.tag for element in self.open]}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        element = Element(tag, {name: value or "" for name, value in attrs}, inside=tuple(e.tag for e in self.open))
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-        if tag == "table":
-            self.tables[element.attributes["id"]] = []
-        elif tag == "tr":
-            list(self.tables.values())[-1].append([])
-        elif tag in ("td", "th"):
-            list(self.tables.values())[-1][-1].append(element)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> where nothing is open"
-        closed = self.open.pop()
-        assert closed.tag == tag, f"</{tag}> closes <{closed.tag}>"
-
-    def handle_data(self, data: str) -> None:
-        for element in self.open:
-            element.parts.append(data)
-
-    def all(self, tag: str) -> list[Element]:
-        return [element for element in self.elements if element.tag == tag]
-
-    def column(self, table: str, heading: str) -> list[Element]:
-        """The cells of a column, by its heading."""
-        head, *rows = self.tables[table]
-        position = [element.text for element in head].index(heading)
-        return [row[position] for row in rows]
-
-    def values(self, table: str, heading: str) -> list[float | None]:
-        """The numbers that a column is sorted by."""
-        found = [cell.attributes.get("data-value") for cell in self.column(table, heading)]
-        return [None if value is None else float(value) for value in found]
 
 
 @dataclass
@@ -97,7 +34,7 @@ class Written:
     """A study in the store, and its page."""
 
     study: Any
-    page: Page
+    page: Any  # of pages.py
     text: str
     path: Path
 
@@ -141,12 +78,12 @@ def add_run(
     return run_id
 
 
-def write(study: Any, folder: Path, study_file: str = STUDY_FILE) -> Written:
+def write(study: Any, folder: Path, read_page: ReadPage, study_file: str = STUDY_FILE) -> Written:
     key = study.client.get_run(study.parent).data.tags.get("dmr.key")
     source = Source(study.uri, study.experiment, study.name, key, study_file)
     path = write_report(source, folder / "report.html")
     text = path.read_text(encoding="utf-8")
-    return Written(study, Page(text), text, path)
+    return Written(study, read_page(text), text, path)
 
 
 def curve(study: Any, level: float, draw: np.random.Generator) -> list[float]:
@@ -173,14 +110,14 @@ def fill(study: Any, trials: int = 6, seeds: int = 5) -> Any:
 
 
 @pytest.fixture(scope="module")
-def written(new_study: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(new_study: Callable[..., Any], read_page: ReadPage, tmp_path_factory: pytest.TempPathFactory) -> Written:
     tags = {
         "samples": json.dumps({"train": 100, "val": 20, "test": 30, "classes": 3}),
         "versions": json.dumps({"python": "3.11.9", "torch": "2.13.0"}),
         "deployment": json.dumps({"rgb": 0.9}),
         "git_commit": "0123abc",
     }
-    return write(fill(new_study(searched=["model.prior_std"], tags=tags)), tmp_path_factory.mktemp("report"))
+    return write(fill(new_study(searched=["model.prior_std"], tags=tags)), tmp_path_factory.mktemp("report"), read_page)
 
 
 def raw_test_values(study: Any) -> dict[str, dict[int, list[float]]]:
@@ -303,13 +240,13 @@ def test_a_screen_reader_finds_its_way(written: Written) -> None:
     )
 
 
-def test_what_others_wrote_is_escaped(new_study: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_others_wrote_is_escaped(new_study: Callable[..., Any], read_page: ReadPage, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&amp;"
     study = new_study(name=evil, searched=[], tags={"dataset": evil, "dmr.key": "k/study", "git_commit": evil})
     message = f"error: {evil} at postgresql://me:s3cret@host/db"
     add_run(study, "search", 0, 0, [0.5] * 7, method=evil)
     add_run(study, "search", 1, 0, None, method=evil, reason="error", error=message)
-    page = write(study, tmp_path, f"model: {{method: x}}\n# {evil} http://me:s3cret@host/")
+    page = write(study, tmp_path, read_page, f"model: {{method: x}}\n# {evil} http://me:s3cret@host/")
     assert len(page.page.all("script")) == 1
     assert page.text.count("<script>") == 1
     assert "s3cret" not in page.text
@@ -369,11 +306,16 @@ def metric_of_some(study: Any) -> None:
     ],
 )
 def test_a_study_at_any_point(
-    new_study: Callable[..., Any], tmp_path: Path, make: Callable[[Any], Any], settings: dict[str, Any], said: str
+    new_study: Callable[..., Any],
+    read_page: ReadPage,
+    tmp_path: Path,
+    make: Callable[[Any], Any],
+    settings: dict[str, Any],
+    said: str,
 ) -> None:
     study = new_study(**settings)
     make(study)
-    page = write(study, tmp_path, "{}")
+    page = write(study, tmp_path, read_page, "{}")
     assert said in page.page.all("main")[0].text
     assert "nan" not in page.page.all("main")[0].text.lower().split()
     assert "trials" in page.page.tables

@@ -87,7 +87,7 @@ def test_hostile_names(place, name):
     place.write()
     line = refuse(place, "run", "small.yaml", "--name", name)
     assert "name" in line
-    for command in ("status", "stop", "table", "heatmap", "resume"):
+    for command in ("status", "stop", "table", "heatmap", "figures", "resume"):
         assert "name" in refuse(place, command, name)
 
 

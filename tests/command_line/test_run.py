@@ -9,13 +9,16 @@ import math
 import os
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
+from typer.testing import CliRunner
 
 from dmr.combinations import all_combinations
+from studies.cli import app
 
 NAMES = all_combinations(("ecg", "motion", "skin")).names
 
@@ -105,6 +108,31 @@ def test_table_heatmap_list_and_status(finished):
     assert "<svg" in (finished.path / svg).read_text()
     assert "small: complete, 4 of 4 trials" in finished.run("list").stdout
     assert "trials: 4 completed" in finished.run("status", "small").stdout
+
+
+def test_figures_are_drawn_or_it_is_said_why_not(finished, tmp_path):
+    storage = ["--storage", str(finished.path / "dmr_runs")]
+    done = CliRunner().invoke(app, ["figures", "small", "-o", str(tmp_path / "drawn"), "--format", "svg", *storage])
+    assert done.exit_code == 0, done.output
+    drawn = {Path(line).stem for line in done.stdout.splitlines()}
+    assert drawn == {"methods", "trials", "trials_difference", "pareto", "rates", "variance"}
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {f"{name}.svg" for name in drawn}
+    assert "<svg" in (tmp_path / "drawn/variance.svg").read_text()
+    reasons = done.stderr.splitlines()
+    assert [line.split(": not drawn: ")[0] for line in reasons] == ["methods_difference", "parameters", "classes"]
+    assert "4 trials with values; to say what a parameter does takes 8" in reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [("0", None), ("defaults", None), ("9", "trial 9 has no values"), ("best", "--difference-to best: allowed are")],
+)
+def test_the_heatmap_of_differences(finished, tmp_path, reference, message):
+    where = ["--storage", str(finished.path / "dmr_runs"), "-o", str(tmp_path / "h.pdf")]
+    done = CliRunner().invoke(app, ["heatmap", "small", "--difference-to", reference, *where])
+    assert done.exit_code == (0 if message is None else 2), done.output
+    assert (tmp_path / "h.pdf").exists() == (message is None)
+    assert message is None or message in done.stderr
 
 
 def test_train_runs_once_without_a_search(workplace):

@@ -16,7 +16,7 @@ from rich.console import Console
 from analysis.compare import Comparison, compare
 from analysis.results import StudyResults
 from dmr.combinations import all_combinations
-from studies.comparing import compare_studies, write_comparison
+from studies.comparing import compare_studies, draw_comparison, write_comparison
 from studies.comparison_tables import show_comparison
 from studies.errors import StudyError
 
@@ -95,6 +95,9 @@ def test_what_is_written_is_what_was_computed(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match=r"file: cannot be made: File exists$"):
         write_comparison(found, tmp_path / "file")
+    drawn = draw_comparison(found, tmp_path / "out")
+    assert [path.name for path in drawn] == ["methods.png", "methods_difference.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
 @pytest.mark.parametrize(
