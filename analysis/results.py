@@ -82,7 +82,7 @@ def load_study(
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    store = f"MLflow store {_without_password(tracking_uri)}"
+    store = f"MLflow store {without_password(tracking_uri)}"
     path = tracking_uri.removeprefix("sqlite:///")
     if path != tracking_uri and not Path(path).is_file():  # asking MLflow would create it
         raise LookupError(f"{store}: there is no such file")
@@ -98,7 +98,7 @@ def load_study(
             raise LookupError(f"{store}: experiment {experiment!r} has no study {study!r}")
         return _read(client, ids, study, parents[0], stage, metrics)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise LookupError(f"{store}: cannot be read: {_without_password(str(error)).splitlines()[0]}") from None
+        raise LookupError(f"{store}: cannot be read: {without_password(str(error)).splitlines()[0]}") from None
 
 
 def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | None, metrics: str) -> StudyResults:
@@ -161,7 +161,7 @@ def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
     return frame[[name for name in names if name in frame]]
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
     return re.sub(r"://(?:([^/@:]*:)[^/@]*|[^/@:]+)@", r"://\1***@", text)
 
 

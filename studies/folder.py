@@ -61,6 +61,10 @@ class StudyFolder:
         return self.path / "heatmap.png"
 
     @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
     def optuna_url(self) -> str:
         """Optuna's storage, unless it is elsewhere."""
         return f"sqlite:///{self.path / 'optuna.db'}"

@@ -16,7 +16,7 @@ from studies.bookkeeping import PARENT, Begun, Bookkeeping
 from studies.endings import ENDED, StopReason
 from studies.folder import Stage, StudyFolder
 from studies.plan import StudyPlan
-from studies.runs import stage_tags
+from studies.runs import stage_tags, versions
 from studies.sampling import Proposer
 from studies.scheduler import RecordedEpoch, StudyScheduler, make_scheduler
 from studies.space_checks import DEFAULTS
@@ -134,17 +134,21 @@ class Ledger(Bookkeeping):
     def _open_parent(self) -> None:
         combinations = self.plan.combinations
         number = 2 ** len(combinations.modalities) - 1
+        dataset = self.plan.dataset
+        samples = {name: len(split) for name, split in dataset.splits.items()}
         self.tracker.start(
             PARENT,
             name=self.plan.study.name,
-            params={"dataset.name": self.plan.dataset.name, "seed": self.plan.study.seed},
+            params={"dataset.name": dataset.name, "seed": self.plan.study.seed},
             tags=stage_tags(self.plan, "study")
             | ({"deployment": json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
             | {
                 "modalities": json.dumps(combinations.modalities),
                 "objectives": json.dumps([o.model_dump() for o in self.objectives]),
                 "searched": json.dumps(self.plan.space.keys),
-                "dataset": self.plan.dataset.name,
+                "dataset": dataset.name,
+                "samples": json.dumps(samples | {"classes": dataset.num_classes}),
+                "versions": json.dumps(versions()),
                 "main_metric": self.plan.main_metric,
                 "main_metric_mode": METRICS[self.plan.main_metric].direction,
                 "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",

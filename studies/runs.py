@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
+import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ from studies.reporters import DIAGNOSTICS
 from studies.tracking import Tracker
 
 SAMPLES = "samples.npz"
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "dmr-studies")
 
 
 class Tested(NamedTuple):
@@ -111,3 +115,12 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() if found.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run gives; one that is not installed as such is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

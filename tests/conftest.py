@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-SHARED = {"confirmed", "failing", "finished"}
+SHARED = {"confirmed", "confirmed_digits", "confirmed_planted", "failing", "finished"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +39,13 @@ def write_release() -> Callable[[str, Path], Path]:
     """Write a tiny release of a public data set: see releases.py."""
     write: Callable[[str, Path], Path] = runpy.run_path(str(Path(__file__).with_name("releases.py")))["write_release"]
     return write
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], Any]:
+    """Parse a report: see pages.py."""
+    read: Callable[[str], Any] = runpy.run_path(str(Path(__file__).with_name("pages.py")))["Page"]
+    return read
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from dmr.checkpoints import save_checkpoint
@@ -103,3 +106,16 @@ def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
     optuna.create_study(study_name="s", storage=storage)
     with pytest.raises(optuna.exceptions.DuplicatedStudyError, match="s"):
         Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=False)
+
+
+def test_the_study_says_on_which_data_and_with_which_versions_it_ran(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    Ledger(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True).open()
+    (record,) = [record for record in tracker.journal.read_all() if record["op"] == "start"]
+    splits = {name: len(split) for name, split in plan.dataset.splits.items()}
+    assert json.loads(record["tags"]["samples"]) == splits | {"classes": 10}
+    versions = json.loads(record["tags"]["versions"])
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"] == torch.__version__
+    assert {"ray", "optuna", "mlflow"} <= set(versions)

@@ -1,0 +1,57 @@
+"""The report of a study, from where its folder says that it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from studies.commands import NameArgument, StorageOption, command
+from studies.errors import StudyError
+from studies.folder import StudyFolder, resolve_storage
+from studies.mlflow_store import fail_soon
+
+
+@command("report")
+def report(
+    name: NameArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Else report.html in the study's folder.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
+    folder = StudyFolder(resolve_storage(storage), name)
+    path = output or folder.report
+    folder.document()  # there is such a study
+    if not path.parent.is_dir():
+        raise StudyError(f"{path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise StudyError(f"{path}: is a directory; a file is needed, for example {path / 'report.html'}")
+    try:
+        typer.echo(write_study_report(folder, path))
+    except LookupError as error:
+        raise StudyError(error.args[0]) from None
+
+
+def write_study_report(folder: StudyFolder, path: Path) -> Path:
+    """Write the page of a study that MLflow has; the file is there whole or not at all.
+
+    Raises:
+        StudyError: the study's folder is damaged.
+        LookupError: MLflow has no such study, or cannot be read.
+        OSError: the file cannot be written.
+    """
+    from analysis.report import Source, write_report
+
+    fail_soon()
+    document = folder.document()
+    source = Source(
+        tracking_uri=folder.places().tracking_uri,
+        experiment=document["experiment"],
+        study=folder.name,
+        key=folder.study_key,
+        study_file=folder.study_file.read_text(encoding="utf-8"),
+    )
+    return write_report(source, path)
