@@ -24,7 +24,7 @@ from studies.endings import Ending, StopReason, optuna_state
 from studies.folder import Stage, StudyFolder
 from studies.plan import StudyPlan
 from studies.reporters import LAST
-from studies.runs import Tested, end_run, start_run
+from studies.runs import Tested, TrackedRun, end_run, start_run
 from studies.scheduler import StudyScheduler
 from studies.schema import metric_direction
 from studies.tracking import Tracker
@@ -49,11 +49,15 @@ class TrialRecord:
 
     number: int
     trial_id: int
-    key: str
+    run: TrackedRun
     point: dict[str, Any]
     settings: RunSettings
     report: EpochReport | None = None
     tested: Tested | None = None
+
+    @property
+    def key(self) -> str:
+        return self.run.key
 
     @property
     def block(self) -> str | None:
@@ -162,10 +166,11 @@ class Bookkeeping:
         if begun is None:
             return None
         number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
-        record = TrialRecord(number, begun.trial._trial_id, f"{self.stage}/{number}", begun.point, settings)
-        self.live[number] = record
         name = f"{self.plan.study.name}-{'' if self.stage == 'search' else f'{self.stage}-'}{number:04d}"
-        start_run(self.tracker, self.plan, record.key, name, self.stage, begun.point, begun.seed, PARENT, begun.tags)
+        run = TrackedRun(f"{self.stage}/{number}", name, self.stage, begun.point, begun.seed, begun.tags)
+        record = TrialRecord(number, begun.trial._trial_id, run, begun.point, settings)
+        self.live[number] = record
+        start_run(self.tracker, self.plan, run, PARENT)
         return record
 
     def epoch(self, number: int, report: EpochReport) -> None:
@@ -188,7 +193,7 @@ class Bookkeeping:
         if record.report is not None and values is not None and state != TrialState.FAIL:
             attributes["best"] = [values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"]]
         place = self.folder.run(self.stage, number)
-        end_run(self.tracker, self.plan, record.key, place, record.report, ending, record.tested)
+        end_run(self.tracker, self.plan, record.run, place, record.report, ending, record.tested)
         self._check_journal()
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(record.trial_id, name, value)

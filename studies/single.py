@@ -21,7 +21,7 @@ from studies.folder import StudyFolder
 from studies.launch import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
 from studies.plan import StudyPlan
 from studies.reporters import FolderReporter, StorageFailed
-from studies.runs import end_run, start_run
+from studies.runs import TrackedRun, end_run, start_run
 from studies.screen import engine_noise_to
 from studies.summary import unsent_line
 from studies.tracking import Tracker
@@ -63,7 +63,8 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
     with folder.locked(), logging_to(folder.log):
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
-            start_run(tracker, plan, KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, tags={"trial": "0"})
+            run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {"trial": "0"})
+            start_run(tracker, plan, run)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=people, transient=True) as progress:
                 followed = (settings.select, settings.select_mode)
@@ -75,7 +76,7 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
                     raise OSError(str(error)) from None
                 except Exception as error:
                     ending = Ending(reason_of(error), one_line(error), traceback.format_exc())
-            end_run(tracker, plan, KEY, folder.path, report, ending)
+            end_run(tracker, plan, run, folder.path, report, ending)
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     if not sent:
