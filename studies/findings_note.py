@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from studies.confirm_table import NUMBERS, ConfirmRow
@@ -67,21 +68,29 @@ def _confirmed(results: StudyResults, rows: Sequence[ConfirmRow]) -> str:
 
 def _filters(results: StudyResults, confirmed: bool) -> str:
     """For the search box above the table of runs."""
-    metric, main = str(results.objectives[0]["metric"]), results.main_metric
-    sign, bound = (">", "0.9") if results.objectives[0]["mode"] == "max" else ("<", "0.1")
-    worst = f"val/{main}_worst"
     study = f"tags.study = '{results.study}'"
     filters = {
         "the trials of the search": f"{study} and tags.stage = 'search'",
         "those that failed": f"{study} and attributes.status = 'FAILED'",
-        "good ones": f"{study} and metrics.`best/{metric}` {sign} {bound}",
-        "by their worst combination": f"{study} and metrics.`best/{worst}` {sign} {bound}",
-    }
+    } | {f"those near the best by `{metric}`": f"{study} and {near}" for metric, near in _near_the_best(results)}
     if confirmed:
         filters["the runs of the confirmation"] = f"{study} and tags.stage = 'confirm'"
-        filters["the best configurations"] = f"{study} and tags.stage = 'confirm' and tags.config LIKE 'best%'"
+        filters["its best configurations"] = f"{study} and tags.stage = 'confirm' and tags.config LIKE 'best%'"
     lines = "\n".join(f"- {what}: `{text}`" for what, text in filters.items())
     return f"### Filters for the table of runs\n\n{lines}\n\nTables and charts group by the tag `method`."
+
+
+def _near_the_best(results: StudyResults) -> Iterator[tuple[str, str]]:
+    """Each objective with a filter that its best trial passes."""
+    from analysis.results import trial_values
+
+    values = trial_values(results)
+    for objective in results.objectives:
+        metric, highest = objective["metric"], objective["mode"] == "max"
+        if len(values):
+            best = values[metric].max() if highest else values[metric].min()
+            bound = math.floor(100 * best) / 100 if highest else math.ceil(100 * best) / 100
+            yield metric, f'metrics."best/{metric}" {">=" if highest else "<="} {bound:g}'
 
 
 def _reproduce(results: StudyResults) -> str:
