@@ -87,7 +87,7 @@ def augmented_modalities(dataset: MultimodalDataset, settings: AugmentSettings) 
         raise ValueError(f"colour_jitter: none of {', '.join(m.name for m in chosen)} has {COLOURS} channels")
     geometry = settings.turns or settings.flip or settings.crop is not None
     if dataset.task == "segmentation" and geometry:
-        size = dataset.splits["train"].labels.shape[1:]
+        size = next(iter(dataset.splits.values())).labels.shape[1:]
         if len(chosen) < len(dataset.modalities):
             raise ValueError("modalities: label maps change with the images; all modalities have to")
         if size != first.shape[-2:]:
@@ -125,14 +125,15 @@ def centre_crop(dataset: MultimodalDataset, settings: AugmentSettings) -> Multim
     shapes = {m.name: (*m.shape[:-2], h, w) if m.name in names else m.shape for m in dataset.modalities}
     splits = {}
     for split, samples in dataset.splits.items():
-        inputs = {name: _centre(x, h, w) if name in names else x for name, x in samples.inputs.items()}
-        labels = _centre(samples.labels, h, w) if dataset.task == "segmentation" else samples.labels
+        inputs = {name: centre(x, h, w) if name in names else x for name, x in samples.inputs.items()}
+        labels = centre(samples.labels, h, w) if dataset.task == "segmentation" else samples.labels
         splits[split] = replace(samples, inputs=inputs, labels=labels)
     modalities = tuple(replace(modality, shape=shapes[modality.name]) for modality in dataset.modalities)
     return replace(dataset, modalities=modalities, splits=splits)
 
 
-def _centre(images: npt.NDArray[Any], h: int, w: int) -> npt.NDArray[Any]:
+def centre(images: npt.NDArray[Any], h: int, w: int) -> npt.NDArray[Any]:
+    """The h × w pixels in the middle of images (..., H, W), a view."""
     top, left = (images.shape[-2] - h) // 2, (images.shape[-1] - w) // 2
     return images[..., top : top + h, left : left + w]
 

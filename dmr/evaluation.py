@@ -6,6 +6,7 @@ Letters: C combinations, N samples, B samples of a batch, L classes, Z features 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from dmr.combinations import Combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
+from dmr.methods.base import Prediction
 from dmr.metrics import Values, make_tally
 from dmr.networks import Network
 from dmr.sampling import able_in
@@ -41,8 +43,18 @@ class Evaluation(NamedTuple):
     diagnostics: dict[str, float]
 
 
+Observer = Callable[[Tensor, Prediction, Tensor], None]
+"""Is shown the positions (B,) of some samples, what is predicted of them, and which count for a combination, (C, B)."""
+
+
 @torch.no_grad()
-def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, combinations: Combinations) -> Evaluation:
+def evaluate(
+    network: Network,
+    dataset: MultimodalDataset,
+    batches: Batches,
+    combinations: Combinations,
+    observer: Observer | None = None,
+) -> Evaluation:
     """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once a
     combination.
     """
@@ -63,6 +75,8 @@ def evaluate(network: Network, dataset: MultimodalDataset, batches: Batches, com
         )
         able = able.to(labels.device)
         tally.add(found.logits, labels, able)
+        if observer is not None:
+            observer(positions, found, able)
         samples += able.sum(1).cpu()
         has_variance = has_variance and found.variance is not None
         if found.variance is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from dmr.augmentation import OFF, Augmentation, AugmentSettings, centre_crop
 from dmr.combinations import all_combinations, deployment_weights, evaluated_combinations
 from dmr.data.batches import Batch, Batches
 from dmr.data.dataset import MultimodalDataset, input_statistics
+from dmr.design import Design, design_of
 from dmr.encoders import EncoderSettings
 from dmr.evaluation import evaluate
 from dmr.fusion import FusionKind
@@ -56,6 +57,10 @@ class RunSettings:
     deployment: Mapping[str, float] | None
     seed: int
     augment: AugmentSettings = OFF
+
+    def design(self, dataset: MultimodalDataset) -> Design:
+        """Of the network that is trained with these settings on a data set, or was."""
+        return design_of(dataset, self.method, self.encoders, self.fusion, self.train, self.augment)
 
 
 @dataclass(frozen=True)
@@ -284,13 +289,10 @@ def test(
     Raises:
         KeyError: the data set has no test split.
     """
+    network = settings.design(dataset).restored(network_state).to(device)
     dataset = centre_crop(dataset, settings.augment)
     combinations = evaluated_combinations(dataset.modality_names)
     weights = deployment_weights(combinations, dict(settings.deployment)) if settings.deployment else None
-    encoders = {name: replace(encoder, weights=None) for name, encoder in settings.encoders.items()}
-    with torch.random.fork_rng([], device_type="cuda"):
-        network = build_network(dataset, replace(settings, encoders=encoders)).to(device)
-    network.load_state_dict(network_state)
     with autocast(settings, device):
         found = evaluate(network, dataset, Batches(dataset.splits["test"], device), combinations)
     judged = summarise(found.values, combinations, weights) | found.diagnostics

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from studies import driving, reading  # noqa: F401  # their commands
+from studies import driving, reading, serving  # noqa: F401  # their commands
 from studies.commands import app, command, data, people
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from dmr.training import EpochReport, fit
 from studies.cluster import check_fits, local_need
 from studies.endings import Ending
-from studies.folder import StudyFolder
+from studies.folder import StudyFolder, write_text
 from studies.launch import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
 from studies.plan import StudyPlan
 from studies.reporters import FolderReporter, StorageFailed
@@ -26,6 +26,7 @@ from studies.screen import engine_noise_to
 from studies.summary import unsent_line
 from studies.tracking import Tracker
 from studies.trial import one_line, reason_of
+from studies.yaml_files import to_yaml
 
 KEY = "train"
 
@@ -61,6 +62,8 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
     report, ending = None, Ending("completed")
     with folder.locked(), logging_to(folder.log):
+        folder.remember(places)
+        write_text(folder.study_file, to_yaml(plan.document))
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
             run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {"trial": "0"})

@@ -28,7 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "late_fusion_transformer": LateFusionTransformer,
 }
 
-__all__ = ["METHODS", "Method", "MethodSettings", "build_method", "find_method", "method_of"]
+__all__ = ["METHODS", "Method", "MethodSettings", "build_method", "find_method", "method_name", "method_of"]
 
 
 def find_method(name: str) -> type[Method]:
@@ -61,3 +61,9 @@ def method_of(settings: MethodSettings) -> type[Method]:
             return method
         pending += method.__subclasses__()
     raise ValueError(f"no method has settings {type(settings).__name__}")
+
+
+def method_name(settings: MethodSettings) -> str:
+    """The name under which `find_method` has the method of these settings, in any process."""
+    own = method_of(settings)
+    return next((name for name, known in METHODS.items() if known is own), f"{own.__module__}:{own.__qualname__}")
