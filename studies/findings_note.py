@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 MOST_ROWS = 24  # a tag holds 8 000 characters
 
 
-def study_note(results: StudyResults, experiment_id: str, confirmed: Sequence[ConfirmRow] = ()) -> str:
-    """Markdown: findings, ready filters, and how to reproduce them."""
+def study_note(
+    results: StudyResults, experiment_id: str, confirmed: Sequence[ConfirmRow] = (), model: str | None = None
+) -> str:
+    """Markdown: findings, ready filters, and how to reproduce them.
+
+    Args:
+        model: the id of the winner's model.
+    """
     parts = [_best(results, experiment_id), _ended(results)]
     if confirmed:
         parts.append(_confirmed(results, confirmed))
-    parts += [_filters(results, bool(confirmed)), _reproduce(results)]
+    parts += [_filters(results, bool(confirmed)), _reproduce(results, model)]
     return "\n\n".join(parts)
 
 
@@ -93,7 +99,9 @@ def _near_the_best(results: StudyResults) -> Iterator[tuple[str, str]]:
             yield metric, f'metrics."best/{metric}" {">=" if highest else "<="} {bound:g}'
 
 
-def _reproduce(results: StudyResults) -> str:
+def _reproduce(results: StudyResults, model: str | None) -> str:
     commit = results.tags.get("git_commit")
     at = f" at commit `{commit}`" if commit else ""
-    return f"### Reproduce\n\n`dmr run study.yaml`{at} with the artifact `study.yaml` of this run."
+    text = f"### Reproduce\n\n`dmr run study.yaml`{at} with the artifact `study.yaml` of this run."
+    serve = f"The winner, which takes any modalities: `mlflow models serve -m models:/{model} --env-manager local`."
+    return text if model is None else f"{text}\n\n### Use\n\n{serve}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -36,9 +37,35 @@ def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> No
         search = _load(ledger, "search")
         with _warned("the heatmap"):
             tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
+        model = None
+        if confirmation is not None or ledger.plan.study.confirm is None:
+            with _warned("the model of the winner"):
+                model = _keep_winner(ledger)
         with _warned("the note of the study's run"):
             rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
-            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows)})
+            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
+
+
+def _keep_winner(ledger: Ledger) -> str | None:
+    """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
+    from studies.exporting import export_run
+    from studies.trained import find_winner
+
+    tracker, folder = ledger.tracker, ledger.folder
+    if ledger.best is None:
+        return None
+    winner = find_winner(folder.name, folder.path.parent)
+    run = f"{winner.checkpoint.parent.parent.name}/{winner.checkpoint.parent.name}"
+    key = f"winner/{run}"
+    if not tracker.has_model(key):
+        shutil.rmtree(folder.winner, ignore_errors=True)
+        export_run(winner, folder.winner)
+        name = f"{ledger.plan.study.name}-winner"
+        tags = {"study": ledger.plan.study.name, "stage": winner.stage, "run": str(winner.run_id)}
+        tags |= {"checkpoint": str(winner.checkpoint)}
+        tracker.model(PARENT, key, name=name, tags=tags, params={}, path=folder.winner)
+        tracker.flush(timeout=FLUSH_SECONDS)
+    return tracker.model_id(key)
 
 
 def _load(ledger: Ledger, stage: str) -> StudyResults:

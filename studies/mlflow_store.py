@@ -13,6 +13,7 @@ from typing import Any
 
 KEY_TAG = "dmr.key"
 NOT_OFFERED = "ENDPOINT_NOT_FOUND"  # what an older server says to a call it does not know
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows pages for language models
 MODELS_AT_ONCE = 50
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -46,7 +47,7 @@ def open_store(tracking_uri: str, experiment: str) -> str:
             client = open_client(tracking_uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
-                return str(client.create_experiment(experiment))
+                return str(client.create_experiment(experiment, tags=KIND))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
         raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
     if found.lifecycle_stage != "active":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import io
 import math
 import subprocess
@@ -56,8 +57,12 @@ class TrackedRun(NamedTuple):
 
 def stage_tags(plan: StudyPlan, stage: str) -> dict[str, str]:
     """The tags of every run of a study."""
-    commit = git_commit()
-    return {"study": plan.study.name, "stage": stage} | ({"git_commit": commit} if commit else {})
+    tags = {"study": plan.study.name, "stage": stage, "mlflow.source.name": "dmr", "mlflow.source.type": "LOCAL"}
+    if (user := user_name()) is not None:
+        tags["mlflow.user"] = user
+    if (commit := git_commit()) is not None:
+        tags |= {"git_commit": commit, "mlflow.source.git.commit": commit}
+    return tags
 
 
 def start_run(tracker: Tracker, plan: StudyPlan, run: TrackedRun, parent: str | None = None) -> None:
@@ -95,7 +100,7 @@ def end_run(
             values = zip(names, metrics[plan.main_metric], strict=True)
             best |= {f"best/{split}/{plan.main_metric}/{name}": v for name, v in values if not math.isnan(v)}
         where = {"checkpoint": str(folder / BEST)}
-        of_model = stage_tags(plan, run.stage) | run.own_tags(plan) | where
+        of_model = {"study": plan.study.name, "stage": run.stage, **run.own_tags(plan), **where}
         tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
         tracker.metrics(
             key, {"best/epoch": report.best_epoch, **best}, step=0, model=key
@@ -124,6 +129,15 @@ def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names
             pairs = zip(names, values, strict=True)
             writer.writerows((split, metric, name, repr(value)) for name, value in pairs if not math.isnan(value))
     return text.getvalue()
+
+
+@cache
+def user_name() -> str | None:
+    """Who runs this, None where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
 
 
 @cache

@@ -136,6 +136,10 @@ class Tracker:
             if record["op"] == "metrics":
                 yield record["key"], record["step"], record["values"]
 
+    def has_model(self, model: str) -> bool:
+        """Whether it was recorded."""
+        return model in self._modelled
+
     @property
     def pending(self) -> int:
         """Bytes of the journal that are not in MLflow yet."""
