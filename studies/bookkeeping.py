@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -173,11 +173,15 @@ class Bookkeeping:
         start_run(self.tracker, self.plan, run, PARENT)
         return record
 
-    def epoch(self, number: int, report: EpochReport) -> None:
-        """An epoch was reported; one that is reported again, after a restart, is written once."""
+    def epoch(self, number: int, report: EpochReport, system: Mapping[str, float] | None = None) -> None:
+        """An epoch was reported, perhaps with what it took of its machine. One that is reported again, after a restart,
+        is written once.
+        """
         record = self.live[number]
         record.report = report
         self.tracker.metrics(record.key, report.metrics, step=report.epoch)
+        if system:
+            self.tracker.metrics(record.key, system, step=report.epoch)
         self._check_journal()
         if len(self.objectives) == 1:
             self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])

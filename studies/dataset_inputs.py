@@ -82,10 +82,11 @@ def _columns(dataset: MultimodalDataset) -> list[dict[str, str]]:
 def _profile(dataset: MultimodalDataset, split: Split) -> dict[str, Any]:
     numbers = sum(math.prod(modality.shape) for modality in dataset.modalities)
     has = split.has().mean(axis=0)
-    return {
+    profile = {
         "num_rows": len(split),
         "num_elements": len(split) * numbers,
         "task": dataset.task,
         "classes": dataset.num_classes,
-        "samples_with": {n: round(float(s), 4) for n, s in zip(dataset.modality_names, has, strict=True)},
     }
+    lacking = {n: round(float(s), 4) for n, s in zip(dataset.modality_names, has, strict=True) if s < 1}
+    return profile | ({"samples_with": lacking} if lacking else {})

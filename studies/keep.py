@@ -62,7 +62,8 @@ def _keep_winner(ledger: Ledger) -> str | None:
         export_run(winner, folder.winner)
         name = f"{ledger.plan.study.name}-winner"
         tags = {"study": ledger.plan.study.name, "stage": winner.stage, "run": str(winner.run_id)}
-        tags |= {"checkpoint": str(winner.checkpoint)}
+        note = f"{winner.label}: takes any non-empty combination of modalities, absent ones null or left out."
+        tags |= {"checkpoint": str(winner.checkpoint), NOTE: note}
         tracker.model(PARENT, key, name=name, tags=tags, params={}, path=folder.winner)
         tracker.flush(timeout=FLUSH_SECONDS)
     return tracker.model_id(key)

@@ -137,7 +137,8 @@ class Launch:
         study, resources = self.plan.study, self.plan.study.resources
         need = measure_need(self.plan)
         metric = self.ledger.scheduler_metric
-        context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus)
+        system = study.tracking.system_metrics
+        context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus, system)
         trainable = tune.with_resources(
             tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
             {"cpu": resources.cpus, "gpu": resources.gpus},

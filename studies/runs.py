@@ -100,7 +100,8 @@ def end_run(
             values = zip(names, metrics[plan.main_metric], strict=True)
             best |= {f"best/{split}/{plan.main_metric}/{name}": v for name, v in values if not math.isnan(v)}
         where = {"checkpoint": str(folder / BEST)}
-        of_model = {"study": plan.study.name, "stage": run.stage, **run.own_tags(plan), **where}
+        note = f"{run_note(plan, run, report, ending)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
+        of_model = {"study": plan.study.name, "stage": run.stage, **run.own_tags(plan), **where, NOTE: note}
         tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
         tracker.metrics(
             key, {"best/epoch": report.best_epoch, **best}, step=0, model=key

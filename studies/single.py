@@ -24,6 +24,7 @@ from studies.reporters import FolderReporter, StorageFailed
 from studies.runs import TrackedRun, end_run, start_run
 from studies.screen import engine_noise_to
 from studies.summary import unsent_line
+from studies.system_metrics import SystemMonitor
 from studies.tracking import Tracker
 from studies.trial import one_line, reason_of
 from studies.yaml_files import to_yaml
@@ -35,14 +36,22 @@ class TrackedReporter(FolderReporter):
     """Hands epochs to MLflow and to a progress bar."""
 
     def __init__(
-        self, folder: Path, followed: tuple[str, str], tracker: Tracker, progress: Progress, epochs: int
+        self,
+        folder: Path,
+        followed: tuple[str, str],
+        tracker: Tracker,
+        progress: Progress,
+        epochs: int,
+        monitor: SystemMonitor | None,
     ) -> None:
         super().__init__(folder, followed)
-        self.tracker, self.progress = tracker, progress
+        self.tracker, self.progress, self.monitor = tracker, progress, monitor
         self.task = progress.add_task("training", total=epochs)
 
     def report(self, report: EpochReport) -> None:
         self.tracker.metrics(KEY, report.metrics, step=report.epoch)
+        if self.monitor is not None and (system := self.monitor.sample()):
+            self.tracker.metrics(KEY, system, step=report.epoch)
         text = f"{self.metric} {report.metrics[self.metric]:.4f}, best {self.running_best:.4f}"
         self.progress.update(self.task, completed=report.epoch + 1, description=text)
 
@@ -71,8 +80,9 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=people, transient=True) as progress:
                 followed = (settings.select, settings.select_mode)
-                reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs)
                 device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
+                monitor = SystemMonitor(device) if plan.study.tracking.system_metrics else None
+                reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs, monitor)
                 try:
                     report = fit(plan.dataset, settings, device, reporter)
                 except StorageFailed as error:
