@@ -6,6 +6,7 @@ Optuna's database is the truth. A trial is its Optuna number in its stage; its M
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,10 @@ class Bookkeeping:
             directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
             load_if_exists=known,
         )
+        if self.study.metric_names is None:  # else pages of Optuna's dashboard show `Objective 0`
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names([str(objective.metric) for objective in self.objectives])
         self.interrupted = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
     # ---- what a stage has of its own ----
