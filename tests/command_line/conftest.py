@@ -168,8 +168,10 @@ class Workplace:
         assert [int(run.data.tags["trial"]) for run in runs] == list(range(trials))
         assert {run.info.status for run in [*runs, *self.mlflow_runs(name, "study")]} == {"FINISHED"}
         models = self.client.search_logged_models([runs[0].info.experiment_id], f"tags.study = '{name}'")
-        stubs = {model.source_run_id: model.tags for model in models if model.tags["stage"] == "search"}
-        assert len(models) == trials + 1  # the winner has one more, with files
+        winners = [model.tags["run"] for model in models if model.name == f"{name}-winner"]
+        assert len(set(winners)) == len(winners) > 0
+        stubs = {model.source_run_id: model.tags for model in models if model.name != f"{name}-winner"}
+        assert len(models) == trials + len(winners)
         for trial, run in zip(found, runs, strict=True):
             assert stubs[run.info.run_id]["trial"] == run.data.tags["trial"]
             assert [i.tags[0].value for i in run.inputs.dataset_inputs] == ["train", "val"]
