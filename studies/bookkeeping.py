@@ -6,8 +6,9 @@ Optuna's database is the truth. A trial is its Optuna number in its stage; its M
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -24,7 +25,7 @@ from studies.endings import Ending, StopReason, optuna_state
 from studies.folder import Stage, StudyFolder
 from studies.plan import StudyPlan
 from studies.reporters import LAST
-from studies.runs import Tested, end_run, start_run
+from studies.runs import Tested, TrackedRun, end_run, start_run
 from studies.scheduler import StudyScheduler
 from studies.schema import metric_direction
 from studies.tracking import Tracker
@@ -49,11 +50,15 @@ class TrialRecord:
 
     number: int
     trial_id: int
-    key: str
+    run: TrackedRun
     point: dict[str, Any]
     settings: RunSettings
     report: EpochReport | None = None
     tested: Tested | None = None
+
+    @property
+    def key(self) -> str:
+        return self.run.key
 
     @property
     def block(self) -> str | None:
@@ -97,6 +102,10 @@ class Bookkeeping:
             directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
             load_if_exists=known,
         )
+        if self.study.metric_names is None:  # else pages of Optuna's dashboard show `Objective 0`
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names([str(objective.metric) for objective in self.objectives])
         self.interrupted = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
     # ---- what a stage has of its own ----
@@ -162,17 +171,22 @@ class Bookkeeping:
         if begun is None:
             return None
         number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
-        record = TrialRecord(number, begun.trial._trial_id, f"{self.stage}/{number}", begun.point, settings)
-        self.live[number] = record
         name = f"{self.plan.study.name}-{'' if self.stage == 'search' else f'{self.stage}-'}{number:04d}"
-        start_run(self.tracker, self.plan, record.key, name, self.stage, begun.point, begun.seed, PARENT, begun.tags)
+        run = TrackedRun(f"{self.stage}/{number}", name, self.stage, begun.point, begun.seed, begun.tags)
+        record = TrialRecord(number, begun.trial._trial_id, run, begun.point, settings)
+        self.live[number] = record
+        start_run(self.tracker, self.plan, run, PARENT)
         return record
 
-    def epoch(self, number: int, report: EpochReport) -> None:
-        """An epoch was reported; one that is reported again, after a restart, is written once."""
+    def epoch(self, number: int, report: EpochReport, system: Mapping[str, float] | None = None) -> None:
+        """An epoch was reported, perhaps with what it took of its machine. One that is reported again, after a restart,
+        is written once.
+        """
         record = self.live[number]
         record.report = report
         self.tracker.metrics(record.key, report.metrics, step=report.epoch)
+        if system:
+            self.tracker.metrics(record.key, system, step=report.epoch)
         self._check_journal()
         if len(self.objectives) == 1:
             self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
@@ -188,7 +202,7 @@ class Bookkeeping:
         if record.report is not None and values is not None and state != TrialState.FAIL:
             attributes["best"] = [values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"]]
         place = self.folder.run(self.stage, number)
-        end_run(self.tracker, self.plan, record.key, place, record.report, ending, record.tested)
+        end_run(self.tracker, self.plan, record.run, place, record.report, ending, record.tested)
         self._check_journal()
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(record.trial_id, name, value)

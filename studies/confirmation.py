@@ -100,16 +100,14 @@ class Confirmation(Bookkeeping):
         )
         assert plan.study.confirm is not None
         self.configurations = choose_configurations(search)
-        self.wanted = {
-            Pair(one.method, one.trial, plan.study.seed + n).key: one
-            for n in range(1, plan.study.confirm.seeds + 1)
-            for one in self.configurations
-        }
+        self.seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
+        self.wanted = {Pair(one.method, one.trial, seed).key: one for seed in self.seeds for one in self.configurations}
 
     def open(self) -> None:
         """Let Optuna have a waiting trial for each run; what an earlier choice had and this one has not stays, and is
         called `earlier`.
         """
+        self.tracker.inputs(PARENT, self.plan.tested_inputs)
         before = self.study.user_attrs.get(WANTED, {})
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:

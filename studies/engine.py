@@ -17,7 +17,7 @@ from studies.bookkeeping import Bookkeeping
 from studies.endings import Ending
 from studies.runs import Tested
 from studies.screen import Screen
-from studies.trial import HUNG, PAYLOAD
+from studies.trial import HUNG, PAYLOAD, SYSTEM
 
 if TYPE_CHECKING:
     from studies.launch import Launch
@@ -77,8 +77,9 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         elif "ending" in payload:
             self.failed[number] = Ending(**payload["ending"])
         else:
+            system = payload.pop(SYSTEM, {})
             with self.ledger.guarded():
-                self.ledger.epoch(number, EpochReport(**payload))
+                self.ledger.epoch(number, EpochReport(**payload), system)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]

@@ -57,6 +57,11 @@ class StudyFolder:
         return self.path / ("trials" if stage == "search" else stage) / f"{number:04d}"
 
     @property
+    def winner(self) -> Path:
+        """The best run as an MLflow model."""
+        return self.path / "winner"
+
+    @property
     def heatmap(self) -> Path:
         return self.path / "heatmap.png"
 

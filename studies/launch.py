@@ -18,6 +18,7 @@ from studies.confirmation import Configuration, Confirmation
 from studies.endings import Ending
 from studies.errors import StudyError
 from studies.folder import Places, StudyFolder, write_text
+from studies.keep import keep_reading
 from studies.ledger import Ledger
 from studies.mlflow_store import TrackingError, first_line, mask_password, open_store
 from studies.plan import StudyPlan
@@ -136,7 +137,8 @@ class Launch:
         study, resources = self.plan.study, self.plan.study.resources
         need = measure_need(self.plan)
         metric = self.ledger.scheduler_metric
-        context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus)
+        system = study.tracking.system_metrics
+        context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus, system)
         trainable = tune.with_resources(
             tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
             {"cpu": resources.cpus, "gpu": resources.gpus},
@@ -248,11 +250,11 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
             folder.remember(places)
             write_text(folder.study_file, to_yaml(plan.document))
             ledger.open()
-            outcome = _run_stage(ledger, people, engine)
+            outcome = _run_stage(ledger, None, people, engine)
             if outcome == "complete" and plan.study.confirm is not None and ledger.best is not None:
                 confirmation = Confirmation(ledger)
                 confirmation.open()
-                outcome = _run_stage(confirmation, people, engine)
+                outcome = _run_stage(ledger, confirmation, people, engine)
             if outcome == "complete":
                 tracker.end(PARENT, "FINISHED")
         except DuplicatedStudyError:
@@ -268,30 +270,18 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
     return Finish(outcome, ledger.best is not None, None if sent else tracker.problem, confirmed)
 
 
-def _run_stage(ledger: Bookkeeping, people: TextIO, engine: ExitStack) -> Outcome:
-    with Screen(ledger, people) as screen:
-        launch = Launch(ledger, screen, engine)
+def _run_stage(search: Ledger, confirmation: Confirmation | None, people: TextIO, engine: ExitStack) -> Outcome:
+    """Run the search or, after it, the confirmation, and keep what there is to read of it."""
+    stage = confirmation or search
+    with Screen(stage, people) as screen:
+        launch = Launch(stage, screen, engine)
         with launch.signals():
             outcome = launch.run()
-            if outcome == "complete" and isinstance(ledger, Ledger):
-                ledger.close()
-                _keep_heatmap(ledger.plan, ledger.folder, ledger.tracker)
+            if outcome == "complete":
+                if confirmation is None:
+                    search.close()
+                keep_reading(search, confirmation)
             return outcome
-
-
-def _keep_heatmap(plan: StudyPlan, folder: StudyFolder, tracker: Tracker) -> None:
-    """Draw the heatmap and put it on the parent run, where MLflow has everything it is drawn from."""
-    from analysis.results import load_study
-    from analysis.trials import write_heatmap
-
-    if not tracker.flush(timeout=CLOSE_SECONDS):
-        return
-    try:
-        uri, experiment = folder.places().tracking_uri, plan.document["experiment"]
-        results = load_study(uri, plan.study.name, experiment=experiment, key=folder.study_key)
-        tracker.artifact(PARENT, write_heatmap(results, folder.heatmap))
-    except (LookupError, ValueError, OSError) as error:  # MLflow has just gone; no trial has values; a full disk
-        log.info("%s", error)
 
 
 @contextmanager

@@ -154,4 +154,5 @@ class Ledger(Bookkeeping):
                 "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
             },
         )
+        self.tracker.inputs(PARENT, self.plan.searched_inputs)
         self.tracker.artifact(PARENT, self.folder.study_file)

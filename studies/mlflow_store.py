@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 KEY_TAG = "dmr.key"
+NOT_OFFERED = "ENDPOINT_NOT_FOUND"  # what an older server says to a call it does not know
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows pages for language models
+MODELS_AT_ONCE = 50
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
@@ -44,7 +47,7 @@ def open_store(tracking_uri: str, experiment: str) -> str:
             client = open_client(tracking_uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
-                return str(client.create_experiment(experiment))
+                return str(client.create_experiment(experiment, tags=KIND))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
         raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
     if found.lifecycle_stage != "active":
@@ -90,13 +93,24 @@ def open_client(tracking_uri: str) -> Any:
 
 
 def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
-    """Mark every run that a journal wrote as deleted. What the store raises is passed on."""
+    """Mark every run and model that a journal wrote as deleted. What the store raises is passed on."""
+    from mlflow.exceptions import MlflowException
+
     client = open_client(tracking_uri)
     found = client.get_experiment_by_name(experiment)
-    wanted = f"tags.`{KEY_TAG}` LIKE '{journal}/%'"
-    while found is not None and (runs := client.search_runs([found.experiment_id], wanted, max_results=1_000)):
+    if found is None:
+        return
+    ids, wanted = [found.experiment_id], f"tags.`{KEY_TAG}` LIKE '{journal}/%'"
+    while runs := client.search_runs(ids, wanted, max_results=1_000):
         for run in runs:
             client.delete_run(run.info.run_id)
+    try:
+        while models := client.search_logged_models(ids, wanted, max_results=MODELS_AT_ONCE):
+            for model in models:
+                client.delete_logged_model(model.model_id)
+    except MlflowException as error:
+        if error.error_code != NOT_OFFERED:
+            raise
 
 
 def first_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings
 from studies.blocks import BLOCK, Part, joined_space, parse_parts
 from studies.data_checks import check_once
+from studies.dataset_inputs import dataset_inputs
 from studies.encoder_settings import choose_encoders, resolved_encoder
 from studies.errors import StudyError
 from studies.points import flat_values, set_key, values_met, with_point
@@ -69,6 +71,16 @@ class StudyPlan:
         """The most epochs a trial can have."""
         owns = [(with_point(self.document, part.fixed), part.space) for part in self.parts]
         return int(max(max(values_met(own, space, "train.epochs")) for own, space in owns))
+
+    @cached_property
+    def searched_inputs(self) -> list[dict[str, str]]:
+        """What MLflow is told of the splits a search reads."""
+        return dataset_inputs(self.dataset, self.document["dataset"], ("train", "val"))
+
+    @cached_property
+    def tested_inputs(self) -> list[dict[str, str]]:
+        """The same of what a confirmation reads."""
+        return self.searched_inputs + dataset_inputs(self.dataset, self.document["dataset"], ("test",))
 
     def part(self, point: Mapping[str, Any]) -> Part:
         """The part of the search a point belongs to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import io
 import math
 import platform
@@ -17,8 +18,9 @@ from typing import Any, NamedTuple
 from dmr.training import EpochReport
 from studies.endings import FAILURES, Ending, mlflow_status
 from studies.folder import write_text
+from studies.notes import NOTE, run_note
 from studies.plan import StudyPlan
-from studies.reporters import DIAGNOSTICS
+from studies.reporters import BEST, DIAGNOSTICS
 from studies.tracking import Tracker
 
 SAMPLES = "samples.npz"
@@ -34,42 +36,62 @@ class Tested(NamedTuple):
     values: dict[str, list[float]]
 
 
+class TrackedRun(NamedTuple):
+    """What a run is known by, and trains.
+
+    Attributes:
+        key: its key in the journal.
+        tags: beside those that every run of the study has.
+    """
+
+    key: str
+    name: str
+    stage: str
+    point: Mapping[str, Any]
+    seed: int
+    tags: Mapping[str, str]
+
+    def own_tags(self, plan: StudyPlan) -> dict[str, str]:
+        return {"seed": str(self.seed), "method": plan.label(self.point), **self.tags}
+
+    def model_params(self, plan: StudyPlan) -> dict[str, Any]:
+        """What tells the models of a study apart."""
+        return {"method": plan.label(self.point), "seed": self.seed, **self.point}
+
+
 def stage_tags(plan: StudyPlan, stage: str) -> dict[str, str]:
     """The tags of every run of a study."""
-    commit = git_commit()
-    return {"study": plan.study.name, "stage": stage} | ({"git_commit": commit} if commit else {})
+    tags = {"study": plan.study.name, "stage": stage, "mlflow.source.name": "dmr", "mlflow.source.type": "LOCAL"}
+    if (user := user_name()) is not None:
+        tags["mlflow.user"] = user
+    if (commit := git_commit()) is not None:
+        tags |= {"git_commit": commit, "mlflow.source.git.commit": commit}
+    return tags
 
 
-def start_run(
-    tracker: Tracker,
-    plan: StudyPlan,
-    key: str,
-    name: str,
-    stage: str,
-    point: Mapping[str, Any],
-    seed: int,
-    parent: str | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> None:
-    """Begin the run of a point of the space, or go on with it."""
-    own = {"seed": str(seed), "method": plan.label(point), **(tags or {})}
-    params = plan.parameters(point, seed)
-    tracker.start(key, name=name, parent=parent, tags=stage_tags(plan, stage) | own, params=params)
+def start_run(tracker: Tracker, plan: StudyPlan, run: TrackedRun, parent: str | None = None) -> None:
+    """Begin a run, or go on with it."""
+    params = plan.parameters(run.point, run.seed)
+    tags = stage_tags(plan, run.stage) | run.own_tags(plan)
+    tracker.start(run.key, name=run.name, parent=parent, tags=tags, params=params)
+    tracker.inputs(run.key, plan.tested_inputs if run.stage == "confirm" else plan.searched_inputs)
 
 
 def end_run(
     tracker: Tracker,
     plan: StudyPlan,
-    key: str,
+    run: TrackedRun,
     folder: Path,
     report: EpochReport | None,
     ending: Ending,
     tested: Tested | None = None,
 ) -> None:
-    """Keep how the run ended, its small files in `folder` and, unless it failed, the values of the epoch the checkpoint
-    was chosen at, those on test among them where it was `tested`.
+    """Keep how the run ended, its small files in `folder` and, unless it failed, where its checkpoint lies, as a model
+    with the values of the epoch that was chosen at, those on test among them where it was `tested`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    key = run.key
+    tags: dict[str, str] = {"stop_reason": ending.reason}
     if report is not None and ending.reason not in FAILURES:
         best = {f"best/{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")}
         names = plan.combinations.names
@@ -81,15 +103,22 @@ def end_run(
         for split, metrics in best_values.items():
             values = zip(names, metrics[plan.main_metric], strict=True)
             best |= {f"best/{split}/{plan.main_metric}/{name}": v for name, v in values if not math.isnan(v)}
-        tracker.metrics(key, {"best/epoch": report.best_epoch, **best}, step=0)  # of one step MLflow draws bars
+        where = {"checkpoint": str(folder / BEST)}
+        note = f"{run_note(plan, run, report, ending)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
+        of_model = {"study": plan.study.name, "stage": run.stage, **run.own_tags(plan), **where, NOTE: note}
+        tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
+        tracker.metrics(
+            key, {"best/epoch": report.best_epoch, **best}, step=0, model=key
+        )  # MLflow draws bars of one step
         write_text(folder / "combinations.csv", combinations_csv(best_values, names))
         tracker.artifact(key, folder / "combinations.csv")
+        tags |= where
     if (folder / DIAGNOSTICS).exists():
         tracker.artifact(key, folder / DIAGNOSTICS)
     if ending.details or ending.message:
         write_text(folder / "error.txt", f"{ending.reason}: {ending.message}\n\n{ending.details}")
         tracker.artifact(key, folder / "error.txt")
-    tracker.tags(key, {"stop_reason": ending.reason})
+    tracker.tags(key, tags | {NOTE: run_note(plan, run, report, ending)})
     tracker.end(key, mlflow_status(ending.reason, 0 if report is None else report.epoch + 1))
 
 
@@ -105,6 +134,15 @@ def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names
             pairs = zip(names, values, strict=True)
             writer.writerows((split, metric, name, repr(value)) for name, value in pairs if not math.isnan(value))
     return text.getvalue()
+
+
+@cache
+def user_name() -> str | None:
+    """Who runs this, None where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
 
 
 @cache

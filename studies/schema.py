@@ -129,6 +129,10 @@ class ConfirmSection(Section):
     seeds: int = Field(default=5, ge=1)
 
 
+class TrackingSection(Section):
+    system_metrics: bool = False
+
+
 MissingRate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -154,6 +158,7 @@ class StudyFile(Section):
     resources: ResourcesSection = ResourcesSection()
     retries: int = Field(default=2, ge=0, le=100)
     confirm: ConfirmSection | None = None
+    tracking: TrackingSection = TrackingSection()
 
 
 def validate_study(document: Mapping[str, Any], where: str, data: MultimodalDataset | None = None) -> StudyFile:

@@ -21,9 +21,10 @@ from studies.folder import StudyFolder, write_text
 from studies.launch import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
 from studies.plan import StudyPlan
 from studies.reporters import FolderReporter, StorageFailed
-from studies.runs import end_run, start_run
+from studies.runs import TrackedRun, end_run, start_run
 from studies.screen import engine_noise_to
 from studies.summary import unsent_line
+from studies.system_metrics import SystemMonitor
 from studies.tracking import Tracker
 from studies.trial import one_line, reason_of
 from studies.yaml_files import to_yaml
@@ -35,14 +36,22 @@ class TrackedReporter(FolderReporter):
     """Hands epochs to MLflow and to a progress bar."""
 
     def __init__(
-        self, folder: Path, followed: tuple[str, str], tracker: Tracker, progress: Progress, epochs: int
+        self,
+        folder: Path,
+        followed: tuple[str, str],
+        tracker: Tracker,
+        progress: Progress,
+        epochs: int,
+        monitor: SystemMonitor | None,
     ) -> None:
         super().__init__(folder, followed)
-        self.tracker, self.progress = tracker, progress
+        self.tracker, self.progress, self.monitor = tracker, progress, monitor
         self.task = progress.add_task("training", total=epochs)
 
     def report(self, report: EpochReport) -> None:
         self.tracker.metrics(KEY, report.metrics, step=report.epoch)
+        if self.monitor is not None and (system := self.monitor.sample()):
+            self.tracker.metrics(KEY, system, step=report.epoch)
         text = f"{self.metric} {report.metrics[self.metric]:.4f}, best {self.running_best:.4f}"
         self.progress.update(self.task, completed=report.epoch + 1, description=text)
 
@@ -66,19 +75,21 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
         write_text(folder.study_file, to_yaml(plan.document))
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
-            start_run(tracker, plan, KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, tags={"trial": "0"})
+            run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {"trial": "0"})
+            start_run(tracker, plan, run)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=people, transient=True) as progress:
                 followed = (settings.select, settings.select_mode)
-                reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs)
                 device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
+                monitor = SystemMonitor(device) if plan.study.tracking.system_metrics else None
+                reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs, monitor)
                 try:
                     report = fit(plan.dataset, settings, device, reporter)
                 except StorageFailed as error:
                     raise OSError(str(error)) from None
                 except Exception as error:
                     ending = Ending(reason_of(error), one_line(error), traceback.format_exc())
-            end_run(tracker, plan, KEY, folder.path, report, ending)
+            end_run(tracker, plan, run, folder.path, report, ending)
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     if not sent:

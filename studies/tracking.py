@@ -2,7 +2,8 @@
 
 Nothing here raises into the caller or blocks it. What could not be shipped stays in the journal and is shipped exactly
 once later, by this process or by the next one that opens the journal: MLflow drops a metric row whose key, timestamp,
-step and value it already has, and a run is found again by its tag before one is created a second time.
+step and value it already has and an input it already has, and a run or a model is found again by its tag before one is
+created a second time.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from studies.journal import Journal, Record
-from studies.mlflow_store import KEY_TAG, first_line, open_client
+from studies.mlflow_store import KEY_TAG, NOT_OFFERED, first_line, open_client
+from studies.models import ship_model
 
 log = logging.getLogger("dmr")
 
@@ -37,16 +39,20 @@ class Tracker:
         self.journal = Journal(journal)
         self.problem: str | None = None
         self.journal_failed = False
-        self._uri, self._experiment = tracking_uri, experiment_id
+        self._uri, self.experiment_id = tracking_uri, experiment_id
         self._offset_file = journal.with_suffix(".shipped")
         self._groups: set[tuple[str, int, str]] = set()
+        self._inputs: set[tuple[str, str]] = set()
         self._runs: dict[str, str] = {}
+        self._models: dict[str, str] = {}
+        self._modelled: set[str] = set()
         started = set()
         for record in self.journal.read_all():
             self._remember(record)
             if record["op"] == "start":
                 started.add(record["key"])
         self._unsure = started - set(self._runs)
+        self._unsure_models = self._modelled - set(self._models)
         self._shipped = self._read_offset()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -68,15 +74,42 @@ class Tracker:
             durable=True,
         )
 
-    def metrics(self, key: str, values: Mapping[str, float], *, step: int) -> None:
-        """Record values at a step. The same values at the same step, told by the first name, are recorded once."""
+    def inputs(self, key: str, datasets: Sequence[Mapping[str, str]]) -> None:
+        """The data sets a run reads: the fields of MLflow's Dataset, and `context`. Each is recorded once."""
+        new = [dict(dataset) for dataset in datasets if (key, dataset["digest"]) not in self._inputs]
+        if new:
+            self._append({"op": "input", "key": key, "datasets": new})
+
+    def model(
+        self,
+        key: str,
+        model: str,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        path: Path | None = None,
+    ) -> None:
+        """A model that a run made, known by the key `model`; recorded once. It has the files of the folder `path`;
+        without one it only says what there is and where.
+        """
+        if model not in self._modelled:
+            texts = {param: str(value)[:MAX_PARAM] for param, value in params.items()}
+            record = {"op": "model", "key": key, "model": model, "name": name, "tags": dict(tags), "params": texts}
+            self._append(record | ({"path": str(path)} if path is not None else {}))
+
+    def metrics(self, key: str, values: Mapping[str, float], *, step: int, model: str | None = None) -> None:
+        """Record values at a step, and that they are those of a `model` recorded before. The same values at the same
+        step, told by the first name, are recorded once.
+        """
         group = (key, step, next(iter(values)))
         if group in self._groups:
             return
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         if len(finite) < len(values):
             finite["diverged"] = 1.0
-        self._append({"op": "metrics", "key": key, "step": step, "group": group[2], "values": finite})
+        record = {"op": "metrics", "key": key, "step": step, "group": group[2], "values": finite}
+        self._append(record | ({"model": model} if model is not None else {}))
 
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         self._append({"op": "tags", "key": key, "tags": dict(tags)})
@@ -93,11 +126,19 @@ class Tracker:
         """The MLflow run's id, once it was created."""
         return self._runs.get(key)
 
+    def model_id(self, model: str | None) -> str | None:
+        """The MLflow model's id, once it was created."""
+        return None if model is None else self._models.get(model)
+
     def history(self) -> Iterator[tuple[str, int, dict[str, float]]]:
         """All metrics recorded so far, in order: key, step, values."""
         for record in self.journal.read_all():
             if record["op"] == "metrics":
                 yield record["key"], record["step"], record["values"]
+
+    def has_model(self, model: str) -> bool:
+        """Whether it was recorded."""
+        return model in self._modelled
 
     @property
     def pending(self) -> int:
@@ -138,6 +179,12 @@ class Tracker:
             self._runs[record["key"]] = record["id"]
         elif record["op"] == "metrics":
             self._groups.add((record["key"], record["step"], record["group"]))
+        elif record["op"] == "input":
+            self._inputs |= {(record["key"], dataset["digest"]) for dataset in record["datasets"]}
+        elif record["op"] == "model":
+            self._modelled.add(record["model"])
+        elif record["op"] == "model_id":
+            self._models[record["key"]] = record["id"]
 
     def _work(self) -> None:
         wait = RETRY_AFTER
@@ -179,14 +226,27 @@ class Tracker:
                 tags["mlflow.parentRunId"] = self._runs.get(record["parent"], "")
             self._unsure.add(key)  # a server may have made it although the call fails
             run_id = client.create_run(
-                self._experiment, start_time=record["t"], tags=tags, run_name=record["name"]
+                self.experiment_id, start_time=record["t"], tags=tags, run_name=record["name"]
             ).info.run_id
         self._append({"op": "run", "key": key, "id": run_id}, durable=True)
         self._runs[key] = run_id
         return run_id
 
+    def create_model(self, client: Any, record: Record) -> None:
+        """The model of a record, with its files, as an output of its run; found again where an earlier process may have
+        begun it.
+        """
+        model = record["model"]
+        if model not in self._models:
+            tag = {KEY_TAG: f"{self.journal.id}/{model}"}
+            unsure = model in self._unsure_models
+            self._unsure_models.add(model)  # a server may have made it although a call fails
+            run_id = self._runs[record["key"]]
+            model_id = ship_model(client, self.experiment_id, run_id, record, tag, unsure)
+            self._append({"op": "model_id", "key": model, "id": model_id})
+
     def _find(self, client: Any, tag: str) -> str | None:
-        found = client.search_runs([self._experiment], f"tags.`{KEY_TAG}` = '{tag}'", max_results=1)
+        found = client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{tag}'", max_results=1)
         return str(found[0].info.run_id) if found else None
 
     def _read_offset(self) -> int:
@@ -217,10 +277,12 @@ class _Shipment:
 
         op, key = record["op"], record.get("key", "")
         if op == "metrics":
-            self.metrics[key] += [Metric(n, v, record["t"], record["step"]) for n, v in record["values"].items()]
+            model_id = self.tracker.model_id(record.get("model"))
+            values, at = record["values"].items(), (record["t"], record["step"], model_id)
+            self.metrics[key] += [Metric(name, value, *at) for name, value in values]
         elif op == "tags":
             self.tags[key] += [RunTag(name, value) for name, value in record["tags"].items()]
-        elif op in ("start", "artifact", "end"):
+        elif op in ("start", "input", "model", "artifact", "end"):
             self.send(key)
             getattr(self, f"_{op}")(key, record)
 
@@ -248,6 +310,19 @@ class _Shipment:
         for start in range(0, len(params), MAX_OTHERS):
             self._call(self.client.log_batch, run_id, params=params[start : start + MAX_OTHERS])
 
+    def _input(self, key: str, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = []
+        for fields in record["datasets"]:
+            own = {name: value for name, value in fields.items() if name != "context"}
+            inputs.append(DatasetInput(Dataset(**own), [InputTag(MLFLOW_DATASET_CONTEXT, fields["context"])]))
+        self._call(self.client.log_inputs, self.tracker.run_id(key), inputs, may_lack=True)
+
+    def _model(self, key: str, record: Record) -> None:
+        self._call(self.tracker.create_model, self.client, record, may_lack=True)
+
     def _artifact(self, key: str, record: Record) -> None:
         if not Path(record["path"]).is_file():
             log.info("%s is gone and was not logged to MLflow", record["path"])
@@ -257,14 +332,14 @@ class _Shipment:
     def _end(self, key: str, record: Record) -> None:
         self._call(self.client.set_terminated, self.tracker.run_id(key), status=record["status"], end_time=record["t"])
 
-    def _call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
-        """Call MLflow; what it will never accept is left out with a line in the log."""
+    def _call(self, function: Callable[..., T], *args: Any, may_lack: bool = False, **kwargs: Any) -> T | None:
+        """Call MLflow; what it will never accept, or an older server `may_lack`, is left out with a line in the log."""
         from mlflow.exceptions import MlflowException
 
         try:
             return function(*args, **kwargs)
         except MlflowException as error:
-            if error.error_code != NEVER_ACCEPTED:
+            if error.error_code != NEVER_ACCEPTED and not (may_lack and error.error_code == NOT_OFFERED):
                 raise
             log.warning("MLflow did not accept a record: %s", first_line(error))
             return None

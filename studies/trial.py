@@ -23,11 +23,12 @@ from studies.folder import Stage, StudyFolder
 from studies.reporters import BEST, FolderReporter, StorageFailed
 from studies.runs import SAMPLES, Tested
 from studies.scheduler import TIME, VALUE
+from studies.system_metrics import SystemMonitor
 
 if TYPE_CHECKING:
     import torch
 
-PAYLOAD = "payload"
+PAYLOAD, SYSTEM = "payload", "system"
 HUNG = "hung.txt"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -40,6 +41,7 @@ class TrialContext:
         folder: the study's.
         stage: `confirm` also evaluates on test.
         scheduled: the metric a scheduler looks at, and its better end.
+        system_metrics: whether what a trial takes of its machine is recorded.
     """
 
     folder: StudyFolder
@@ -47,6 +49,7 @@ class TrialContext:
     scheduled: tuple[str, str]
     cpus: float
     gpus: float
+    system_metrics: bool = False
 
 
 class EpochWatch:
@@ -72,15 +75,19 @@ class EpochWatch:
 class TuneReporter(FolderReporter):
     """Hands epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
 
-    def __init__(self, folder: Path, followed: tuple[str, str], watch: EpochWatch) -> None:
+    def __init__(
+        self, folder: Path, followed: tuple[str, str], watch: EpochWatch, monitor: SystemMonitor | None
+    ) -> None:
         super().__init__(folder, followed)
-        self.watch = watch
+        self.watch, self.monitor = watch, monitor
 
     def report(self, report: EpochReport) -> None:
         from ray import tune
 
         self.watch.stop()
-        tune.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: json.dumps(asdict(report))})
+        system = {} if self.monitor is None else {SYSTEM: self.monitor.sample()}
+        payload = json.dumps(asdict(report) | system)
+        tune.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: payload})
         self.watch.start()
 
 
@@ -111,7 +118,8 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
     try:
         watch = EpochWatch(folder, settings.train.epoch_minutes)
         watch.start()
-        fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch))
+        monitor = SystemMonitor(device) if context.system_metrics else None
+        fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch, monitor))
         if context.stage == "confirm":
             tune.report({PAYLOAD: json.dumps({"tested": test_here(settings, folder, device, dataset)._asdict()})})
     except StorageFailed as error:

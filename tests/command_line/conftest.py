@@ -173,7 +173,15 @@ class Workplace:
         runs = self.mlflow_runs(name)
         assert [int(run.data.tags["trial"]) for run in runs] == list(range(trials))
         assert {run.info.status for run in [*runs, *self.mlflow_runs(name, "study")]} == {"FINISHED"}
+        models = self.client.search_logged_models([runs[0].info.experiment_id], f"tags.study = '{name}'")
+        winners = [model.tags["run"] for model in models if model.name == f"{name}-winner"]
+        assert len(set(winners)) == len(winners) > 0
+        own = [model for model in models if model.name != f"{name}-winner" and model.tags["stage"] == "search"]
+        stubs = {model.source_run_id: model.tags for model in own}
+        assert len(own) == len(stubs) == trials
         for trial, run in zip(found, runs, strict=True):
+            assert stubs[run.info.run_id]["trial"] == run.data.tags["trial"]
+            assert [i.tags[0].value for i in run.inputs.dataset_inputs] == ["train", "val"]
             expected = list(range(trial.user_attrs["epochs"] if epochs is None else epochs))
             for metric, points in self.history(run).items():
                 if metric.startswith("best/"):

@@ -14,7 +14,7 @@ def test_what_is_not_known_is_a_dash() -> None:
     values = [(seed, "accuracy_mean", 0.5 + seed / 10) for seed in (1, 2)] + [(1, "accuracy_worst", 0.25)]
     rows = pd.DataFrame(values, columns=["seed", "metric", "value"])
     rows = rows.assign(method="a", trial=0, split="test", combination=None)
-    results = StudyResults("s", "d", ("x", "y"), (), (), "accuracy", "max", "all 3", "", rows)
+    results = StudyResults("s", "d", ("x", "y"), (), (), "accuracy", "max", "all 3", "", {}, pd.DataFrame(), rows)
     configurations = [Configuration("a", "best 1", 0, {}), Configuration("b", "defaults", NO_TRIAL, {})]
     console = Console(width=120)
     with console.capture() as captured:

@@ -1,0 +1,94 @@
+"""What a study leaves to read on its own run in MLflow, at the end of the search and of the confirmation."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from studies.bookkeeping import PARENT
+from studies.findings_note import study_note
+from studies.ledger import Ledger
+from studies.notes import NOTE
+
+if TYPE_CHECKING:
+    from analysis.results import StudyResults
+    from studies.confirm_table import ConfirmRow
+    from studies.confirmation import Confirmation
+
+log = logging.getLogger("dmr")
+
+FLUSH_SECONDS = 30.0
+
+
+def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> None:
+    """Make what people read of a study and put it on its run, where MLflow has everything it is made from.
+
+    Whatever fails here is a warning: the study has its results.
+    """
+    from analysis.trials import write_heatmap
+
+    tracker, folder = ledger.tracker, ledger.folder
+    if not tracker.flush(timeout=FLUSH_SECONDS):
+        return
+    with _warned("what there is to read of the study"):
+        search = _load(ledger, "search")
+        with _warned("the heatmap"):
+            tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
+        model = None
+        if confirmation is not None or ledger.plan.study.confirm is None:
+            with _warned("the model of the winner"):
+                model = _keep_winner(ledger)
+        with _warned("the note of the study's run"):
+            rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
+            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
+
+
+def _keep_winner(ledger: Ledger) -> str | None:
+    """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
+    from studies.exporting import export_run
+    from studies.trained import find_winner
+
+    tracker, folder = ledger.tracker, ledger.folder
+    if ledger.best is None:
+        return None
+    winner = find_winner(folder.name, folder.path.parent)
+    run = f"{winner.checkpoint.parent.parent.name}/{winner.checkpoint.parent.name}"
+    key = f"winner/{run}"
+    if not tracker.has_model(key):
+        shutil.rmtree(folder.winner, ignore_errors=True)
+        export_run(winner, folder.winner)
+        name = f"{ledger.plan.study.name}-winner"
+        tags = {"study": ledger.plan.study.name, "stage": winner.stage, "run": str(winner.run_id)}
+        note = f"{winner.label}: takes any non-empty combination of modalities, absent ones null or left out."
+        tags |= {"checkpoint": str(winner.checkpoint), NOTE: note}
+        tracker.model(PARENT, key, name=name, tags=tags, params={}, path=folder.winner)
+        tracker.flush(timeout=FLUSH_SECONDS)
+    return tracker.model_id(key)
+
+
+def _load(ledger: Ledger, stage: str) -> StudyResults:
+    from analysis.results import load_study
+
+    uri, experiment = ledger.folder.places().tracking_uri, ledger.plan.document["experiment"]
+    key = ledger.folder.study_key
+    return load_study(uri, ledger.plan.study.name, experiment=experiment, key=key, stage=stage)
+
+
+def _confirmed(ledger: Ledger, confirmation: Confirmation) -> list[ConfirmRow]:
+    from studies.confirm_table import confirm_rows
+
+    return confirm_rows(_load(ledger, "confirm"), confirmation.configurations, confirmation.seeds)
+
+
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, ValueError) as error:  # MLflow has just gone; no trial has values
+        log.info("%s: %s", what, error)
+    except Exception as error:  # whatever drawing, a disk or a model raises
+        log.info("%s cannot be made", what, exc_info=True)
+        log.warning("%s cannot be made: %s", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])
