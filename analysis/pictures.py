@@ -6,12 +6,14 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.compare import Comparison
+from analysis.drawing import save_figure
 from analysis.figures import study_figures
 from analysis.results import StudyResults
 
@@ -45,12 +47,19 @@ def pictures_of(
     confirmed: StudyResults | None,
     comparison: Comparison | None,
     read: Callable[[str, str], bytes | None],
+    folder: Path | None = None,
 ) -> tuple[list[Picture], list[tuple[str, str]]]:
-    """The figures of a study, and the names of those that cannot be drawn, with the reason."""
+    """The figures of a study, and the names of those that cannot be drawn, with the reason.
+
+    Args:
+        folder: also save them here, as .png.
+    """
     pictures, missing = [], []
     for name, caption, figure in study_figures(search, confirmed, comparison, read):
         if isinstance(figure, Figure):
             pictures.append(picture(name, caption, figure))
+            if folder is not None:
+                save_figure(figure, folder / f"{name}.png")
         else:
             missing.append((name, figure))
     return pictures, missing

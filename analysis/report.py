@@ -65,14 +65,17 @@ class Source:
     study_file: str
 
 
-def write_report(source: Source, path: Path) -> Path:
+def write_report(source: Source, path: Path, figures: Path | None = None) -> Path:
     """Write the page of a study, at whatever point it is; the file is there whole or not at all.
+
+    Args:
+        figures: a folder for the figures on it, as .png.
 
     Raises:
         LookupError: MLflow has no such study, or cannot be read.
         OSError: the file cannot be written.
     """
-    page = render(source)
+    page = render(source, figures)
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(page, encoding="utf-8")
@@ -82,8 +85,8 @@ def write_report(source: Source, path: Path) -> Path:
     return path
 
 
-def render(source: Source) -> str:
-    """The page."""
+def render(source: Source, figures: Path | None = None) -> str:
+    """The page, and its figures as files, if wanted."""
     from jinja2 import Environment, StrictUndefined
     from mlflow import MlflowClient
 
@@ -99,6 +102,7 @@ def render(source: Source) -> str:
         None if confirmed.runs.empty else confirmed,
         comparison,
         lambda run_id, name: read_artifact(client, run_id, name),
+        figures,
     )
     failed = both.runs[~both.runs["status"].isin(ENDS_WELL)]
     messages = {

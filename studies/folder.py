@@ -70,6 +70,10 @@ class StudyFolder:
         return self.path / "report.html"
 
     @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
     def optuna_url(self) -> str:
         """Optuna's storage, unless it is elsewhere."""
         return f"sqlite:///{self.path / 'optuna.db'}"

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from studies.bookkeeping import PARENT
+from studies.bookkeeping import PARENT, Bookkeeping
 from studies.findings_note import study_note
 from studies.ledger import Ledger
 from studies.notes import NOTE
+from studies.report import write_study_report
 
 if TYPE_CHECKING:
     from analysis.results import StudyResults
@@ -21,29 +22,47 @@ if TYPE_CHECKING:
 log = logging.getLogger("dmr")
 
 FLUSH_SECONDS = 30.0
+KEPT = "kept"  # the attribute of Optuna's study with the number of trials that had ended when it was read last
 
 
 def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> None:
-    """Make what people read of a study and put it on its run, where MLflow has everything it is made from.
+    """Make what people read of a study and put it on its run, where MLflow has everything it is made from; once, until
+    more trials have ended.
 
     Whatever fails here is a warning: the study has its results.
     """
     from analysis.trials import write_heatmap
 
-    tracker, folder = ledger.tracker, ledger.folder
+    tracker, folder, plan = ledger.tracker, ledger.folder, ledger.plan
+    stage: Bookkeeping = confirmation or ledger
+    if stage.study.user_attrs.get(KEPT) == stage.finished and folder.heatmap.exists():
+        return
     if not tracker.flush(timeout=FLUSH_SECONDS):
         return
     with _warned("what there is to read of the study"):
         search = _load(ledger, "search")
         with _warned("the heatmap"):
             tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
+        if plan.study.tracking.report:
+            with _warned("the report"):
+                _keep_report(ledger)
         model = None
-        if confirmation is not None or ledger.plan.study.confirm is None:
+        if plan.study.tracking.report and (confirmation is not None or plan.study.confirm is None):
             with _warned("the model of the winner"):
                 model = _keep_winner(ledger)
         with _warned("the note of the study's run"):
             rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
+        stage.study.set_user_attr(KEPT, stage.finished)
+
+
+def _keep_report(ledger: Ledger) -> None:
+    """The report, and the figures on it."""
+    folder = ledger.folder
+    folder.figures.mkdir(exist_ok=True)
+    write_study_report(folder, folder.report, folder.figures)
+    for path in (folder.report, *sorted(folder.figures.glob("*.png"))):
+        ledger.tracker.artifact(PARENT, path)
 
 
 def _keep_winner(ledger: Ledger) -> str | None:

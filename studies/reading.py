@@ -91,7 +91,7 @@ def figures(
         comparison = compare([results], samples=lambda run: None, method=folder.document()["model"]["method"])
     except ValueError:
         comparison = None
-    target = output or folder.path / "figures"
+    target = output or folder.figures
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -35,8 +35,11 @@ def report(
         raise StudyError(error.args[0]) from None
 
 
-def write_study_report(folder: StudyFolder, path: Path) -> Path:
+def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = None) -> Path:
     """Write the page of a study that MLflow has; the file is there whole or not at all.
+
+    Args:
+        figures: a folder for the figures on it, as .png.
 
     Raises:
         StudyError: the study's folder is damaged.
@@ -54,4 +57,4 @@ def write_study_report(folder: StudyFolder, path: Path) -> Path:
         key=folder.study_key,
         study_file=folder.study_file.read_text(encoding="utf-8"),
     )
-    return write_report(source, path)
+    return write_report(source, path, figures)

@@ -130,6 +130,7 @@ class ConfirmSection(Section):
 
 
 class TrackingSection(Section):
+    report: bool = True
     system_metrics: bool = False
 
 

@@ -96,6 +96,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: C
         code = int(not (runs.table["split"] == "test").any())
     tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
     tell(f"heatmap: {folder.heatmap}")
+    if folder.report.exists():
+        tell(f"report: {folder.report}")
     tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
     return code
 

@@ -31,7 +31,7 @@ def test_a_study_leaves_a_heatmap_and_one_parent_with_a_child_a_trial(finished):
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
     assert {child.data.tags["stop_reason"] for child in children} == {"completed"}
     figures = {artifact.path for artifact in finished.client.list_artifacts(parent.info.run_id)}
-    assert {"heatmap.png", "study.yaml"} <= figures
+    assert {"heatmap.png", "study.yaml", "report.html", "trials.png", "pareto.png"} <= figures
     assert parent.info.run_name == "small"
 
 
@@ -88,7 +88,7 @@ def test_the_screen_shows_no_engine_noise(finished):
     lines = finished.said.strip().splitlines()
     assert [line.split(" trials")[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
     assert lines[4] == "study small is complete: 4 trials"
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 def test_table_heatmap_list_and_status(finished):
