@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from studies.autoscaling import room_to_grow
 from studies.errors import StudyError
 from studies.plan import StudyPlan
 
@@ -79,7 +80,7 @@ def measure_need(plan: StudyPlan) -> Need:
     """What a trial needs of the Ray this process is connected to."""
     import ray
 
-    total = ray.cluster_resources()
+    total = room_to_grow(plan, ray.cluster_resources())
     resources = plan.study.resources
     return Need(resources.cpus, resources.gpus, total.get("CPU", 0.0), total.get("GPU", 0.0))
 
