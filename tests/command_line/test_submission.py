@@ -67,12 +67,10 @@ def cluster() -> Iterator[Cluster]:
     token.write_text(secrets.token_hex(32))
     api = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "DMR_", "MLFLOW_"))}
-    environment |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "OMP_NUM_THREADS": "1",
-        "NO_COLOR": "1",
-    }
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{RAY.parent}:{environment['PATH']}"  # where a job finds `dmr`
+    paths = [str(HERE), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)  # where a node finds the method of faulty.py
     nodes = []
     try:
         options = ["--head", f"--port={free_port()}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
