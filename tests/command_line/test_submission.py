@@ -18,11 +18,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
+import yaml
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
@@ -60,39 +64,57 @@ def start_node(
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    home = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))  # sockets lie below it: the path must be short
-    token = home / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+def home() -> Iterator[Path]:
+    """Sessions and the token lie here; the path must be short, since sockets lie below it."""
+    path = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))
+    (path / "token").touch(mode=0o600)
+    (path / "token").write_text(secrets.token_hex(32))
+    yield path
+    for process in psutil.process_iter(["cmdline"]):  # what a pretended node leaves behind
+        if any(str(path) in part for part in process.info["cmdline"] or []):
+            process.kill()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def environment(home: Path) -> dict[str, str]:
+    """Of nodes and shells: the token, where a job finds `dmr`, and where a node finds the method of faulty.py."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "DMR_", "MLFLOW_"))}
+    paths = {
+        "PATH": [str(RAY.parent), kept["PATH"]],
+        "PYTHONPATH": [str(HERE), *filter(None, [kept.get("PYTHONPATH")])],
+    }
+    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token"), "OMP_NUM_THREADS": "1"}
+    return kept | {name: os.pathsep.join(folders) for name, folders in paths.items()}
+
+
+def start_head(
+    home: Path, name: str, environment: dict[str, str], *options: str
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A head on which no trial runs, and its address."""
+    head = ["--head", "--num-cpus=0", "--dashboard-host=127.0.0.1", f"--ray-client-server-port={free_port()}", *options]
+    node, text = start_node(home, name, environment, *head)
+    return node, re.search(r"ray start --address='([^']+)'", text).group(1)
+
+
+def end(node: subprocess.Popen[bytes]) -> None:
+    node.send_signal(signal.SIGTERM)
+    node.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def cluster(home: Path, environment: dict[str, str]) -> Iterator[Cluster]:
     api = free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "DMR_", "MLFLOW_"))}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{RAY.parent}:{environment['PATH']}"  # where a job finds `dmr`
-    paths = [str(HERE), *filter(None, [environment.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)  # where a node finds the method of faulty.py
-    nodes = []
-    try:
-        options = ["--head", f"--port={free_port()}", "--num-cpus=0", "--dashboard-host=127.0.0.1"]
-        options += [f"--dashboard-port={api}", f"--ray-client-server-port={free_port()}"]
-        node, text = start_node(home, "head", environment, *options)
-        nodes.append(node)
-        address = re.search(r"ray start --address='([^']+)'", text).group(1)
-        nodes.append(start_node(home, "worker", environment, f"--address={address}", "--num-cpus=2")[0])
+    with ExitStack() as nodes:
+        head, address = start_head(home, "head", environment, f"--port={free_port()}", f"--dashboard-port={api}")
+        nodes.callback(end, head)
+        worker, _ = start_node(home, "worker", environment, f"--address={address}", "--num-cpus=2")
+        nodes.callback(end, worker)
         yield Cluster(address, {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{api}"})
-    finally:
-        for node in reversed(nodes):
-            node.send_signal(signal.SIGTERM)
-            node.wait(timeout=60)
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
 def place(workplace: Any, cluster: Cluster) -> Any:
-    """A workplace on the cluster; its environment replaces that of the tests."""
-    for key in set(os.environ) - set(cluster.environment):
-        if key.startswith(("RAY_", "DMR_", "MLFLOW_")):
-            pytest.fail(f"{key} is set")
     workplace.environment |= cluster.environment
     return workplace
 
@@ -159,3 +181,36 @@ def test_a_storage_that_the_other_node_does_not_see_is_refused(place: Any, clust
 def test_nobody_without_the_token_gets_in(cluster: Cluster) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{cluster.environment['RAY_API_SERVER_ADDRESS']}/api/jobs/", timeout=30)
+
+
+def test_a_cluster_grows_from_nothing_to_the_trials_that_wait(
+    workplace: Any, home: Path, environment: dict[str, str]
+) -> None:
+    """With Ray's pretended provider, whose nodes are raylets on this machine."""
+    head_id, port, api = "f" * 51 + "00000", free_port(), free_port()
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
+        "head_node_id": head_id,
+        "launch_multiple": True,
+    }
+    document = yaml.safe_load((HERE.parents[1] / "ray_cluster.yaml").read_text())
+    document |= {"provider": provider, "head_node_type": "ray.head.default", "docker": {}, "file_mounts": {}}
+    document["available_node_types"] = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    }
+    document |= {key: [] for key in document if key.endswith("_commands")} | {"cluster_synced_files": []}
+    (home / "grows.yaml").write_text(yaml.safe_dump(document))
+    pretended = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    pretended |= {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
+    options = (f"--port={port}", f"--dashboard-port={api}", f"--autoscaling-config={home / 'grows.yaml'}")
+    head, address = start_head(home, "grows", environment | pretended, *options)
+    try:
+        workplace.environment |= environment
+        workplace.write(budget={"trials": 2}, resources={"concurrent": 2})
+        workplace.run("run", "small.yaml", "--address", address)
+    finally:
+        end(head)
+    workplace.assert_exact(2, 4)
