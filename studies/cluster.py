@@ -8,10 +8,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from studies.autoscaling import room_to_grow
 from studies.errors import StudyError
 from studies.plan import StudyPlan
+from studies.screen import engine_noise_to
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,14 @@ def ray_running(address: str | None) -> Iterator[None]:
         if address is None:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
-            ray.init(address=address, **quiet)
+            with engine_noise_to(Path(os.devnull)):
+                ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         what = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers"
-        raise StudyError(f"{what}: {' '.join(str(error).split())[:200]}") from None
+        token = (
+            "" if address is None or os.environ.get("RAY_AUTH_MODE") == "token" else "; RAY_AUTH_MODE=token is not set"
+        )
+        raise StudyError(f"{what}: {' '.join(str(error).split())[:200]}{token}") from None
     try:
         yield
     finally:
@@ -79,7 +86,7 @@ def measure_need(plan: StudyPlan) -> Need:
     """What a trial needs of the Ray this process is connected to."""
     import ray
 
-    total = ray.cluster_resources()
+    total = room_to_grow(plan, ray.cluster_resources())
     resources = plan.study.resources
     return Need(resources.cpus, resources.gpus, total.get("CPU", 0.0), total.get("GPU", 0.0))
 

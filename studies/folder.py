@@ -16,6 +16,7 @@ import psutil
 
 from studies.errors import StudyError
 from studies.names import NAME
+from studies.shared_storage import check_storage
 from studies.yaml_files import read_yaml
 
 DEFAULT_STORAGE = "dmr_runs"
@@ -216,9 +217,10 @@ def resolve_storage(storage: Path | None) -> Path:
     """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`.
 
     Raises:
-        StudyError: it cannot be a directory.
+        StudyError: it cannot be a directory, or would go with a Ray job.
     """
     given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
+    check_storage(given)
     try:
         resolved = given.expanduser().resolve()
     except (RuntimeError, OSError) as error:

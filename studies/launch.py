@@ -23,6 +23,7 @@ from studies.ledger import Ledger
 from studies.mlflow_store import TrackingError, first_line, mask_password, open_store
 from studies.plan import StudyPlan
 from studies.screen import Screen, engine_noise_to
+from studies.shared_storage import check_shared, in_ray_job
 from studies.tracking import Tracker
 from studies.yaml_files import to_yaml
 
@@ -65,8 +66,18 @@ ENGINE_SETTINGS = {
 
 
 def resolve_places(folder: StudyFolder) -> Places:
-    """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder."""
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder.
+
+    Raises:
+        StudyError: a Ray job whose runs would be deleted with its working directory.
+    """
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not tracking_uri and in_ray_job():
+        raise StudyError(
+            "MLFLOW_TRACKING_URI: not set, and a Ray job's working directory is a temporary copy: name a server, or "
+            "sqlite:////{absolute path}/mlflow.db"
+        )
+    tracking_uri = tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     return Places(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url)
 
 
@@ -234,6 +245,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
         return _drive(plan, folder, places, experiment_id, known is not None)
     with ray_running(address):
         check_fits(plan, measure_need(plan))
+        check_shared(folder.path.parent)
         return _drive(plan, folder, places, experiment_id, known is not None)
 
 

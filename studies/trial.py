@@ -116,6 +116,8 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
     device = torch.device("cuda" if context.gpus > 0 else "cpu")
     folder = context.folder.run(context.stage, number)
     try:
+        if not context.folder.exists:
+            raise StorageFailed(f"{context.folder.path}: node {os.uname().nodename} does not see it")
         watch = EpochWatch(folder, settings.train.epoch_minutes)
         watch.start()
         monitor = SystemMonitor(device) if context.system_metrics else None
