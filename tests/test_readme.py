@@ -49,6 +49,10 @@ def test_the_blocks_run_in_order(copy):
         assert "Traceback" not in done.stderr
     assert (copy / "dmr_runs/digits/heatmap.png").exists()
     assert (copy / "short.svg").exists()
+    assert (copy / "dmr_runs/digits/report.html").exists()
+    assert "short" in (copy / "short.html").read_text()
+    assert (copy / "short/summary.csv").exists()
+    assert (copy / "model/MLmodel").exists()
     assert pd.read_csv(copy / "short.csv")["trial"].nunique() == 4
 
     again = subprocess.run(["make", "study"], cwd=copy, env=environment, capture_output=True, text=True, check=True)
