@@ -7,6 +7,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,38 @@ SAMPLES = "samples.npz"
 Samples = tuple[npt.NDArray[np.float32], tuple[str, ...]]
 
 
-def read_artifact(client: Any, run_id: str, name: str) -> bytes | None:
-    """The bytes of a run's artifact, None where MLflow has not got it.
+def stored_artifact(client: Any, run_id: str, name: str, uri: str | None = None) -> bytes | None:
+    """The bytes of a run's artifact, None where the run has none of that name. A local store's file is read where it
+    lies. What the store raises of one that is there is passed on.
 
     Args:
         client: an `MlflowClient`.
+        uri: of the run's artifacts, where it is known: else MLflow is asked.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one a file
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.uri import is_local_uri
+
+    place = uri or client.get_run(run_id).info.artifact_uri
+    with tempfile.TemporaryDirectory() if not is_local_uri(place) else nullcontext() as folder:
+        try:
+            file = download_artifacts(artifact_uri=f"{place}/{name}", dst_path=folder, tracking_uri=client.tracking_uri)
+        except (MlflowException, OSError):
+            if any(file.path == name for file in client.list_artifacts(run_id)):
+                raise
+            return None
+        return Path(file).read_bytes()
+
+
+def read_artifact(client: Any, run_id: str, name: str) -> bytes | None:
+    """The bytes of a run's artifact, None where they cannot be had."""
     from mlflow.exceptions import MlflowException
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
-        except (MlflowException, OSError):
-            return None
+    try:
+        return stored_artifact(client, run_id, name)
+    except (MlflowException, OSError):
+        return None
 
 
 def read_samples(client: Any, run_id: str) -> Samples | None:

@@ -6,11 +6,9 @@ import csv
 import gc
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.artifacts import stored_artifact
 from dmr.combinations import all_combinations
 
 PAGE = 250
@@ -77,7 +76,6 @@ def load_study(
     Raises:
         LookupError: there is no such store, experiment, or study in it, or the store cannot be read.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one a run
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -226,27 +224,11 @@ def _artifact_values(client: Any, run: Any, main_metric: str) -> dict[Cell, floa
         LookupError: the file is damaged.
     """
     try:
-        lines = csv.reader(_artifact(client, run, VALUES).splitlines()[1:])
+        content = stored_artifact(client, run.info.run_id, VALUES, run.info.artifact_uri) or b""
+        lines = csv.reader(content.decode().splitlines()[1:])
         return {(split, metric, name): float(value) for split, metric, name, value in lines if metric != main_metric}
     except ValueError as error:
         raise LookupError(f"run {run.info.run_id}: its {VALUES} cannot be read: {error}") from None
-
-
-def _artifact(client: Any, run: Any, name: str) -> str:
-    """An artifact's text, empty where the run has none of that name. A local store's file is read where it lies."""
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.uri import is_local_uri
-
-    uri = run.info.artifact_uri
-    with tempfile.TemporaryDirectory() if not is_local_uri(uri) else nullcontext() as folder:
-        try:
-            file = download_artifacts(artifact_uri=f"{uri}/{name}", dst_path=folder, tracking_uri=client.tracking_uri)
-        except (MlflowException, OSError):
-            if any(file.path == name for file in client.list_artifacts(run.info.run_id)):
-                raise
-            return ""
-        return Path(file).read_text(encoding="utf-8")
 
 
 class _Cells:
