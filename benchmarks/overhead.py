@@ -110,7 +110,7 @@ def no_op(rounds: int, trials: int) -> None:
             study, watched = watched_run(*studies[name], trials, 1)
             costs.append((name, *_costs(study, watched, stretch)))
             memory.append((name, *_memory(study, watched, stretch)))
-            print(f"{name} took {study.wall:.0f} s", file=sys.stderr, flush=True)
+            print(f"{study.wall:.0f} s:", costs[-1], memory[-1], file=sys.stderr, flush=True)
     print(f"Studies of {trials} trials of 1 epoch on 32 samples, {os.cpu_count()} at a time.\n")
     head = ("", f"first {stretch}, s a trial", f"last {stretch}", "target", "last / first")
     processor = (f"first {stretch}, processor s a trial", f"last {stretch}", "of the driver")
@@ -135,7 +135,7 @@ def _costs(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
 
 def _memory(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
     """Of the driver."""
-    early, late = study.ended[stretch], study.ended[-1]
+    early, late = study.ended[stretch - 1], study.ended[-1]
     resident = [watched.at(end, watched.resident) for end in (early, late)]
     own = [watched.at(end, watched.anonymous) for end in (early, late)]
     growth = resident[1] - resident[0]

@@ -35,7 +35,8 @@ def run(folder: Path, file: Path, overrides: list[str], trials: int) -> None:
     trial.run_trial = run_trial  # what Tune sends to its processes
     plan = load_plan(file, overrides, trials, "benchmark")
     study = StudyFolder(folder / "dmr_runs", "benchmark")
-    run_study(plan, study, None)
+    finish = run_study(plan, study, None)
+    assert finish.unsent is None, finish.unsent
     states = [t.state.name for t in optuna.load_study(study_name="benchmark", storage=study.places().optuna_url).trials]
     assert states == ["COMPLETE"] * trials, states
 
