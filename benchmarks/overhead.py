@@ -5,8 +5,9 @@ turn, each in a process of its own. What is not training is overhead: processes,
 MLflow. A further trial's overhead is the time from the end of one training to the end of the next, less the next one's
 training. A whole study's is its wall time, from the command to its exit, less all training.
 
-With --no-op N: one study of N trials of one epoch on 32 samples, as many at a time as there are CPUs; seconds a trial,
-training included, over the first and the last 100 trials.
+With --no-op N: a study of N trials of one epoch on 32 samples, as many at a time as there are CPUs, by study_dmr.py
+and by study_tune.py (stock Tune, OptunaSearch and Ray's MLflow callback): seconds a trial, training included, over the
+first and the last 100 trials, and the driver's memory at the 100th and at the last.
 
     .venv/bin/python benchmarks/overhead.py
     .venv/bin/python benchmarks/overhead.py --no-op 1000
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from common import environment, table
 from timed import Timed, read_times
+from watched import Watched, watch
 
 HERE = Path(__file__).parent
 PACKAGES = ("ray", "optuna", "mlflow")
@@ -35,6 +37,11 @@ TARGET = 50
 
 
 def run(script: str, *arguments: object) -> Timed:
+    """Run a study in a process of its own."""
+    return watched_run(script, *arguments)[0]
+
+
+def watched_run(script: str, *arguments: object) -> tuple[Timed, Watched]:
     """Run a study in a process of its own, in a temporary directory, which is the script's first argument."""
     with tempfile.TemporaryDirectory(prefix="dmr", ignore_cleanup_errors=True) as name:
         own = {"RAY_TMPDIR": name, "XDG_CACHE_HOME": name, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
@@ -43,11 +50,12 @@ def run(script: str, *arguments: object) -> Timed:
         output = Path(name) / "output.txt"
         with open(output, "wb") as file:
             started = time.time()
-            done = subprocess.run(command, cwd=name, env=environ, stdout=file, stderr=file, check=False)
+            process = subprocess.Popen(command, cwd=name, env=environ, stdout=file, stderr=file)
+            watched = watch(process)
             wall = time.time() - started
-        if done.returncode:
+        if process.returncode:
             sys.exit(output.read_text()[-3000:])
-        return read_times(Path(name), wall)
+        return read_times(Path(name), wall), watched
 
 
 def compare(rounds: int, trials: int, guide_trials: int, epochs: int) -> None:
@@ -92,39 +100,61 @@ def _compared(name: str, ours: float, guide: float) -> tuple[object, ...]:
     return name, f"{ours:.3f}", f"{guide:.2f}", f"{guide / ours:.0f}", TARGET
 
 
-def no_op(trials: int) -> None:
-    """Does a trial cost more at the end of a long study than at its start?"""
-    study = run("study_dmr.py", "no-op", trials, 1)
+def no_op(rounds: int, trials: int) -> None:
+    """Does a trial cost more at the end of a long study than at its start, and does its driver grow?"""
+    studies = {"DMR": ("study_dmr.py", "no-op"), "stock Tune": ("study_tune.py",)}
     stretch = min(STRETCH, trials - 1)
-    first = (study.ended[stretch] - study.ended[0]) / stretch
-    last = (study.ended[-1] - study.ended[-1 - stretch]) / stretch
+    costs, memory = [], []
+    for number in range(rounds):
+        for name in list(studies)[:: -1 if number % 2 else 1]:
+            study, watched = watched_run(*studies[name], trials, 1)
+            costs.append((name, *_costs(study, watched, stretch)))
+            memory.append((name, *_memory(study, watched, stretch)))
+            print(f"{study.wall:.0f} s:", costs[-1], memory[-1], file=sys.stderr, flush=True)
+    print(f"Studies of {trials} trials of 1 epoch on 32 samples, {os.cpu_count()} at a time.\n")
+    head = ("", f"first {stretch}, s a trial", f"last {stretch}", "target", "last / first")
+    processor = (f"first {stretch}, processor s a trial", f"last {stretch}", "of the driver")
+    print(table((*head, *processor, "training in it, ms", "around, s"), costs), end="\n\n")
+    head = ("driver", f"RSS at trial {stretch}, MB", f"at trial {trials}", "growth", "target", "growth of RssAnon")
+    print(table(head, memory))
+
+
+def _costs(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
+    ends = (study.ended[0], study.ended[stretch], study.ended[-1 - stretch], study.ended[-1])
+
+    def a_trial(at: list[float]) -> tuple[float, float]:
+        return (at[1] - at[0]) / stretch, (at[3] - at[2]) / stretch
+
+    first, last = a_trial(list(ends))
+    seconds = a_trial([watched.at(end, watched.processor_of_all) for end in ends])
+    own = a_trial([watched.at(end, watched.processor) for end in ends])
+    processor = (f"{seconds[0]:.3f}", f"{seconds[1]:.3f}", f"{own[0]:.3f}, {own[1]:.3f}")
     training = f"{1000 * statistics.median(study.training):.0f}"
-    print(f"One study of {trials} trials of 1 epoch on 32 samples, {os.cpu_count()} at a time.\n")
-    head = (
-        f"first {stretch}, s a trial",
-        f"last {stretch}",
-        "target",
-        "last / first",
-        "training in it, ms",
-        "around, s",
-    )
-    row = (f"{first:.3f}", f"{last:.3f}", "< 0.25", f"{last / first:.2f}", training, f"{study.around:.1f}")
-    print(table(head, [row]))
+    return f"{first:.3f}", f"{last:.3f}", "< 0.25", f"{last / first:.2f}", *processor, training, f"{study.around:.1f}"
+
+
+def _memory(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
+    """Of the driver."""
+    early, late = study.ended[stretch - 1], study.ended[-1]
+    resident = [watched.at(end, watched.resident) for end in (early, late)]
+    own = [watched.at(end, watched.anonymous) for end in (early, late)]
+    growth = resident[1] - resident[0]
+    return f"{resident[0]:.0f}", f"{resident[1]:.0f}", f"{growth:.0f}", "< 150", f"{own[1] - own[0]:.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, help="4, with --no-op 1")
     parser.add_argument("--trials", type=int, default=24, help="of a study of DMR's")
     parser.add_argument("--guide-trials", type=int, default=3, help="of a study of the guide's, at least 2")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--no-op", type=int, metavar="N", help="instead, one study of N trials without work")
+    parser.add_argument("--no-op", type=int, metavar="N", help="instead, studies of N trials without work")
     given = parser.parse_args()
     print(environment(1, *PACKAGES), flush=True)
     if given.no_op:
-        no_op(given.no_op)
+        no_op(given.rounds or 1, given.no_op)
     else:
-        compare(given.rounds, given.trials, given.guide_trials, given.epochs)
+        compare(given.rounds or 4, given.trials, given.guide_trials, given.epochs)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import optuna
+from no_op import write_no_op
 from timed import timed_fit
 
 from studies import trial
@@ -35,25 +35,10 @@ def run(folder: Path, file: Path, overrides: list[str], trials: int) -> None:
     trial.run_trial = run_trial  # what Tune sends to its processes
     plan = load_plan(file, overrides, trials, "benchmark")
     study = StudyFolder(folder / "dmr_runs", "benchmark")
-    run_study(plan, study, None)
+    finish = run_study(plan, study, None)
+    assert finish.unsent is None, finish.unsent
     states = [t.state.name for t in optuna.load_study(study_name="benchmark", storage=study.places().optuna_url).trials]
     assert states == ["COMPLETE"] * trials, states
-
-
-def write_no_op(folder: Path) -> Path:
-    """A study of trials that train next to nothing: 32 samples of two vectors of 4 numbers, in 2 classes."""
-    draw = np.random.default_rng(0)
-    data = folder / "data"
-    for split in ("train", "val"):
-        (data / split).mkdir(parents=True)
-        np.save(data / split / "label.npy", np.arange(32) % 2)
-        for name in ("a", "b"):
-            np.save(data / split / f"{name}.npy", draw.standard_normal((32, 4)).astype(np.float32))
-    modalities = "[{name: a, kind: vector, shape: [4]}, {name: b, kind: vector, shape: [4]}]"
-    (data / "dataset.yaml").write_text(f"task: classification\nnum_classes: 2\nmodalities: {modalities}\n")
-    file = folder / "no_op.yaml"
-    file.write_text(f"dataset: {{name: arrays, path: {data}}}\nscheduler: {{name: none}}\n")
-    return file
 
 
 if __name__ == "__main__":
