@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from studies.credentials import without_secrets
 from studies.errors import StudyError
 from studies.plan import StudyPlan
 
@@ -49,7 +50,8 @@ def ray_running(address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            with without_secrets():
+                ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:

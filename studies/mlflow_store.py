@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from studies.credentials import ask_for_password, first_line, mask_password
 
 KEY_TAG = "dmr.key"
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -17,11 +18,6 @@ HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TI
 
 class TrackingError(Exception):
     """The MLflow store cannot be used; one line: which, what is wrong, what to do."""
-
-
-def mask_password(uri: str) -> str:
-    """The URI with the password in it, or the only name, which may be a token, replaced by ***."""
-    return re.sub(r"://(?:([^/@:]*:)[^/@]*|[^/@:]+)@", r"://\1***@", uri)
 
 
 def open_store(tracking_uri: str, experiment: str) -> str:
@@ -46,7 +42,8 @@ def open_store(tracking_uri: str, experiment: str) -> str:
             if found is None:
                 return str(client.create_experiment(experiment))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
-        raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
+        line = ask_for_password(first_line(error), "MLFLOW_TRACKING_URI")
+        raise TrackingError(f"MLflow store {shown}: cannot be used: {line}") from None
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
@@ -97,9 +94,3 @@ def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
     while found is not None and (runs := client.search_runs([found.experiment_id], wanted, max_results=1_000)):
         for run in runs:
             client.delete_run(run.info.run_id)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without passwords."""
-    lines = mask_password(str(error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

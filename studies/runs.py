@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmr.training import EpochReport
+from studies.credentials import mask_password
 from studies.endings import FAILURES, Ending, mlflow_status
 from studies.folder import write_text
 from studies.plan import StudyPlan
@@ -83,7 +84,8 @@ def end_run(
     if (folder / DIAGNOSTICS).exists():
         tracker.artifact(key, folder / DIAGNOSTICS)
     if ending.details or ending.message:
-        write_text(folder / "error.txt", f"{ending.reason}: {ending.message}\n\n{ending.details}")
+        text = mask_password(f"{ending.reason}: {ending.message}\n\n{ending.details}")
+        write_text(folder / "error.txt", text)
         tracker.artifact(key, folder / "error.txt")
     tracker.tags(key, {"stop_reason": ending.reason})
     tracker.end(key, mlflow_status(ending.reason, 0 if report is None else report.epoch + 1))

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from studies.credentials import first_line
 from studies.journal import Journal, Record
-from studies.mlflow_store import KEY_TAG, first_line, open_client
+from studies.mlflow_store import KEY_TAG, open_client
 
 log = logging.getLogger("dmr")
 

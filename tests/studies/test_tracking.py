@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from studies.journal import Journal
-from studies.mlflow_store import mask_password, open_store
+from studies.mlflow_store import open_store
 from studies.tracking import Tracker
 
 
