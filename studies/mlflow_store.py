@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from studies.credentials import ask_for_password, first_line, mask_password
+from studies.optuna_store import engine_settings
+from studies.outbox import storage_problem
 
 KEY_TAG = "dmr.key"
 HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -35,6 +37,7 @@ def open_store(tracking_uri: str, experiment: str) -> str:
     file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
     if file is not None:
         _check_sqlite(file, shown)
+    check_database(tracking_uri)
     try:
         with nullcontext() if file is None else _alone(file):
             client = open_client(tracking_uri)
@@ -49,6 +52,25 @@ def open_store(tracking_uri: str, experiment: str) -> str:
             f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
         )
     return str(found.experiment_id)
+
+
+def check_database(tracking_uri: str) -> None:
+    """MLflow's own client tries a database server for 100 s.
+
+    Raises:
+        TrackingError: the URI is one of a server, which does not answer or refuses the password.
+    """
+    if tracking_uri.startswith(("sqlite:", "http:", "https:")):
+        return
+    from sqlalchemy import create_engine
+
+    try:
+        engine = create_engine(tracking_uri, **engine_settings(tracking_uri))
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:  # SQLAlchemy passes on whatever a database driver raises
+        line = ask_for_password(storage_problem(error), "MLFLOW_TRACKING_URI")
+        raise TrackingError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
 
 
 def _check_sqlite(path: Path, shown: str) -> None:

@@ -85,19 +85,6 @@ def test_a_run_the_server_made_although_the_call_failed_is_found_again(
     check(store, tracker)
 
 
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("http://token@host:5000", "http://***@host:5000"),
-        ("http://host:5000/a@b", "http://host:5000/a@b"),
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-    ],
-)
-def test_passwords_and_tokens_are_masked(uri: str, shown: str) -> None:
-    assert mask_password(uri) == shown
-
-
 def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append({"op": "tags", "key": "a", "tags": {}})
