@@ -92,7 +92,9 @@ class PostgreSQL:
 
     def all_text(self, database: str) -> str:
         """Every row of every table of a database."""
-        tables = self.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'", database)
+        tables = self.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'", database
+        )
         return "\n".join(str(row) for (table,) in tables for row in self.execute(f'SELECT * FROM "{table}"', database))
 
     def _run(self, program: str, *arguments: Any) -> None:
