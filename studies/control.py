@@ -51,6 +51,8 @@ def remove_study(folder: StudyFolder) -> None:
         StudyError: it runs, or a store cannot be reached; then nothing is deleted from the folder.
     """
     document = folder.document()
+    if folder.path.is_symlink():
+        raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
     places = folder.places()
     for lock in folder.path.glob("*/lock"):
         if StudyFolder(folder.path, lock.parent.name).driver() is not None:

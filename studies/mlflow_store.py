@@ -15,7 +15,11 @@ from studies.optuna_store import engine_settings
 from studies.outbox import storage_problem
 
 KEY_TAG = "dmr.key"
-HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with its password
+}
 
 
 class TrackingError(Exception):
@@ -97,7 +101,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 def fail_soon() -> None:
     """Let MLflow's client give up within seconds where a server does not answer; its default is minutes."""
-    for name, value in HTTP_SETTINGS.items():
+    for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
 
 

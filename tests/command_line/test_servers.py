@@ -186,6 +186,9 @@ def test_both_servers_go_away_and_nothing_is_lost_or_doubled_and_no_password_is_
         workplace.wait_for(mlflow.listens)
         driver = workplace.start("run", "small.yaml")
         workplace.wait_for(lambda: workplace.epochs_of_running() > 6)
+        for process in [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]:
+            listening = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            assert all(ip.removeprefix("::ffff:") == "127.0.0.1" for ip in listening), (process.name(), listening)
         for process in psutil.Process(driver.pid).children(recursive=True):
             assert_without_passwords(process.name(), "".join(f"{process.environ()}{process.cmdline()}").encode())
         mlflow.kill()
