@@ -62,8 +62,6 @@ ENGINE_SETTINGS = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
 
-LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # read by `import ray`: listen on 127.0.0.1 alone
-
 
 def resolve_places(folder: StudyFolder) -> Places:
     """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder."""
@@ -218,12 +216,13 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
     os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
-        os.environ.update({key: os.environ.get(key, value) for key, value in LOCAL_SETTINGS.items()})
         check_fits(plan, local_need(plan))
     known = folder.places() if (folder.path / "places.json").exists() else None
     with engine_noise_to(folder.log if known else Path(os.devnull)):
         places = known or resolve_places(folder)
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
+        if places.optuna_url != folder.optuna_url:  # before there is a folder
+            open_optuna(places.optuna_url)
     if address is None:
         return _drive(plan, folder, places, experiment_id, known is not None)
     with ray_running(address):
