@@ -160,7 +160,9 @@ def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
 
 
 def without_password(text: str) -> str:
-    return re.sub(r"://(?:([^/@:]*:)[^/@]*|[^/@:]+)@", r"://\1***@", text)
+    """A text, such as a URI, with *** for every password in it."""
+    text = re.sub(r"(https?://)(?:([^\s/@:]*:)[^\s/]*|[^\s/@:]+)@", r"\1\2***@", text)
+    return re.sub(r"((?<!http)(?<!https)://[^\s/@:]*:)\S*@", r"\1***@", text)
 
 
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:

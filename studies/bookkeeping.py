@@ -1,16 +1,19 @@
 """The bookkeeping of one stage of a study: what happens to a trial is written to Optuna and MLflow here, nowhere else.
 
 Optuna's database is the truth. A trial is its Optuna number in its stage; its MLflow run has the key `STAGE/NUMBER`.
+While the database's server is away, running trials go on, what happens to them waits in the outbox, and none is begun.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import optuna
@@ -21,8 +24,10 @@ from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.training import EpochReport, RunSettings
 from studies.blocks import BLOCK
+from studies.credentials import mask_password
 from studies.endings import Ending, StopReason, optuna_state
 from studies.folder import Stage, StudyFolder
+from studies.outbox import Outbox
 from studies.plan import StudyPlan
 from studies.reporters import LAST
 from studies.runs import Tested, TrackedRun, end_run, start_run
@@ -96,6 +101,8 @@ class Bookkeeping:
         self.live: dict[int, TrialRecord] = {}
         self.endings: Counter[StopReason] = Counter()
         self.trouble: str | None = None
+        self.outbox = Outbox()
+        self.unsure = False  # whether the storage may have begun a trial that is not in `live`
         self.study = optuna.create_study(
             storage=storage,
             study_name=study_name,
@@ -106,7 +113,8 @@ class Bookkeeping:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names([str(objective.metric) for objective in self.objectives])
-        self.interrupted = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        self.interrupted = self._running()
+        self.unwritten = self._unwritten_epochs()
 
     # ---- what a stage has of its own ----
 
@@ -163,11 +171,21 @@ class Bookkeeping:
             self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     def begin(self) -> TrialRecord | None:
-        """The next trial: one that an earlier driver left running, else a new one; None when there is none left."""
-        if self.interrupted:
-            begun: Begun | None = self._again(self.interrupted.pop(0))
-        else:
-            begun = self._next() if self.remaining else None
+        """The next trial: one that an earlier driver left running, else a new one; None when there is none left, or
+        none now, since the server is away.
+        """
+        begun: Begun | None = None
+        if not self.outbox.send():
+            return None
+        with self.outbox.reaching():
+            self._find_begun()
+            self.unsure = True
+            if self.interrupted:
+                begun = self._again(self.interrupted[0])
+                self.interrupted.pop(0)
+            elif self.remaining:
+                begun = self._next()
+            self.unsure = False
         if begun is None:
             return None
         number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
@@ -176,6 +194,8 @@ class Bookkeeping:
         record = TrialRecord(number, begun.trial._trial_id, run, begun.point, settings)
         self.live[number] = record
         start_run(self.tracker, self.plan, run, PARENT)
+        for epoch, value in self.unwritten.pop(number, {}).items():
+            self._put_value(record.trial_id, epoch, value)
         return record
 
     def epoch(self, number: int, report: EpochReport, system: Mapping[str, float] | None = None) -> None:
@@ -189,7 +209,7 @@ class Bookkeeping:
             self.tracker.metrics(record.key, system, step=report.epoch)
         self._check_journal()
         if len(self.objectives) == 1:
-            self.storage.set_trial_intermediate_value(record.trial_id, report.epoch, self._values(report)[0])
+            self._put_value(record.trial_id, report.epoch, self._values(report)[0])
 
     def finish(self, number: int, ending: Ending) -> None:
         """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
@@ -205,29 +225,79 @@ class Bookkeeping:
         end_run(self.tracker, self.plan, record.run, place, record.report, ending, record.tested)
         self._check_journal()
         for name, value in attributes.items():
-            self.storage.set_trial_user_attr(record.trial_id, name, value)
-        self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
+            self.outbox.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
+        self.outbox.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
         del self.live[number]
         self._count(number, ending.reason, attributes.get("best"))
-        (place / LAST).unlink(missing_ok=True)
         if ending.message:
-            log.warning("%s %d %s: %s", self.noun, number, ending.reason, ending.message)
+            log.warning("%s %d %s: %s", self.noun, number, ending.reason, mask_password(ending.message))
 
-    def end_all(self, ending: Ending) -> None:
-        """End the trials that run and those an earlier driver left running, which came as far as their checkpoint."""
+    def end_all(self, ending: Ending) -> bool:
+        """End the trials that run and those an earlier driver left running, which came as far as their checkpoint;
+        False where that has to be done again, since the server is away.
+        """
+        if not self.outbox.send():
+            return False
+        with self.outbox.reaching():
+            self._find_begun()
+        if self.unsure:
+            return False
         while self.interrupted:
-            self.begin()
+            if self.begin() is None:
+                return False
         for number, record in list(self.live.items()):
             if record.report is None:
                 state = load_checkpoint(self.folder.run(self.stage, number) / LAST, torch.device("cpu"))
                 record.report = EpochReport(**state["report"]) if state is not None else None
             self.finish(number, ending)
+        return self.outbox.send()
+
+    def close(self) -> None:
+        """The stage is complete."""
 
     @property
     def scheduler_metric(self) -> tuple[str, str]:
         """The metric a scheduler looks at, and its better end."""
         metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
         return metric, metric_direction(metric)
+
+    def _running(self) -> list[FrozenTrial]:
+        """Trials that are RUNNING in the storage and not here."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in self.live]
+
+    def _find_begun(self) -> None:
+        """A trial that the storage began before its server went away is one more that was left running."""
+        if self.unsure:
+            self.interrupted = self._running()
+            self.unsure = False
+
+    def _unwritten_epochs(self) -> dict[int, dict[int, float]]:
+        """What the journal knows of trials left running, and the storage, whose server was away, does not: the running
+        best of the objective, by trial and epoch.
+        """
+        found: dict[int, dict[int, float]] = defaultdict(dict)
+        if not self.interrupted or len(self.objectives) > 1:
+            return found
+        (objective,), better = self.objectives, max if self.objectives[0].mode == "max" else min
+        keys = {f"{self.stage}/{trial.number}": trial for trial in self.interrupted}
+        best: dict[str, float] = {}
+        for key, epoch, values in self.tracker.history():
+            value = values.get(str(objective.metric), math.nan)
+            if key in keys and not math.isnan(value):
+                best[key] = better(best.get(key, value), value)
+                if epoch not in keys[key].intermediate_values:
+                    found[keys[key].number][epoch] = best[key]
+        return found
+
+    def _put_value(self, trial_id: int, epoch: int, value: float) -> None:
+        self.outbox.put(partial(self.storage.set_trial_intermediate_value, trial_id, epoch, value))
+
+    def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
+        """End a trial; one that has just been ended, although the server did not say so, is left as it is."""
+        told = self.study.tell(number, values, state=state, skip_if_finished=True)
+        assert told.state == state
+        (self.folder.run(self.stage, number) / LAST).unlink(missing_ok=True)
 
     def _check_journal(self) -> None:
         """Optuna is told only what is in MLflow's journal.

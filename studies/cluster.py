@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.autoscaling import room_to_grow
+from studies.credentials import without_secrets
 from studies.errors import StudyError
 from studies.plan import StudyPlan
 from studies.screen import engine_noise_to
@@ -52,7 +53,8 @@ def ray_running(address: str | None) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            with without_secrets(), _on_loopback():
+                ray.init(address="local", include_dashboard=False, **quiet)
         else:
             with engine_noise_to(Path(os.devnull)):
                 ray.init(address=address, **quiet)
@@ -66,6 +68,24 @@ def ray_running(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray started here listens on 127.0.0.1 alone. Ray's switch for that is a variable that `import ray` reads, and
+    its import may lie behind us.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        if before[1] is not None:
+            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[1]
 
 
 def _check_address(address: str) -> None:

@@ -10,10 +10,12 @@ from contextlib import suppress
 
 import optuna
 
+from studies.credentials import first_line
 from studies.errors import StudyError
 from studies.folder import StudyFolder
-from studies.mlflow_store import delete_runs, first_line
+from studies.mlflow_store import delete_runs
 from studies.names import CONFIRM
+from studies.optuna_store import open_optuna
 
 STOP_SECONDS = 120.0
 
@@ -49,6 +51,8 @@ def remove_study(folder: StudyFolder) -> None:
         StudyError: it runs, or a store cannot be reached; then nothing is deleted from the folder.
     """
     document = folder.document()
+    if folder.path.is_symlink():
+        raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
     places = folder.places()
     for lock in folder.path.glob("*/lock"):
         if StudyFolder(folder.path, lock.parent.name).driver() is not None:
@@ -60,7 +64,7 @@ def remove_study(folder: StudyFolder) -> None:
             if places.optuna_url != folder.optuna_url:
                 for name in (f"{folder.name}/{CONFIRM}", folder.name):
                     with suppress(KeyError):  # Optuna has no such study
-                        optuna.delete_study(study_name=name, storage=places.optuna_url)
+                        optuna.delete_study(study_name=name, storage=open_optuna(places.optuna_url))
         except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
             raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None
         shutil.rmtree(folder.path)

@@ -45,7 +45,7 @@ class TrialSource(_LeftBehind, Searcher):
             record = self.ledger.begin()
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
-            return finished
+            return finished if self.ledger.outbox.problem is None else None
         return {"number": record.number, "settings": record.settings, "block": record.block}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -8,9 +8,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from studies.credentials import first_line, mask_password
 from studies.errors import StudyError
 from studies.export import save_model
-from studies.mlflow_store import first_line, mask_password, open_client
+from studies.mlflow_store import open_client
 from studies.trained import TrainedRun
 
 ARTIFACT = "model"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
+from studies.credentials import mask_password, with_password
 from studies.errors import StudyError
 from studies.names import NAME
 from studies.shared_storage import check_storage
@@ -98,19 +99,25 @@ class StudyFolder:
         return read_yaml(self.study_file)
 
     def places(self) -> Places:
-        """Raises:
-        StudyError: the file is damaged.
+        """The places with the passwords that the environment has for them.
+
+        Raises:
+            StudyError: the file is damaged.
         """
         file = self.path / "places.json"
         try:
-            return Places(**json.loads(file.read_text(encoding="utf-8")))
+            kept = Places(**json.loads(file.read_text(encoding="utf-8")))
+            return Places(
+                with_password(kept.tracking_uri, "MLFLOW_TRACKING_URI"),
+                with_password(kept.optuna_url, "DMR_OPTUNA_URL"),
+            )
         except (OSError, ValueError, TypeError) as error:
             raise StudyError(f"{file}: cannot be read: {error}") from None
 
     def remember(self, places: Places) -> None:
-        """Only the owner may read the file: a URI may hold a password."""
-        file = self.path / "places.json"
-        write_text(file, json.dumps(asdict(places), indent=1), mode=0o600)
+        """Passwords are not kept."""
+        kept = {key: mask_password(uri) for key, uri in asdict(places).items()}
+        write_text(self.path / "places.json", json.dumps(kept, indent=1), mode=0o600)
 
     @property
     def study_key(self) -> str | None:

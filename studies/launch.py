@@ -7,28 +7,27 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 from studies.bookkeeping import PARENT, Bookkeeping
 from studies.cluster import check_fits, local_need, measure_need, ray_running
 from studies.confirmation import Configuration, Confirmation
+from studies.credentials import mask_password
 from studies.endings import Ending
 from studies.errors import StudyError
 from studies.folder import Places, StudyFolder, write_text
 from studies.keep import keep_reading
 from studies.ledger import Ledger
-from studies.mlflow_store import TrackingError, first_line, mask_password, open_store
+from studies.mlflow_store import TrackingError, open_store
+from studies.optuna_store import open_optuna, unusable
 from studies.plan import StudyPlan
 from studies.screen import Screen, engine_noise_to
 from studies.shared_storage import check_shared, in_ray_job
 from studies.tracking import Tracker
 from studies.yaml_files import to_yaml
-
-if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
 
 log = logging.getLogger("dmr")
 
@@ -51,6 +50,7 @@ class Finish(NamedTuple):
 
 
 SECONDS_BETWEEN_NOTES = 5.0
+SECONDS_BETWEEN_TRIES = 0.1
 CLOSE_SECONDS = 30.0
 ENGINE_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
@@ -91,26 +91,6 @@ def open_mlflow(uri: str, experiment: str) -> str:
         return open_store(uri, experiment)
     except TrackingError as error:
         raise StudyError(str(error)) from None
-
-
-def open_optuna(url: str) -> BaseStorage:
-    """Optuna's storage. A SQLite file appears complete, so that another shell never reads a half-made one.
-
-    Raises:
-        StudyError: it cannot be used.
-    """
-    from optuna.storages import RDBStorage, get_storage
-
-    file = Path(url.removeprefix("sqlite:///"))
-    try:
-        if url.startswith("sqlite:///") and not file.exists():
-            partial = file.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            RDBStorage(f"sqlite:///{partial}").engine.dispose()
-            os.replace(partial, file)
-        return get_storage(url)
-    except Exception as error:  # whatever a database driver raises
-        raise StudyError(f"Optuna's storage {mask_password(url)}: cannot be used: {first_line(error)}") from None
 
 
 class Launch:
@@ -189,6 +169,9 @@ class Launch:
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.ledger.tracker.journal_failed:
             self.ledger.trouble = self.ledger.tracker.problem
+        if self.ledger.trouble is None:
+            with self.ledger.guarded():
+                self.ledger.outbox.send()
         return self.interrupted or self.time_is_up or self.ledger.trouble is not None
 
     def remember_seconds(self) -> None:
@@ -199,17 +182,27 @@ class Launch:
     def settle(self) -> Outcome:
         """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
         if self.time_is_up and not self.interrupted and self.ledger.trouble is None:
-            with self.ledger.guarded():
-                self.ledger.end_all(Ending("time_budget"))
+            self.until(lambda: self.ledger.end_all(Ending("time_budget")))
             left, minutes = self.ledger.remaining, self.ledger.minutes
             if left:
                 log.warning("the time budget of %g minutes is used up; %d trials were not run", minutes, left)
+        self.until(self.ledger.outbox.send)
+        if not self.interrupted and self.ledger.trouble is None:
+            with self.ledger.guarded():
+                self.ledger.close()
+            self.until(self.ledger.outbox.send)
         with self.ledger.guarded():
             self.remember_seconds()
         if self.ledger.trouble is not None:
             log.error("the study stops: %s", self.ledger.trouble)
             return "stopped"
         return "interrupted" if self.interrupted else "complete"
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Wait for Optuna's server, until it was told or somebody stops the study."""
+        with self.ledger.guarded():
+            while not self.interrupted and self.ledger.trouble is None and not done():
+                time.sleep(SECONDS_BETWEEN_TRIES)
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -241,6 +234,8 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
     with engine_noise_to(folder.log if known else Path(os.devnull)):
         places = known or resolve_places(folder)
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
+        if places.optuna_url != folder.optuna_url:  # before there is a folder
+            open_optuna(places.optuna_url)
     if address is None:
         return _drive(plan, folder, places, experiment_id, known is not None)
     with ray_running(address):
@@ -264,8 +259,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
             ledger.open()
             outcome = _run_stage(ledger, None, people, engine)
             if outcome == "complete" and plan.study.confirm is not None and ledger.best is not None:
-                confirmation = Confirmation(ledger)
-                confirmation.open()
+                confirmation = _open_confirmation(ledger)
                 outcome = _run_stage(ledger, confirmation, people, engine)
             if outcome == "complete":
                 tracker.end(PARENT, "FINISHED")
@@ -275,7 +269,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
                 f"Optuna's storage {shown} has another study {folder.name!r}: give this one a name"
             ) from None
         except StorageInternalError as error:
-            raise StudyError(f"Optuna's storage {mask_password(places.optuna_url)}: {first_line(error)}") from None
+            raise unusable(places.optuna_url, error) from None
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS if tracker.problem is None else 1.0)
     confirmed = confirmation.configurations if confirmation is not None else None
@@ -290,17 +284,31 @@ def _run_stage(search: Ledger, confirmation: Confirmation | None, people: TextIO
         with launch.signals():
             outcome = launch.run()
             if outcome == "complete":
-                if confirmation is None:
-                    search.close()
                 keep_reading(search, confirmation)
             return outcome
+
+
+def _open_confirmation(search: Ledger) -> Confirmation:
+    """Waits for Optuna's server where that has just gone."""
+    while True:
+        if search.outbox.send():
+            with search.outbox.reaching():
+                confirmation = Confirmation(search)
+                confirmation.open()
+                return confirmation
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+class _WithoutPasswords(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_password(super().format(record))
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write the logs of this project and of the engines to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutPasswords("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     logging.captureWarnings(True)

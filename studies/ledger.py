@@ -78,8 +78,7 @@ class Ledger(Bookkeeping):
         return self.study.user_attrs.get(ENDED) == self._budget or super().complete
 
     def close(self) -> None:
-        """The search is complete."""
-        self.study.set_user_attr(ENDED, self._budget)
+        self.outbox.put(lambda: self.study.set_user_attr(ENDED, self._budget))
 
     @property
     def _budget(self) -> dict[str, Any]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from studies.credentials import ask_for_password, first_line, mask_password
+from studies.optuna_store import engine_settings
+from studies.outbox import storage_problem
+
 KEY_TAG = "dmr.key"
 NOT_OFFERED = "ENDPOINT_NOT_FOUND"  # what an older server says to a call it does not know
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows pages for language models
 MODELS_AT_ONCE = 50
-HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with its password
+}
 
 
 class TrackingError(Exception):
     """The MLflow store cannot be used; one line: which, what is wrong, what to do."""
-
-
-def mask_password(uri: str) -> str:
-    """The URI with the password in it, or the only name, which may be a token, replaced by ***."""
-    return re.sub(r"://(?:([^/@:]*:)[^/@]*|[^/@:]+)@", r"://\1***@", uri)
 
 
 def open_store(tracking_uri: str, experiment: str) -> str:
@@ -42,6 +44,7 @@ def open_store(tracking_uri: str, experiment: str) -> str:
     file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
     if file is not None:
         _check_sqlite(file, shown)
+    check_database(tracking_uri)
     try:
         with nullcontext() if file is None else _alone(file):
             client = open_client(tracking_uri)
@@ -49,12 +52,32 @@ def open_store(tracking_uri: str, experiment: str) -> str:
             if found is None:
                 return str(client.create_experiment(experiment, tags=KIND))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
-        raise TrackingError(f"MLflow store {shown}: cannot be used: {first_line(error)}") from None
+        line = ask_for_password(first_line(error), "MLFLOW_TRACKING_URI")
+        raise TrackingError(f"MLflow store {shown}: cannot be used: {line}") from None
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
         )
     return str(found.experiment_id)
+
+
+def check_database(tracking_uri: str) -> None:
+    """MLflow's own client tries a database server for 100 s.
+
+    Raises:
+        TrackingError: the URI is one of a server, which does not answer or refuses the password.
+    """
+    if tracking_uri.startswith(("sqlite:", "http:", "https:")):
+        return
+    from sqlalchemy import create_engine
+
+    try:
+        engine = create_engine(tracking_uri, **engine_settings(tracking_uri))
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:  # SQLAlchemy passes on whatever a database driver raises
+        line = ask_for_password(storage_problem(error), "MLFLOW_TRACKING_URI")
+        raise TrackingError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
 
 
 def _check_sqlite(path: Path, shown: str) -> None:
@@ -81,7 +104,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 def fail_soon() -> None:
     """Let MLflow's client give up within seconds where a server does not answer; its default is minutes."""
-    for name, value in HTTP_SETTINGS.items():
+    for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
 
 
@@ -111,9 +134,3 @@ def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
     except MlflowException as error:
         if error.error_code != NOT_OFFERED:
             raise
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, without passwords."""
-    lines = mask_password(str(error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

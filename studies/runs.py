@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmr.training import EpochReport
+from studies.credentials import mask_password
 from studies.endings import FAILURES, Ending, mlflow_status
 from studies.folder import write_text
 from studies.notes import NOTE, run_note
@@ -116,7 +117,8 @@ def end_run(
     if (folder / DIAGNOSTICS).exists():
         tracker.artifact(key, folder / DIAGNOSTICS)
     if ending.details or ending.message:
-        write_text(folder / "error.txt", f"{ending.reason}: {ending.message}\n\n{ending.details}")
+        text = mask_password(f"{ending.reason}: {ending.message}\n\n{ending.details}")
+        write_text(folder / "error.txt", text)
         tracker.artifact(key, folder / "error.txt")
     tracker.tags(key, tags | {NOTE: run_note(plan, run, report, ending)})
     tracker.end(key, mlflow_status(ending.reason, 0 if report is None else report.epoch + 1))

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from studies.bookkeeping import Bookkeeping
+from studies.credentials import mask_password
 from studies.endings import FAILURES
 
 log = logging.getLogger("dmr")
@@ -53,7 +54,7 @@ class _Lines(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(Text(record.getMessage(), style="yellow"), soft_wrap=True)
+        self.console.print(Text(mask_password(record.getMessage()), style="yellow"), soft_wrap=True)
 
 
 class Screen:
@@ -123,4 +124,6 @@ class Screen:
             lines.append(Text(self.best(), style="green"))
         if ledger.tracker.problem:
             lines.append(Text(f"MLflow: {ledger.tracker.problem} (kept in the journal)", style="yellow"))
+        if ledger.outbox.problem:
+            lines.append(Text(f"Optuna: {ledger.outbox.problem} (kept until it is back)", style="yellow"))
         return Group(*lines)

@@ -8,11 +8,12 @@ from typing import Any
 
 import optuna
 
+from studies.credentials import mask_password
 from studies.endings import ENDED
 from studies.errors import StudyError
 from studies.folder import StudyFolder
-from studies.mlflow_store import first_line, mask_password
 from studies.names import CONFIRM, NAME, WANTED
+from studies.optuna_store import open_optuna, unusable
 
 
 def list_lines(storage: Path) -> list[str]:
@@ -108,9 +109,10 @@ def load_search(folder: StudyFolder, name: str | None = None) -> optuna.Study | 
     url = folder.places().optuna_url
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
+    storage = open_optuna(url)
     try:
-        return optuna.load_study(study_name=name or folder.name, storage=url)
+        return optuna.load_study(study_name=name or folder.name, storage=storage)
     except KeyError:
         return None
     except Exception as error:  # whatever a database driver raises
-        raise StudyError(f"Optuna's storage {mask_password(url)}: cannot be read: {first_line(error)}") from None
+        raise unusable(url, error) from None

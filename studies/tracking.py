@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from studies.credentials import first_line
 from studies.journal import Journal, Record
-from studies.mlflow_store import KEY_TAG, NOT_OFFERED, first_line, open_client
+from studies.mlflow_store import KEY_TAG, NOT_OFFERED, open_client
 from studies.models import ship_model
 
 log = logging.getLogger("dmr")

@@ -77,6 +77,8 @@ class Workplace:
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[Any, ...] = (DMR,)
     said: str = ""
+    tracking_uri: str | None = None
+    optuna_url: str | None = None
 
     def write(self, name: str = "small", **changes: Any) -> Path:
         """A study file: the small study, with dotted keys as `train__epochs=2` replaced."""
@@ -129,7 +131,7 @@ class Workplace:
 
     @property
     def client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.path / 'mlflow.db'}")
+        return MlflowClient(self.tracking_uri or f"sqlite:///{self.path / 'mlflow.db'}")
 
     @staticmethod
     def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
@@ -153,7 +155,7 @@ class Workplace:
 
     def states(self) -> list[TrialState]:
         """Of Optuna's trials; a database that is not there yet has none."""
-        made = (self.path / "dmr_runs/small/optuna.db").exists()
+        made = self.optuna_url is not None or (self.path / "dmr_runs/small/optuna.db").exists()
         return [trial.state for trial in self.optuna_trials()] if made else []
 
     def epochs_of_running(self) -> int:
@@ -207,7 +209,7 @@ class Workplace:
         }
 
     def optuna_trials(self, study: str = "small", storage: str = "dmr_runs") -> list[optuna.trial.FrozenTrial]:
-        url = f"sqlite:///{self.path / storage / study / 'optuna.db'}"
+        url = self.optuna_url or f"sqlite:///{self.path / storage / study / 'optuna.db'}"
         try:
             return optuna.load_study(study_name=study, storage=url).get_trials()
         except KeyError:

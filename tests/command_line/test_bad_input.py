@@ -79,6 +79,14 @@ def test_hostile_names(place, name):
         assert "name" in refuse(place, command, name)
 
 
+def test_rm_does_not_follow_a_symbolic_link(place):
+    (place.path / "elsewhere").mkdir()
+    (place.path / "elsewhere/study.yaml").write_text("name: small\n")
+    (place.path / "dmr_runs").mkdir()
+    (place.path / "dmr_runs/small").symlink_to(place.path / "elsewhere")
+    assert "is a symbolic link, to" in refuse(place, "rm", "small", "--yes")
+
+
 def test_a_name_with_a_nul(place):
     (place.path / "nul.yaml").write_text('name: "a\\0b"\ndataset: {name: digits}\n')
     assert "name: got 'a\\x00b'; allowed are letters" in refuse(place, "run", "nul.yaml")

@@ -12,7 +12,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.tracking import MlflowClient
 
 from studies.journal import Journal
-from studies.mlflow_store import delete_runs, mask_password, open_store
+from studies.mlflow_store import delete_runs, open_store
 from studies.tracking import Tracker
 
 TRAIN, VAL = (
@@ -183,19 +183,6 @@ def test_the_journal_of_an_earlier_version_goes_on(store: tuple[str, str], tmp_p
     record(tracker, tmp_path / "files")
     assert tracker.close(timeout=30.0)
     check(store, tracker)
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("http://token@host:5000", "http://***@host:5000"),
-        ("http://host:5000/a@b", "http://host:5000/a@b"),
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-    ],
-)
-def test_passwords_and_tokens_are_masked(uri: str, shown: str) -> None:
-    assert mask_password(uri) == shown
 
 
 def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path) -> None:

@@ -50,13 +50,24 @@ class Files:
         BadFile: missing, unreadable or empty.
         """
         try:
-            data = (self.root / name).read_bytes()
+            data = self._below(name).read_bytes()
         except OSError as error:
             raise BadFile(name, _lower(error.strerror or str(error))) from None
         if not data:
             raise BadFile(name, "an empty file")
         self.count(data)
         return data
+
+    def _below(self, name: str) -> Path:
+        """The path of a name that a release's list has.
+
+        Raises:
+            BadFile: it leads out of the release.
+        """
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise BadFile(name, "lies outside of the release")
+        return self.root / path
 
     def count(self, data: bytes) -> None:
         self.size += len(data)
@@ -69,7 +80,7 @@ class Files:
             BadFile: no such folder, or no image in it.
         """
         try:
-            found = [path.name for path in (self.root / folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+            found = [path.name for path in self._below(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
         except OSError as error:
             raise BadFile(folder, _lower(error.strerror or str(error))) from None
         if not found:

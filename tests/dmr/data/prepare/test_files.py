@@ -94,6 +94,16 @@ def test_what_is_read_is_counted_and_hashed(tmp_path: Path) -> None:
     assert files.digest.hexdigest() == hashlib.sha256(b"onethree").hexdigest()
 
 
+@pytest.mark.parametrize("name", ["../secret.jpg", "a/../../secret.jpg", "/etc/passwd"])
+def test_a_name_in_a_list_cannot_lead_out_of_the_release(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.jpg").write_bytes(image("JPEG"))
+    files = Files(tmp_path / "release")
+    for read in (files.image, files.audio, files.read, files.middle_frame):
+        with pytest.raises(BadFile, match="lies outside of the release"):
+            read(name)
+    assert files.size == 0
+
+
 def test_the_middle_frame_by_number(tmp_path: Path) -> None:
     files = Files(tmp_path)
     with pytest.raises(BadFile, match="no such file or directory"):
