@@ -57,6 +57,6 @@ class TokenFusion(FusionModule):
         shape = kept[0].shape  # (K, B, *S, T)
         sequence = torch.stack([torch.zeros_like(kept[0]), *kept], dim=-2) + self.start
         missing = torch.cat([torch.zeros_like(masks[..., :1]), ~masks], dim=-1)
-        missing = missing.reshape(*shape[:2], *[1] * (len(shape) - 3), -1).expand(*shape[:-1], -1)
+        missing = missing.reshape(*shape[:2], *[1] * (len(shape) - 3), missing.shape[-1]).expand(*shape[:-1], -1)
         out: Tensor = self.encoder(sequence.flatten(0, -3), src_key_padding_mask=missing.flatten(0, -2))
         return out[:, 0].view(shape)
