@@ -105,9 +105,8 @@ class SyncBatchNorm(_BatchNorm):
         own = torch.cat([mean, squares, mean.new_full((1,), number)])
         rows = own.new_zeros((self.ranks.count, len(own)))
         place = torch.tensor([self.ranks.rank], device=own.device)
-        means, squares, counts = self.ranks.sum(rows.index_copy(0, place, own[None])).split(
-            [len(mean), len(mean), 1], dim=1
-        )
+        rows = self.ranks.sum(rows.index_copy(0, place, own[None]))
+        means, squares, counts = torch.split(rows, [len(mean), len(mean), 1], dim=1)
         count = counts.sum(0)
         whole = (counts * means).sum(0) / count.clamp(min=1)
         variance = (squares + counts * (means - whole).square()).sum(0) / count.clamp(min=1)

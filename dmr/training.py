@@ -344,7 +344,7 @@ def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:
     return Network(dataset.modalities, settings.method, blueprint)
 
 
-def make_optimizer(network: Network, settings: TrainSettings) -> torch.optim.Optimizer:
+def make_optimizer(network: Network, settings: TrainSettings) -> Any:
     """The optimiser, whose step is left out on the device where its `found_inf` is 1."""
     kind, parameters = OPTIMIZERS[settings.optimizer], list(network.parameters())
     own = {"momentum": 0.9} if settings.optimizer == "sgd" else {}

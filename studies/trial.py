@@ -40,6 +40,8 @@ class TrialContext:
         folder: the study's.
         stage: `confirm` also evaluates on test.
         scheduled: the metric a scheduler looks at, and its better end.
+        cpus, gpus: of one worker.
+        workers: of one trial, at least and at most.
     """
 
     folder: StudyFolder
@@ -47,6 +49,7 @@ class TrialContext:
     scheduled: tuple[str, str]
     cpus: float
     gpus: float
+    workers: tuple[int, int] = (1, 1)
 
 
 class EpochWatch:
@@ -55,11 +58,11 @@ class EpochWatch:
     The watch is faulthandler's thread in C, which also works while Python is stuck.
     """
 
-    def __init__(self, folder: Path, minutes: float | None) -> None:
+    def __init__(self, folder: Path, minutes: float | None, rank: int = 0) -> None:
         self.minutes = minutes
         if minutes is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / HUNG, "w")  # noqa: SIM115  # open as long as the process may end
+            self.file = open(folder / (HUNG if rank == 0 else f"rank{rank}-{HUNG}"), "w")  # noqa: SIM115  # open as long as the process may end
 
     def start(self) -> None:
         if self.minutes is not None:

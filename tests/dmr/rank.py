@@ -6,7 +6,6 @@ The cases are small runs of every method, each with a combination of what makes 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -126,8 +125,10 @@ def public_sets() -> Iterator[Case]:
     yield "scenes augmented", scenes, lambda d: settings(d, method("simmlm"), augment=augment)
     for name in METHODS:
         yield f"{name} on scenes", scenes, lambda d, name=name: settings(d, method(name))
-    yield "batch norm in encoders", images(), lambda d: settings(
-        d, FullOnlySettings(), "resnet18_se", learning_rate=1e-3, batch_size=12
+    yield (
+        "batch norm in encoders",
+        images(),
+        lambda d: settings(d, FullOnlySettings(), "resnet18_se", learning_rate=1e-3, batch_size=12),
     )
 
 
