@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -103,9 +104,8 @@ class SyncBatchNorm(_BatchNorm):
         along = [1, -1] + [1] * (input.ndim - 2)
         squares = (input - mean.view(along)).square().sum(over)
         own = torch.cat([mean, squares, mean.new_full((1,), number)])
-        rows = own.new_zeros((self.ranks.count, len(own)))
-        place = torch.tensor([self.ranks.rank], device=own.device)
-        rows = self.ranks.sum(rows.index_copy(0, place, own[None]))
+        rank, ranks = self.ranks.rank, self.ranks.count
+        rows = self.ranks.sum(functional.pad(own[None], (0, 0, rank, ranks - 1 - rank)))  # (W, 2C + 1)
         means, squares, counts = torch.split(rows, [len(mean), len(mean), 1], dim=1)
         count = counts.sum(0)
         whole = (counts * means).sum(0) / count.clamp(min=1)

@@ -86,7 +86,7 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
         ),
         run_config=train.RunConfig(
             name=f"{config['number']:04d}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(context.folder.path / f"groups_{context.stage}"),
+            storage_path=str(context.folder.groups(context.stage)),
             callbacks=[_Forward(queue)],
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=STARTS),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -157,6 +158,7 @@ class Launch:
             warnings.simplefilter("ignore")
             if not self.interrupted:  # while Ray started
                 tuner.fit()
+        shutil.rmtree(self.folder.groups(self.ledger.stage), ignore_errors=True)
 
     def trainable(self) -> Any:
         """What Tune runs a trial by, and what it takes: the process of a trial on several workers takes no CPU, so that
