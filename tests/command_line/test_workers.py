@@ -27,7 +27,7 @@ def two(tmp_path_factory, sensors, make_workplace):
     for name, resources, trials in (("two", {"workers": 2, "cpus": 0.5}, 5), ("one", {"workers": 1, "cpus": 1}, 2)):
         place.write(
             name,
-            model={"method": "faulty", "encoder": {"name": "mlp", "width": 8}},
+            model={"method": "faulty", "head_norm": "none", "encoder": {"name": "mlp", "width": 8}},
             search={
                 "train.learning_rate": {"log_uniform": [1e-8, 1e-1]},
                 "model.fault": {"choice": ["none", "kill_once", "error"]},
