@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmr.data.dataset import Modality, MultimodalDataset
+from dmr.ranks import Part, alone
 from dmr.settings import setting
 
 KINDS = ("image", "frames")
@@ -156,33 +157,34 @@ class Augmentation:
             self.cropped = tuple(settings.crop or self.size)
 
     def __call__(
-        self, inputs: dict[str, Tensor], labels: Tensor, draws: torch.Generator
+        self, inputs: dict[str, Tensor], labels: Tensor, draws: torch.Generator, part: Part | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Inputs (B, ..., H, W) and labels (B,) or (B, H, W) → the same with h × w pixels; `draws` is on the CPU."""
         if not self.names:
             return inputs, labels
-        flipped = torch.rand(len(labels), generator=draws) < (0.5 if self.settings.flip else 0.0)
+        part = part or alone(len(labels))
+        flipped = part.draw(torch.rand, (part.own,), 0, draws) < (0.5 if self.settings.flip else 0.0)
         images = {name: inputs[name].flatten(1, -3) for name in self.names}  # (B, T · C, H, W)
         maps = labels[:, None] if self.maps else None
         if self.settings.turns:
-            theta = self._theta(flipped, draws).to(labels.device, non_blocking=True)
+            theta = self._theta(flipped, draws, part).to(labels.device, non_blocking=True)
             grid = functional.affine_grid(theta, [len(labels), 1, *self.cropped], align_corners=False)
             images = {name: _sampled(x.float(), grid, "bilinear") for name, x in images.items()}
             maps = None if maps is None else _sampled_maps(maps, grid, self.ignored)
         else:
-            images, maps = self._windows(images, maps, flipped, draws)
+            images, maps = self._windows(images, maps, flipped, draws, part)
         images = {name: x.view(*inputs[name].shape[:-2], *x.shape[-2:]) for name, x in images.items()}
         if self.settings.colour_jitter:
             low, high = 1.0 - self.settings.colour_jitter, 1.0 + self.settings.colour_jitter
-            factors = torch.rand((3, len(labels)), generator=draws) * (high - low) + low
+            factors = part.draw(torch.rand, (3, part.own), 1, draws) * (high - low) + low
             factors = factors.to(labels.device, non_blocking=True)
             images |= {name: _jittered(images[name], factors, inputs[name].dtype) for name in self.coloured}
         return inputs | images, labels if maps is None else maps[:, 0]
 
-    def _theta(self, flipped: Tensor, draws: torch.Generator) -> Tensor:
+    def _theta(self, flipped: Tensor, draws: torch.Generator, part: Part) -> Tensor:
         """(B, 2, 3): from the pixels of the crop to those of the image, both from −1 to 1 between the borders."""
         (height, width), (h, w) = self.size, self.cropped
-        angle, factor, down, right = torch.rand((4, len(flipped)), generator=draws, dtype=torch.float64)
+        angle, factor, down, right = part.draw(torch.rand, (4, part.own), 1, draws, dtype=torch.float64)
         angle = (2.0 * angle - 1.0) * math.radians(self.settings.rotate_degrees)
         least, most = self.settings.scale or (1.0, 1.0)
         factor = least + (most - least) * factor
@@ -197,12 +199,12 @@ class Augmentation:
         return torch.stack(rows, dim=1).float()
 
     def _windows(
-        self, images: dict[str, Tensor], maps: Tensor | None, flipped: Tensor, draws: torch.Generator
+        self, images: dict[str, Tensor], maps: Tensor | None, flipped: Tensor, draws: torch.Generator, part: Part
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Whole pixels: no value is changed."""
         (height, width), (h, w) = self.size, self.cropped
         device = next(iter(images.values())).device
-        chance = torch.rand((2, len(flipped)), generator=draws, dtype=torch.float64)
+        chance = part.draw(torch.rand, (2, part.own), 1, draws, dtype=torch.float64)
         room = torch.tensor([[height - h + 1], [width - w + 1]])
         corner = (chance * room).long().to(device, non_blocking=True)
         mirrored = flipped.nonzero().squeeze(1).to(device, non_blocking=True)

@@ -20,6 +20,7 @@ from dmr.data.dataset import MultimodalDataset
 from dmr.methods.base import Prediction
 from dmr.metrics import Values, make_tally
 from dmr.networks import Network
+from dmr.ranks import ALONE, Ranks
 from dmr.sampling import able_in
 
 EVALUATION_BATCH = 512
@@ -53,10 +54,11 @@ def evaluate(
     dataset: MultimodalDataset,
     batches: Batches,
     combinations: Combinations,
+    ranks: Ranks = ALONE,
     observer: Observer | None = None,
 ) -> Evaluation:
     """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once a
-    combination.
+    combination. Each rank evaluates a part of the samples; all return what one would.
     """
     network.eval()
     masks = torch.from_numpy(combinations.masks)
@@ -65,7 +67,7 @@ def evaluate(
     variance, samples = torch.zeros((2, len(masks)), dtype=torch.float64)
     has = None if batches.split.present is None else torch.from_numpy(batches.split.has())
     has_variance = True
-    parts = torch.split(torch.arange(len(batches)), _at_once(dataset, batches, len(masks)))
+    parts = torch.split(torch.arange(*ranks.bounds(len(batches))), _at_once(dataset, batches, len(masks)))
     for positions, (inputs, labels) in zip(parts, batches.stream(parts), strict=True):
         found = network.predict(inputs, masks)
         able = (
@@ -83,6 +85,11 @@ def evaluate(
             variance += torch.where(able, found.variance, 0.0).double().sum(1).cpu()
         if means is not None and found.embedding is not None:
             means.add(torch.where(able[..., None], found.embedding.float(), 0.0), labels)
+    if ranks.count > 1:
+        tally.join(ranks, len(batches))
+        variance, samples = ranks.total(torch.stack([variance, samples]))
+        if means is not None and means.sums is not None:
+            means.sums = ranks.total(means.sums)
     scores = tally.scores()
     diagnostics = {"class_mean_cosine": means.cosine()} if means is not None else {}
     values = tally.values()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmr.ranks import Part
 from dmr.settings import ClassWeights
 
 IGNORED = -100  # of torch's cross-entropy
@@ -49,9 +50,12 @@ class TaskLoss(nn.Module):
         return loss.flatten(-labels.ndim + 1).sum(-1) / valid
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """() the mean of the values where `mask` (of their shape) is True, 0 where it nowhere is."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor, part: Part | None = None) -> Tensor:
+    """() the mean of the values where `mask` (of their shape) is True, 0 where it nowhere is; where the samples are a
+    part of a batch, what counts is how many there are in all of it.
+    """
+    count = mask.sum().clamp(min=1) if part is None else part.counted(mask.sum())
+    return torch.where(mask, values, 0.0).sum() / count
 
 
 def class_weights(

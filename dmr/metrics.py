@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import Combinations
+from dmr.ranks import Ranks
 
 ECE_BINS = 15
 SUMMARIES = ("mean", "worst", "full", "expected")
@@ -160,6 +161,12 @@ class ClassificationTally:
         self.labels.append(labels)
         self.able.append(torch.ones_like(logits[..., 0], dtype=torch.bool) if able is None else able)
 
+    def join(self, ranks: Ranks, count: int) -> None:
+        """Take in what the other ranks have of the `count` samples."""
+        self.logits = [ranks.joined(torch.cat(self.logits, dim=1), count, 1)]
+        self.labels = [ranks.joined(torch.cat(self.labels), count)]
+        self.able = [ranks.joined(torch.cat(self.able, dim=1), count, 1)]
+
     def values(self) -> Values:
         logits, labels, able = torch.cat(self.logits, dim=1), torch.cat(self.labels), torch.cat(self.able, dim=1)
         if able.all():
@@ -202,6 +209,12 @@ class SegmentationTally:
         self.confusion = confusion if self.confusion is None else self.confusion + confusion
         right = ((predicted == labels) & valid).flatten(2).sum(-1)
         self.accuracy.append(torch.where(able, right / valid.flatten(1).sum(-1).clamp(min=1), torch.nan))
+
+    def join(self, ranks: Ranks, count: int) -> None:
+        """Take in what the other ranks have of the `count` images."""
+        assert self.confusion is not None
+        self.confusion = ranks.total(self.confusion)
+        self.accuracy = [ranks.joined(torch.cat(self.accuracy, dim=1), count, 1)]
 
     def values(self) -> Values:
         """The segmentation metrics, and `iou_{class}` of each class."""

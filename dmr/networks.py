@@ -22,6 +22,7 @@ from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
 from dmr.methods.base import AnyNetwork, Features, Parts, Prediction, Seen, StepLosses
 from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
+from dmr.ranks import Part
 
 EVALUATED_AT_ONCE = 16_384
 
@@ -89,19 +90,24 @@ class Network(AnyNetwork):
         combination: Tensor,
         generator: torch.Generator,
         has: Tensor | None = None,
+        part: Part | None = None,
     ) -> StepLosses:
         masks = self.combinations[combination]
-        needed = masks.any(0)
-        features = self.encode(inputs, needed)
+        needed, anywhere = masks.any(0), None
+        if part is not None:
+            anywhere = needed.any(0)
+            masks, combination, needed = part.cut(masks, 1), part.cut(combination, 1), part.cut(needed)
+        features = self.encode(inputs, needed, anywhere)
         masks, combination = (x.to(labels.device, non_blocking=True) for x in (masks, combination))
-        return self.method.losses(Seen(features, masks, combination, labels, inputs, needed, has), generator)
+        seen = Seen(features, masks, combination, labels, inputs, needed, has, part, anywhere)
+        return self.method.losses(seen, generator)
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
         if self.method.own_encoders:
             return self.method.predict_inputs(inputs, masks)
         features = self.encode(inputs)
         first = features.contexts[0]
-        step = max(1, EVALUATED_AT_ONCE // (len(first) * math.prod(first.shape[1:-1])))
+        step = max(1, EVALUATED_AT_ONCE // max(1, len(first) * math.prod(first.shape[1:-1])))
         parts = [
             self.method.predict(features, chunk[:, None, :].expand(-1, len(first), -1))
             for chunk in torch.split(masks.to(first.device), step)
@@ -109,32 +115,36 @@ class Network(AnyNetwork):
         logits, variances, embeddings = zip(*parts, strict=True)
         return Prediction(torch.cat(logits), _joined(variances), _joined(embeddings))
 
-    def encode(self, inputs: Mapping[str, Tensor], needed: Tensor | None = None) -> Features:
+    def encode(
+        self, inputs: Mapping[str, Tensor], needed: Tensor | None = None, anywhere: Tensor | None = None
+    ) -> Features:
         """Features of each modality; zeros where `needed` (B, M), bool on the CPU, is False.
 
         Only the samples that need a modality go through its encoder: they are gathered, encoded and scattered back.
-        `needed` is on the CPU so that a GPU is never waited for.
+        `needed` is on the CPU so that a GPU is never waited for. What is needed `anywhere` (M,), on any rank, is run
+        with no sample as well: the encoder may wait for other ranks inside.
         """
         pyramids = []
         for m, encoder in enumerate(self.encoders):
             rows = None if needed is None else needed[:, m].nonzero().squeeze(1)
-            pyramids.append(self._levels(encoder, inputs[self.names[m]], rows, self.shapes[m]))
+            run = rows is None or len(rows) > 0 if anywhere is None else bool(anywhere[m])
+            pyramids.append(self._levels(encoder, inputs[self.names[m]], rows, self.shapes[m], run))
         contexts = [levels[-1].movedim(1, -1) for levels in pyramids]
         return Features(contexts, list(zip(*(levels[:-1] for levels in pyramids), strict=True)))
 
     def _levels(
-        self, encoder: nn.Module, x: Tensor, rows: Tensor | None, shapes: Sequence[torch.Size]
+        self, encoder: nn.Module, x: Tensor, rows: Tensor | None, shapes: Sequence[torch.Size], run: bool
     ) -> Sequence[Tensor]:
         """The encoder's levels, (B, D, ...) each, encoded at `rows` and zero elsewhere; None encodes all."""
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.training:
             self.encoded += len(x) if rows is None else len(rows)
+        if not run:
+            return [torch.zeros((len(x), *shape), device=x.device) for shape in shapes]
         if rows is None or len(rows) == len(x):
             levels: Sequence[Tensor] = encoder(x)
             return levels
-        if len(rows) == 0:
-            return [torch.zeros((len(x), *shape), device=x.device) for shape in shapes]
         rows = rows.to(x.device, non_blocking=True)
         return [
             level.new_zeros((len(x), *level.shape[1:])).index_copy(0, rows, level)

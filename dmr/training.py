@@ -3,7 +3,8 @@
 Every generator is seeded from (seed, purpose, epoch), so a run that goes on from the checkpoint of an epoch continues
 bit for bit without the state of any generator.
 
-Letters: N training samples, B samples of a batch, K combinations a sample, M modalities, C combinations.
+Letters: N training samples, B samples of a batch, G those of all ranks where several train one network, K combinations
+a sample, M modalities, C combinations.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from dmr.methods import MethodSettings
 from dmr.methods.base import StepLosses
 from dmr.metrics import summarise
 from dmr.networks import Blueprint, Network
+from dmr.ranks import ALONE, Part, Ranks
 from dmr.sampling import combination_probabilities, draw_combinations, within
 from dmr.seeds import derive_seed, generator
 from dmr.settings import SamplingSettings, TrainSettings
+from dmr.synchronised import distributed_losses, synchronise
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 DIAGNOSED = 255
@@ -97,6 +100,9 @@ class Reporter(Protocol):
 def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device, reporter: Reporter) -> EpochReport:
     """Train to the last epoch, evaluating every combination on `val` after each one.
 
+    Every rank of the process group that this process is in, if any, has to call it alike, and all train one network
+    (see `dmr.ranks`). Only the first loads and saves; `report` is called on each.
+
     Returns:
         The report of the last epoch.
 
@@ -107,14 +113,16 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices, device_type="cuda"):
         torch.manual_seed(derive_seed(settings.seed, "initialisation"))
-        run = _Run(dataset, settings, device)
-        report = run.restore(reporter.load())
+        ranks = Ranks.here(device)
+        run = _Run(dataset, settings, device, ranks)
+        report = run.restore(ranks.shared(reporter.load))
         if report is not None:
             reporter.report(report)
         for epoch in range(0 if report is None else report.epoch + 1, settings.train.epochs):
             losses = run.train_epoch(epoch)
             report = run.judge(epoch, losses, report)
-            reporter.save(run.state(report), report.best_epoch == epoch)
+            if ranks.rank == 0:
+                reporter.save(run.state(report), report.best_epoch == epoch)
             reporter.report(report)
     assert report is not None
     return report
@@ -123,9 +131,12 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
 class _Run:
     """The moving parts of a run: network, optimiser, and what was learned about the combinations."""
 
-    def __init__(self, dataset: MultimodalDataset, settings: RunSettings, device: torch.device) -> None:
+    def __init__(
+        self, dataset: MultimodalDataset, settings: RunSettings, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
         self.settings = settings
         self.device = device
+        self.ranks = ranks
         self.drawn = all_combinations(dataset.modality_names)
         self.evaluated = evaluated_combinations(dataset.modality_names)
         odds = settings.deployment
@@ -135,13 +146,11 @@ class _Run:
         self.train = Batches(dataset.splits["train"], device)
         self.dataset = dataset = centre_crop(dataset, settings.augment)
         self.network = build_network(dataset, settings).to(device)
-        self.optimizer = OPTIMIZERS[settings.train.optimizer](
-            self.network.parameters(),
-            lr=settings.train.learning_rate,
-            weight_decay=settings.train.weight_decay,
-            fused=True,
-            **({"momentum": 0.9} if settings.train.optimizer == "sgd" else {}),
-        )
+        self.losses = self.network.losses
+        if ranks.count > 1:
+            synchronise(self.network, ranks)
+            self.losses = distributed_losses(self.network)
+        self.optimizer = make_optimizer(self.network, settings.train)
         self.val = Batches(dataset.splits["val"], device)
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)
         self.diagnosed: list[Tensor] = []
@@ -159,7 +168,7 @@ class _Run:
         draws = generator("cpu", seed, "combinations", epoch)
         noise = generator(self.device, seed, "noise", epoch)
         augmentation = generator("cpu", seed, "augmentation", epoch)
-        torch.manual_seed(derive_seed(seed, "dropout", epoch))
+        torch.manual_seed(derive_seed(seed, "dropout", epoch, *([self.ranks.rank] if self.ranks.rank else [])))
         self.network.train()
         self.network.method.start_epoch(epoch, self.drawn, generator("cpu", seed, "mining", epoch))
         probabilities = combination_probabilities(self.drawn, sampling, self.difficulty)
@@ -170,23 +179,27 @@ class _Run:
         if self.patterns is not None:
             probabilities = within(probabilities, self.drawn, self.patterns)
         batches = list(batch_positions(len(self.train), self.settings.train.batch_size, order, self.chances))
-        for step, (positions, batch) in enumerate(zip(batches, self.train.stream(batches), strict=True)):
+        parts = [self.ranks.part(len(positions)) for positions in batches]
+        own_batches = self.train.stream(part.cut(positions) for part, positions in zip(parts, batches, strict=True))
+        for step, (positions, part, batch) in enumerate(zip(batches, parts, own_batches, strict=True)):
             own = probabilities if self.patterns is None else probabilities[self.pattern_of[positions]]
             combination = draw_combinations(own, (sampling.combinations_per_sample, len(positions)), draws)
             has = None if self.has is None else self.has[positions]
-            losses = self.forward(self.augmentation(*batch, augmentation), combination, noise, has)
+            losses = self.forward(self.augmentation(*batch, augmentation, part), combination, noise, has, part)
             self.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
-            unusable += self.update(losses.total)
+            unusable += self.update(part.weighed(losses.total))
             add_by_combination(sums, losses)
             for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
-                totals[name] = totals.get(name, 0.0) + value * len(positions)
+                totals[name] = totals.get(name, 0.0) + (value * part.own if part.own else torch.zeros_like(value))
         if unusable.item():
             raise Diverged(f"epoch {epoch}: {int(unusable.item())} of {len(batches)} steps were not finite")
+        sums = self.ranks.total(sums)
         self.network.method.end_epoch(epoch, sums)
         self.learn(sums.cpu())
         samples = sum(len(positions) for positions in batches)
-        means = {f"train/{name}": value.item() / samples for name, value in totals.items()}
-        return means | {"train/encoder_passes": float(encoder_passes(self.network))}
+        means = {f"train/{name}": self.ranks.total(value).item() / samples for name, value in totals.items()}
+        passes = self.ranks.total(torch.tensor(encoder_passes(self.network), dtype=torch.float64))
+        return means | {"train/encoder_passes": passes.item()}
 
     def learn(self, sums: Tensor) -> None:
         """Keep what an epoch's sums (3, C) of loss, variance and count say about the combinations."""
@@ -198,12 +211,19 @@ class _Run:
             self.diagnosed.append(torch.stack([means[0], means[1], hard.cpu().double()]))
 
     def forward(
-        self, batch: Batch, combination: Tensor, noise: torch.Generator, has: Tensor | None = None
+        self,
+        batch: Batch,
+        combination: Tensor,
+        noise: torch.Generator,
+        has: Tensor | None = None,
+        part: Part | None = None,
     ) -> StepLosses:
-        """Losses of the samples of a batch, each seen with the combinations (K, B); `has` (B, M) is what they have."""
+        """Losses of the samples of a batch, each seen with the combinations (K, G); `has` (G, M) is what they have;
+        `part` says which of the G samples of all ranks they are.
+        """
         inputs, labels = batch
         with autocast(self.settings, self.device):
-            return self.network.losses(inputs, labels, combination, noise, has)
+            return self.losses(inputs, labels, combination, noise, has, part)
 
     def update(self, loss: Tensor) -> Tensor:
         """Backward, clip, step; returns 1.0 where the step was not finite and, on the device, was left out."""
@@ -213,7 +233,7 @@ class _Run:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.settings.train.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.settings.train.clip_norm, norm)
-        unusable = 1.0 - (loss.detach().isfinite() & norm.isfinite()).float()
+        unusable = self.ranks.largest(1.0 - (loss.detach().isfinite() & norm.isfinite()).float())
         self.optimizer.found_inf = unusable  # fused optimisers skip the step on the device where this is 1
         self.optimizer.step()
         return unusable
@@ -232,7 +252,7 @@ class _Run:
     def judge(self, epoch: int, losses: dict[str, float], before: EpochReport | None) -> EpochReport:
         """Evaluate on `val` and keep the better of this epoch and the best one before."""
         with autocast(self.settings, self.device):
-            values, _, diagnostics = evaluate(self.network, self.dataset, self.val, self.evaluated)
+            values, _, diagnostics = evaluate(self.network, self.dataset, self.val, self.evaluated, self.ranks)
         judged = summarise(values, self.evaluated, self.weights) | diagnostics
         metrics = losses | {f"val/{name}": value for name, value in judged.items()}
         for name, value in metrics.items():
@@ -324,6 +344,17 @@ def build_network(dataset: MultimodalDataset, settings: RunSettings) -> Network:
         compile=settings.train.compile,
     )
     return Network(dataset.modalities, settings.method, blueprint)
+
+
+def make_optimizer(network: Network, settings: TrainSettings) -> Any:
+    """The optimiser, whose step is left out on the device where its `found_inf` is 1."""
+    kind, parameters = OPTIMIZERS[settings.optimizer], list(network.parameters())
+    own = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
+    made = kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True, **own)
+    if own:  # torch's fused step fails where a parameter has its first gradient later than others
+        for parameter in parameters:
+            made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return made
 
 
 def encoder_passes(network: Network) -> int:

@@ -6,9 +6,10 @@ from studies.errors import StudyError
 from studies.plan import StudyPlan
 
 
-def room_to_grow(plan: StudyPlan, total: dict[str, float]) -> dict[str, float]:
-    """The CPUs and GPUs of the cluster this process is connected to; where its autoscaler adds nodes on demand, at
-    least what `resources.concurrent` trials take, since nobody asks for nodes before trials wait for them.
+def places_on_demand(plan: StudyPlan) -> int:
+    """How many workers the trials of a study may ask for where the autoscaler of the cluster this process is connected
+    to adds nodes on demand: those of `resources.concurrent` trials, since nobody asks for nodes before trials wait for
+    them. 0 where it adds none.
 
     Raises:
         StudyError: the cluster grows and the study does not say how far.
@@ -16,12 +17,11 @@ def room_to_grow(plan: StudyPlan, total: dict[str, float]) -> dict[str, float]:
     from ray.autoscaler.v2.utils import is_autoscaler_v2
 
     if not is_autoscaler_v2(fetch_from_server=True):
-        return total
+        return 0
     resources = plan.study.resources
     if resources.concurrent is None:
         raise StudyError(
             "resources.concurrent: none is given, and this cluster grows on demand: say how many trials may run at a "
             "time (--set resources.concurrent=4)"
         )
-    wanted = {"CPU": resources.concurrent * resources.cpus, "GPU": resources.concurrent * resources.gpus}
-    return total | {name: max(total.get(name, 0.0), amount) for name, amount in wanted.items()}
+    return resources.concurrent * resources.least_and_most[1]

@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from studies.autoscaling import room_to_grow
+from studies.autoscaling import places_on_demand
 from studies.credentials import without_secrets
 from studies.errors import StudyError
 from studies.plan import StudyPlan
@@ -20,31 +20,56 @@ from studies.screen import engine_noise_to
 
 @dataclass(frozen=True)
 class Need:
-    """What one trial takes of a cluster, and how many fit at a time."""
+    """What one trial takes of a cluster, and how many fit at a time.
+
+    Attributes:
+        cpus, gpus: of one worker, which is on one node.
+        workers: of a trial, at least and at most.
+        nodes: CPUs and GPUs of each node.
+    """
 
     cpus: float
     gpus: float
-    total_cpus: float
-    total_gpus: float
+    workers: tuple[int, int]
+    nodes: tuple[tuple[float, float], ...]
+
+    @property
+    def places(self) -> int:
+        """How many workers fit, in all."""
+        found = 0
+        for cpus, gpus in self.nodes:
+            by_cpu = int(cpus / self.cpus + 1e-9)
+            found += by_cpu if not self.gpus else min(by_cpu, int(gpus / self.gpus + 1e-9))
+        return found
 
     @property
     def fits(self) -> int:
-        by_cpu = int(self.total_cpus / self.cpus + 1e-9)
-        return by_cpu if not self.gpus else min(by_cpu, int(self.total_gpus / self.gpus + 1e-9))
+        """Trials at a time. All workers take the same, so that so many can never wait for each other's places."""
+        least, most = self.workers
+        return max(self.places // most, 1) if self.places >= least else 0
 
     def text(self) -> str:
+        least, most = self.workers
+        several = f"{least} workers" if least == most else f"{least} to {most} workers"
+        each = "" if most == 1 else f"{several} with each "
+        cpus, gpus = (sum(amounts) for amounts in zip(*self.nodes, strict=True)) if self.nodes else (0.0, 0.0)
+        where = f" on {len(self.nodes)} nodes, on which {self.places} workers fit" if len(self.nodes) > 1 else ""
         return (
-            f"a trial needs {self.cpus:g} CPUs and {self.gpus:g} GPUs; "
-            f"there are {self.total_cpus:g} CPUs and {self.total_gpus:g} GPUs"
+            f"a trial needs {each}{self.cpus:g} CPUs and {self.gpus:g} GPUs; "
+            f"there are {cpus:g} CPUs and {gpus:g} GPUs{where}"
         )
 
 
 @contextmanager
-def ray_running(address: str | None) -> Iterator[None]:
+def ray_running(address: str | None, groups: bool = False) -> Iterator[None]:
     """Connect to the cluster at `address`, or start a local Ray and end it.
 
+    Args:
+        groups: trials are trained by worker groups, which need Ray's dashboard: without it a group that is stopped
+            keeps its place, and the next trial waits for ever.
+
     Raises:
-        StudyError: no cluster answers there.
+        StudyError: no cluster answers there, or it has no dashboard and needs one.
     """
     import ray
 
@@ -54,10 +79,10 @@ def ray_running(address: str | None) -> Iterator[None]:
     try:
         if address is None:
             with without_secrets(), _on_loopback():
-                ray.init(address="local", include_dashboard=False, **quiet)
+                started = ray.init(address="local", include_dashboard=groups, dashboard_host="127.0.0.1", **quiet)
         else:
             with engine_noise_to(Path(os.devnull)):
-                ray.init(address=address, **quiet)
+                started = ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         what = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers"
         token = (
@@ -65,6 +90,11 @@ def ray_running(address: str | None) -> Iterator[None]:
         )
         raise StudyError(f"{what}: {' '.join(str(error).split())[:200]}{token}") from None
     try:
+        if groups and not started.dashboard_url:
+            raise StudyError(
+                f"{'Ray here' if address is None else f'--address {address}'}: runs without its dashboard; trials with "
+                "several workers need it (ray start --head --include-dashboard=true; pip install 'ray[default]')"
+            )
         yield
     finally:
         ray.shutdown()
@@ -106,17 +136,22 @@ def measure_need(plan: StudyPlan) -> Need:
     """What a trial needs of the Ray this process is connected to."""
     import ray
 
-    total = room_to_grow(plan, ray.cluster_resources())
-    resources = plan.study.resources
-    return Need(resources.cpus, resources.gpus, total.get("CPU", 0.0), total.get("GPU", 0.0))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    need = _need(plan, tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive))
+    missing = max(0, places_on_demand(plan) - need.places)
+    return replace(need, nodes=need.nodes + ((need.cpus, need.gpus),) * missing)
 
 
 def local_need(plan: StudyPlan) -> Need:
     """What a trial needs of a Ray of its own on this machine."""
     import torch
 
+    return _need(plan, ((float(os.cpu_count() or 1), float(torch.cuda.device_count())),))
+
+
+def _need(plan: StudyPlan, nodes: tuple[tuple[float, float], ...]) -> Need:
     resources = plan.study.resources
-    return Need(resources.cpus, resources.gpus, float(os.cpu_count() or 1), float(torch.cuda.device_count()))
+    return Need(resources.cpus, resources.gpus, resources.least_and_most, nodes)
 
 
 def check_fits(plan: StudyPlan, need: Need) -> None:

@@ -60,7 +60,7 @@ def evaluate_run(
     seen = centre_crop(dataset, run.settings.augment)
     observer = None if predictions is None else predictions_to(predictions, seen, split, wanted)
     with design.autocast(device):
-        found = evaluate(network, seen, Batches(seen.splits[split], device), wanted, observer)
+        found = evaluate(network, seen, Batches(seen.splits[split], device), wanted, observer=observer)
     if observer is not None:
         observer.write()
     if split == "test" and data is None and run.stage != "confirm":

@@ -58,6 +58,10 @@ class StudyFolder:
         """The checkpoints and small files of a trial of a stage."""
         return self.path / ("trials" if stage == "search" else stage) / f"{number:04d}"
 
+    def groups(self, stage: Stage) -> Path:
+        """Ray Train's own files of the worker groups of a stage, while it runs."""
+        return self.path / f"groups_{stage}"
+
     @property
     def winner(self) -> Path:
         """The best run as an MLflow model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import time
 import warnings
@@ -114,7 +115,7 @@ class Launch:
 
         if not self.should_stop() and not self.ledger.complete:
             if not ray.is_initialized():
-                self.engine.enter_context(ray_running(None))
+                self.engine.enter_context(ray_running(None, self.plan.study.resources.distributed))
             self.train()
         return self.settle()
 
@@ -123,24 +124,16 @@ class Launch:
         from ray import tune
 
         from studies.engine import Bookkeeper, StudyStopper, TrialSource
-        from studies.trial import TrialContext, run_trial
 
         study, resources = self.plan.study, self.plan.study.resources
         need = measure_need(self.plan)
-        metric = self.ledger.scheduler_metric
-        system = study.tracking.system_metrics
-        context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus, system)
-        trainable = tune.with_resources(
-            tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
-            {"cpu": resources.cpus, "gpu": resources.gpus},
-        )
         tuner = tune.Tuner(
-            trainable,
+            self.trainable(),
             tune_config=tune.TuneConfig(
                 search_alg=TrialSource(self.ledger, min(need.fits, resources.concurrent or need.fits)),
                 scheduler=self.ledger.scheduler(),
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=not resources.distributed,  # one that is stopped cannot end its group
                 trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
                 trial_name_creator=lambda trial: f"trial_{trial.config['number']:04d}",
             ),
@@ -157,6 +150,38 @@ class Launch:
             warnings.simplefilter("ignore")
             if not self.interrupted:  # while Ray started
                 tuner.fit()
+        shutil.rmtree(self.folder.groups(self.ledger.stage), ignore_errors=True)
+
+    def trainable(self) -> Any:
+        """What Tune runs a trial by, and what it takes: the process of a trial on several workers takes no CPU, so that
+        it never holds what its workers wait for (Tune insists on something: a megabyte of memory).
+        """
+        import ray
+        from ray import tune
+
+        from studies.trial import TrialContext, run_trial
+
+        resources, metric = self.plan.study.resources, self.ledger.scheduler_metric
+        context = TrialContext(
+            self.folder,
+            self.ledger.stage,
+            metric,
+            resources.cpus,
+            resources.gpus,
+            workers=resources.least_and_most,
+            system_metrics=self.plan.study.tracking.system_metrics,
+        )
+        if resources.distributed:
+            from studies.group import run_group
+
+            data = [ray.put(self.ledger.dataset)]
+            return tune.with_resources(
+                tune.with_parameters(run_group, context=context, data=data), {"cpu": 0, "memory": 2**20}
+            )
+        return tune.with_resources(
+            tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
+            {"cpu": resources.cpus, "gpu": resources.gpus},
+        )
 
     def should_stop(self) -> bool:
         """Asked by Tune at every step; keeps the clock of the time budget."""
@@ -238,7 +263,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
             open_optuna(places.optuna_url)
     if address is None:
         return _drive(plan, folder, places, experiment_id, known is not None)
-    with ray_running(address):
+    with ray_running(address, plan.study.resources.distributed):
         check_fits(plan, measure_need(plan))
         check_shared(folder.path.parent)
         return _drive(plan, folder, places, experiment_id, known is not None)

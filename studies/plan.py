@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ class StudyPlan:
     def label(self, point: Mapping[str, Any]) -> str:
         """What tables call the method of a trial: its block, so that controls of one method are told apart."""
         return str(point.get(BLOCK) or self.resolved(point)["model"]["method"])
+
+    def on_one_worker(self) -> StudyPlan:
+        """The same study, whose trials have one worker each; it is the same run."""
+        resources = self.study.resources.model_copy(update={"workers": 1})
+        return replace(self, study=self.study.model_copy(update={"resources": resources}))
 
     def resolved(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The document with the values of a point of the space in place."""

@@ -118,10 +118,21 @@ class BudgetSection(Section):
 
 
 class ResourcesSection(Section):
-    workers: Literal[1] = 1
+    """`workers`: processes that train one trial together, or [least, most]; `cpus` and `gpus` are of each of them."""
+
+    workers: Any = 1  # checked by _resource_mistakes
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
     concurrent: int | None = Field(default=None, ge=1)
+
+    @property
+    def least_and_most(self) -> tuple[int, int]:
+        """Workers of a trial."""
+        return tuple(self.workers) if isinstance(self.workers, list) else (self.workers, self.workers)
+
+    @property
+    def distributed(self) -> bool:
+        return bool(self.workers != 1)
 
 
 class ConfirmSection(Section):
@@ -185,6 +196,7 @@ def validate_study(document: Mapping[str, Any], where: str, data: MultimodalData
             f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)"
         )
     mistakes.extend(_search_mistakes(study.search, where))
+    mistakes.extend(_resource_mistakes(study.resources, where))
     study = study.model_copy(update={"dataset": dataset, "model": model})
     if data is not None and not mistakes:
         study = _with_objectives(study, data.task)
@@ -227,6 +239,24 @@ def _search_mistakes(search: Any, where: str) -> Iterator[str]:
             yield from (f"{where}: {at}[{key!r}]: got {key!r}; allowed: text" for key in block or () if key != str(key))
         else:
             yield f"{where}: {at}: got {short(block)}; allowed: a mapping"
+
+
+def _resource_mistakes(resources: ResourcesSection, where: str) -> Iterator[str]:
+    """How many workers there can be, and which parts of a GPU: Ray keeps books of GPUs, it does not divide them, so
+    that a part that is not 1/n leaves a rest nobody can use, and two workers of a trial on one GPU wait for ever.
+    """
+    workers, gpus = resources.workers, resources.gpus
+    bounds = workers if isinstance(workers, list) else [workers, workers]
+    whole = len(bounds) == 2 and all(type(bound) is int and bound >= 1 for bound in bounds)
+    if not whole or bounds[0] > bounds[1]:
+        yield f"{where}: resources.workers: got {short(workers)}; allowed: a whole number from 1, or [least, most]"
+        return
+    if 0 < gpus < 1 and abs(1 / gpus - round(1 / gpus)) > 0.01:
+        yield f"{where}: resources.gpus: got {gpus:g}; allowed below 1: 1/n, such as 0.5, 0.25 or 0.33"
+    if gpus > 1 and gpus != int(gpus):
+        yield f"{where}: resources.gpus: got {gpus:g}; allowed above 1: whole numbers"
+    if 0 < gpus < 1 and bounds[1] > 1:
+        yield f"{where}: resources.gpus: got {gpus:g} with {bounds[1]} workers; allowed below 1: only with one worker"
 
 
 def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> Iterator[str]:

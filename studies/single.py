@@ -62,6 +62,9 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
     Raises:
         StudyError: MLflow cannot be reached, or the run is being trained by another process.
     """
+    if plan.study.resources.distributed:
+        people.print("dmr train: one process trains; resources.workers is for studies", markup=False, soft_wrap=True)
+        plan = plan.on_one_worker()
     check_fits(plan, local_need(plan))
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]

@@ -47,7 +47,7 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     number = 2 ** len(dataset.modalities) - 1
     out.print(f"combinations evaluated: {len(combinations)} of {number}")
     out.print(f"folder: {folder.path}")
-    with nullcontext() if address is None else ray_running(address):
+    with nullcontext() if address is None else ray_running(address, plan.study.resources.distributed):
         need = local_need(plan) if address is None else measure_need(plan)
     check_fits(plan, need)
     concurrent = min(need.fits, plan.study.resources.concurrent or need.fits)

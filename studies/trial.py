@@ -41,6 +41,8 @@ class TrialContext:
         folder: the study's.
         stage: `confirm` also evaluates on test.
         scheduled: the metric a scheduler looks at, and its better end.
+        cpus, gpus: of one worker.
+        workers: of one trial, at least and at most.
         system_metrics: whether what a trial takes of its machine is recorded.
     """
 
@@ -49,7 +51,15 @@ class TrialContext:
     scheduled: tuple[str, str]
     cpus: float
     gpus: float
+    workers: tuple[int, int] = (1, 1)
     system_metrics: bool = False
+
+    def check_seen(self) -> None:
+        """Raises:
+        StorageFailed: this node does not see the study's folder.
+        """
+        if not self.folder.exists:
+            raise StorageFailed(f"{self.folder.path}: node {os.uname().nodename} does not see it")
 
 
 class EpochWatch:
@@ -58,11 +68,12 @@ class EpochWatch:
     The watch is faulthandler's thread in C, which also works while Python is stuck.
     """
 
-    def __init__(self, folder: Path, minutes: float | None) -> None:
+    def __init__(self, folder: Path, minutes: float | None, rank: int = 0) -> None:
         self.minutes = minutes
         if minutes is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / HUNG, "w")  # noqa: SIM115  # open as long as the process may end
+            name = HUNG if rank == 0 else f"rank{rank}-{HUNG}"
+            self.file = open(folder / name, "w")  # noqa: SIM115  # open as long as the process may end
 
     def start(self) -> None:
         if self.minutes is not None:
@@ -116,8 +127,7 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
     device = torch.device("cuda" if context.gpus > 0 else "cpu")
     folder = context.folder.run(context.stage, number)
     try:
-        if not context.folder.exists:
-            raise StorageFailed(f"{context.folder.path}: node {os.uname().nodename} does not see it")
+        context.check_seen()
         watch = EpochWatch(folder, settings.train.epoch_minutes)
         watch.start()
         monitor = SystemMonitor(device) if context.system_metrics else None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dmr.losses import masked_mean
 from dmr.methods.base import Parts, Seen, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
+from dmr.ranks import Part
 from dmr.settings import setting
 
 
@@ -37,7 +38,7 @@ class AuxiliaryHeads(Dropout):
         self.shared_head = parts.head(parts.embedding_width)
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
-        auxiliary = masked_sum_of_means(self.single_losses(seen), seen.masks.any(0).T)
+        auxiliary = masked_sum_of_means(self.single_losses(seen), seen.masks.any(0).T, seen.part)
         fused = self.fusion(seen.features.contexts, seen.masks)
         return self.with_terms(seen, fused, {"auxiliary": (self.settings.auxiliary_weight, auxiliary)})
 
@@ -52,6 +53,6 @@ class AuxiliaryHeads(Dropout):
         return losses
 
 
-def masked_sum_of_means(losses: Tensor, there: Tensor) -> Tensor:
+def masked_sum_of_means(losses: Tensor, there: Tensor, part: Part | None = None) -> Tensor:
     """() Σ_m of the mean of (M, B) losses over the samples that have modality m: `there` (M, B)."""
-    return torch.stack([masked_mean(row, mask) for row, mask in zip(losses, there, strict=True)]).sum()
+    return torch.stack([masked_mean(row, mask, part) for row, mask in zip(losses, there, strict=True)]).sum()

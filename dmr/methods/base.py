@@ -4,7 +4,8 @@ Features have their channels last, (B, *S, D): S is empty for vectors and (H, W)
 once for classification and segmentation.
 
 Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features of a
-modality, Z fused features, P pixels of a label map (none in classification), L classes.
+modality, Z fused features, P pixels of a label map (none in classification), L classes. Where several ranks train one
+network, B are a rank's own samples and G those of all ranks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dmr.combinations import Combinations
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods.heads import TaskHead, Trunk
+from dmr.ranks import Part, alone
 from dmr.sampling import able_in
 
 
@@ -44,14 +46,27 @@ class Seen(NamedTuple):
     labels: Tensor  # (B, *P) int64
     inputs: Mapping[str, Tensor]  # (B, *shape) by modality, whatever the combinations
     needed: Tensor | None = None  # (B, M) bool on the CPU: what is there in any of a sample's combinations
-    has: Tensor | None = None  # (B, M) bool on the CPU, the modalities a sample has at all; None where all have all
+    has: Tensor | None = None  # (G, M) bool on the CPU, the modalities a sample has at all; None where all have all
+    share: Part | None = None  # which samples of the global batch these are; None for all
+    anywhere: Tensor | None = None  # (M,) bool on the CPU, what any sample of any rank needs; None as in `needed`
 
-    def positions_with(self, mask: Tensor) -> Tensor:
-        """(b,) positions of the samples that have every modality of `mask` (M,), on the device of the labels."""
+    @property
+    def part(self) -> Part:
+        return alone(len(self.labels)) if self.share is None else self.share
+
+    def having(self, mask: Tensor) -> tuple[Tensor, Part]:
+        """(b,) positions of the samples that have every modality of `mask` (M,), on the device of the labels, and which
+        of all such samples these are.
+        """
+        part = self.part
         if self.has is None:
-            return torch.arange(len(self.labels), device=self.labels.device)
-        positions = able_in(mask[None], self.has)[0].nonzero().squeeze(1)
-        return positions.to(self.labels.device, non_blocking=True)
+            return torch.arange(part.own, device=self.labels.device), part
+        able = able_in(mask[None], self.has)[0]
+        positions = part.cut(able).nonzero().squeeze(1)
+        before, total = (0, len(positions)) if self.share is None else (able[: part.before].sum(), able.sum())
+        own = len(positions)
+        found = Part(part.ranks, int(before), own, int(total) - int(before) - own)
+        return positions.to(self.labels.device, non_blocking=True), found
 
     def at(self, positions: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         """Inputs and labels of the samples at `positions` (b,)."""
@@ -96,9 +111,11 @@ class AnyNetwork(nn.Module):
         combination: Tensor,
         generator: torch.Generator,
         has: Tensor | None = None,
+        part: Part | None = None,
     ) -> StepLosses:
         """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
-        (K, B), int64 on the CPU; `has` (B, M), bool on the CPU, where samples lack modalities.
+        (K, G), int64 on the CPU; `has` (G, M), bool on the CPU, where samples lack modalities; `part` says which of the
+        G these B are, None all.
         """
         raise NotImplementedError
 
@@ -151,7 +168,10 @@ class Method(nn.Module):
         self.criterion = parts.criterion
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
-        """Losses of a training step; `generator` is on the device of the features."""
+        """Losses of a training step; `generator` is on the device of the features.
+
+        On several ranks they are means over the rank's samples; what is no such mean is made one by `seen.part`.
+        """
         raise NotImplementedError
 
     def predict(self, features: Features, masks: Tensor) -> Prediction:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.losses import masked_mean
 from dmr.methods.base import Method, Parts, Prediction, Seen, StepLosses
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.full_only import only_full
@@ -52,14 +53,19 @@ class Dedicated(Method):
         """
         steps, which = [], []
         for c, (model, mask) in enumerate(zip(self.models, self.masks, strict=True)):
-            inputs, labels = seen.at(seen.positions_with(mask))
-            if len(labels):
-                steps.append(model.losses(inputs, labels, model.full(len(labels)), generator))
-                which.append(torch.full_like(steps[-1].combination, c))
+            positions, part = seen.having(mask)
+            if part.whole:
+                inputs, labels = seen.at(positions)
+                step = model.losses(inputs, labels, model.full(part.whole), generator, None, part)
+                steps.append(step._replace(total=part.weighed(step.total, seen.part)))
+                which.append(torch.full_like(step.combination, c))
         total = torch.stack([step.total for step in steps]).sum()
         along = 0 if seen.has is None else 1
         task = torch.cat([step.task for step in steps], dim=along)
-        return StepLosses(total, task, torch.cat(which, dim=along), None, {"task": task.mean()})
+        mean = (
+            task.mean() if seen.has is None else masked_mean(task, torch.ones_like(task, dtype=torch.bool), seen.part)
+        )
+        return StepLosses(total, task, torch.cat(which, dim=along), None, {"task": mean})
 
     def predict_inputs(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
         which = [int((self.masks == mask).all(1).nonzero()) for mask in masks.cpu()]

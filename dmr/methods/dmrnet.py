@@ -19,6 +19,7 @@ from dmr.combinations import Combinations
 from dmr.methods.base import Features, Method, MethodSettings, Parts, Prediction, Seen, StepLosses
 from dmr.methods.hard import largest
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
+from dmr.ranks import Part, alone
 from dmr.settings import setting
 
 LOG_VARIANCE_LIMIT = 10.0
@@ -73,11 +74,11 @@ class DMRNet(Method):
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
         mean, log_variance = self.gaussian(seen.features, seen.masks)
         draws = self.settings.draws
-        embedding = draw(mean, log_variance, self.settings.noise_scale, draws, generator).flatten(0, 1)
+        embedding = draw(mean, log_variance, self.settings.noise_scale, draws, generator, seen.part).flatten(0, 1)
         logits = self.head(embedding, seen.features.skips, seen.masks.repeat(draws, 1, 1))
         task = self.criterion(logits, seen.labels).unflatten(0, (draws, -1)).mean(0)
         kl = kl_divergence(mean, log_variance, self.settings.prior_std).mean()
-        hard = hard_loss(task, seen.combination, self.hard, self.settings.hard_mode)
+        hard = hard_loss(task, seen.combination, self.hard, self.settings.hard_mode, seen.part)
         total = task.mean() + self.settings.kl_weight * kl + self.settings.hard_weight * hard
         parts = {"task": task.mean().detach(), "kl": kl.detach(), "hard": hard.detach()}
         return StepLosses(total, task.detach(), seen.combination, variance_of(log_variance.detach()), parts)
@@ -119,9 +120,17 @@ def variance_of(log_variance: Tensor) -> Tensor:
     return log_variance.exp().flatten(2).mean(-1)
 
 
-def draw(mean: Tensor, log_variance: Tensor, noise_scale: float, draws: int, generator: torch.Generator) -> Tensor:
+def draw(
+    mean: Tensor,
+    log_variance: Tensor,
+    noise_scale: float,
+    draws: int,
+    generator: torch.Generator,
+    part: Part | None = None,
+) -> Tensor:
     """N embeddings e = μ + τ·exp(s/2)⊙ε, ε ~ N(0, I): (N, K, B, *S, Z) from (K, B, *S, Z)."""
-    noise = torch.randn((draws, *mean.shape), generator=generator, device=mean.device, dtype=mean.dtype)
+    part = part or alone(mean.shape[1])
+    noise = part.draw(torch.randn, (draws, *mean.shape), 2, generator, device=mean.device, dtype=mean.dtype)
     return mean + noise_scale * torch.exp(0.5 * log_variance) * noise
 
 
@@ -135,7 +144,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor, prior_std: float) -> Tenso
     return summed.flatten(2).mean(-1) if summed.ndim > 2 else summed
 
 
-def hard_loss(task: Tensor, combination: Tensor, hard: Tensor, mode: HardMode) -> Tensor:
+def hard_loss(task: Tensor, combination: Tensor, hard: Tensor, mode: HardMode, part: Part | None = None) -> Tensor:
     """The hard-combination term, () from losses and combinations (K, B) and the hard ones among all, (C,) bool.
 
     intended: (1/KB) Σ of the losses of the samples seen with a hard combination.
@@ -143,11 +152,12 @@ def hard_loss(task: Tensor, combination: Tensor, hard: Tensor, mode: HardMode) -
     mask broadcast to (B,1,1,B)), n_hard being the samples of the batch seen with a hard combination.
     constant: the mean loss of all samples × KB·V/C, the expectation of n_hard under uniform sampling.
     """
+    part = part or alone(task.shape[1])
     if mode == "constant":
-        return task.numel() * hard.to(task.dtype).mean() * task.mean()
+        return len(task) * part.whole * hard.to(task.dtype).mean() * task.mean()
     flags = hard[combination].to(task.dtype)
     if mode == "released":
-        return flags.sum() * task.mean()
+        return part.ranks.total(flags.sum()) * task.mean()
     return (flags * task).mean()
 
 

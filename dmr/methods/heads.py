@@ -100,4 +100,4 @@ class SegmentationHead(TaskHead):
             torch.cat([keep_present(masks, m, f) for m, f in enumerate(level)], dim=2).flatten(0, 1) for level in skips
         ]
         logits: Tensor = self.decoder(embedding.flatten(0, 1).movedim(-1, 1), fused, self.size)
-        return logits.movedim(1, -1).reshape(*embedding.shape[:2], *self.size, -1)
+        return logits.movedim(1, -1).reshape(*embedding.shape[:2], *self.size, logits.shape[1])

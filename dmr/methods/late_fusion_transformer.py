@@ -8,12 +8,14 @@ Letters: M modalities, B samples, K combinations a sample, S positions of a map,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dmr.fusion import FusionModule, keep_present
 from dmr.methods.base import Parts
@@ -57,6 +59,9 @@ class TokenFusion(FusionModule):
         shape = kept[0].shape  # (K, B, *S, T)
         sequence = torch.stack([torch.zeros_like(kept[0]), *kept], dim=-2) + self.start
         missing = torch.cat([torch.zeros_like(masks[..., :1]), ~masks], dim=-1)
-        missing = missing.reshape(*shape[:2], *[1] * (len(shape) - 3), -1).expand(*shape[:-1], -1)
-        out: Tensor = self.encoder(sequence.flatten(0, -3), src_key_padding_mask=missing.flatten(0, -2))
-        return out[:, 0].view(shape)
+        missing = missing.reshape(*shape[:2], *[1] * (len(shape) - 3), missing.shape[-1]).expand(*shape[:-1], -1)
+        sequence, missing = sequence.flatten(0, -3), missing.flatten(0, -2)
+        if not len(sequence):  # torch's attention takes no empty batch: one row, which is cut off
+            sequence, missing = functional.pad(sequence, (0, 0, 0, 0, 0, 1)), functional.pad(missing, (0, 0, 0, 1))
+        out: Tensor = self.encoder(sequence, src_key_padding_mask=missing)
+        return out[: math.prod(shape[:-1]), 0].view(shape)

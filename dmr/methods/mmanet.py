@@ -23,6 +23,7 @@ from dmr.combinations import Combinations
 from dmr.methods.base import Parts, Prediction, Seen, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.hard import largest
+from dmr.ranks import Part, Ranks, alone
 from dmr.settings import setting
 
 
@@ -60,21 +61,21 @@ class MMANet(Dropout):
         hard = torch.where(self.hard[seen.combination], task, 0.0).mean()
         total = task.mean() + self.settings.hard_weight * hard
         parts = {"task": task.mean().detach(), "hard": hard.detach()}
-        complete = seen.positions_with(self.teacher.combinations[-1])
+        complete, part = seen.having(self.teacher.combinations[-1])
         inputs, labels = seen.at(complete)
-        if not len(labels):
+        if not part.whole:
             parts["distillation" if self.teaching else "teacher"] = task.new_zeros(())
         elif self.teaching:
             teacher = self.teach(inputs, len(labels))
             logits = student.logits.detach().index_select(1, complete)
-            self.remember(seen.combination.index_select(1, complete), divergence(teacher.logits, logits))
-            margin = self.distillation(student, teacher, complete)
+            self.remember(seen.combination.index_select(1, complete), divergence(teacher.logits, logits), part.ranks)
+            margin = part.weighed(self.distillation(student, teacher, complete, part), seen.part)
             total = total + self.settings.distillation_weight * margin
             parts["distillation"] = margin.detach()
         else:
-            lesson = self.teacher.losses(inputs, labels, self.teacher.full(len(labels)), generator)
-            total = total + lesson.total
-            parts["teacher"] = lesson.parts["task"]
+            lesson = self.teacher.losses(inputs, labels, self.teacher.full(part.whole), generator, None, part)
+            total = total + part.weighed(lesson.total, seen.part)
+            parts["teacher"] = part.weighed(lesson.parts["task"], seen.part)
         return StepLosses(total, task.detach(), seen.combination, None, parts)
 
     @torch.no_grad()
@@ -83,17 +84,18 @@ class MMANet(Dropout):
         self.teacher.encoded += count * len(inputs)
         return self.teacher.predict(inputs, self.teacher.combinations[-1:])
 
-    def distillation(self, student: Prediction, teacher: Prediction, complete: Tensor) -> Tensor:
+    def distillation(self, student: Prediction, teacher: Prediction, complete: Tensor, part: Part) -> Tensor:
         """() from the student on all samples and the teacher on those at the positions `complete` (b,)."""
         assert student.embedding is not None
         assert teacher.embedding is not None
         embedding = student.embedding.index_select(1, complete)
-        return margin_aware_distillation(embedding, teacher.embedding[0], entropy(teacher.logits[0]))
+        return margin_aware_distillation(embedding, teacher.embedding[0], entropy(teacher.logits[0]), part)
 
-    def remember(self, combination: Tensor, far: Tensor) -> None:
+    def remember(self, combination: Tensor, far: Tensor, ranks: Ranks) -> None:
         """Add how far predictions lie from the full ones, (K, B), to the sums of their combinations (K, B)."""
         rows = torch.stack([far, torch.ones_like(far)]).flatten(1)
-        self.farness.index_add_(1, combination.flatten(), rows.double())
+        sums = torch.zeros_like(self.farness).index_add_(1, combination.flatten(), rows.double())
+        self.farness += ranks.total(sums)
 
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
         """The teacher is fixed after its epochs; an epoch later what was farthest from it is hard."""
@@ -110,15 +112,20 @@ class MMANet(Dropout):
         return settings.teacher_epochs + 1
 
 
-def margin_aware_distillation(student: Tensor, teacher: Tensor, uncertainty: Tensor) -> Tensor:
+def margin_aware_distillation(
+    student: Tensor, teacher: Tensor, uncertainty: Tensor, part: Part | None = None
+) -> Tensor:
     """() (1/KB²) Σ_k Σ_i w_i Σ_j (G^t_ij − G^s_kij)² of the Gram matrices G = z zᵀ, z being embeddings of length 1 of
     the student (K, B, Z) and the teacher (B, Z). w = `uncertainty` (B,) over its mean: samples near the teacher's
-    decision boundary count more (the paper's equations 3 to 6).
+    decision boundary count more (the paper's equations 3 to 6). On several ranks i are the rank's own samples, the mean
+    over j and that of the uncertainty are over all.
     """
+    part = part or alone(len(teacher))
     zs, zt = F.normalize(student.float(), dim=-1), F.normalize(teacher.float(), dim=-1)
     with torch.autocast(zs.device.type, enabled=False):  # it is a difference of what is nearly equal
-        difference = zt @ zt.mT - zs @ zs.mT  # (K, B, B)
-    weights = uncertainty / uncertainty.mean().clamp(min=1e-12)
+        difference = zt @ part.gathered(zt, 0).mT - zs @ part.gathered(zs, 1).mT  # (K, B, G)
+    mean = part.ranks.total(uncertainty.sum()) / part.whole
+    weights = uncertainty / mean.clamp(min=1e-12)
     return (weights * difference.square().mean(-1)).mean()
 
 

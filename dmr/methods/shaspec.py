@@ -22,6 +22,7 @@ from dmr.fusion import FusionModule, mean_present, present
 from dmr.losses import masked_mean
 from dmr.methods.base import Parts, Seen, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
+from dmr.ranks import Part
 from dmr.settings import setting
 
 
@@ -52,8 +53,11 @@ class ShaSpec(Dropout):
         shared, specific = self.fusion.split(seen.features.contexts)
         there = seen.masks.any(0)
         terms = {
-            "distance": (self.settings.distance_weight, shared_distance(shared, there)),
-            "domain": (self.settings.domain_weight, domain_loss([self.which(_flat(f)) for f in specific], there)),
+            "distance": (self.settings.distance_weight, shared_distance(shared, there, seen.part)),
+            "domain": (
+                self.settings.domain_weight,
+                domain_loss([self.which(_flat(f)) for f in specific], there, seen.part),
+            ),
         }
         return self.with_terms(seen, self.fusion.combine(shared, specific, seen.masks), terms)
 
@@ -91,23 +95,25 @@ class SharedSpecific(FusionModule):
         )
 
 
-def shared_distance(shared: Sequence[Tensor], there: Tensor) -> Tensor:
+def shared_distance(shared: Sequence[Tensor], there: Tensor, part: Part | None = None) -> Tensor:
     """() Σ over pairs i < j of mean |shared_i − shared_j| over features, positions and the samples that have both:
     features (B, *S, D), `there` (B, M).
     """
     pairs = itertools.combinations(range(len(shared)), 2)
-    terms = [masked_mean((shared[i] - shared[j]).abs().flatten(1).mean(1), there[:, i] & there[:, j]) for i, j in pairs]
+    terms = [
+        masked_mean((shared[i] - shared[j]).abs().flatten(1).mean(1), there[:, i] & there[:, j], part) for i, j in pairs
+    ]
     return torch.stack(terms).sum() if terms else shared[0].new_zeros(())
 
 
-def domain_loss(logits: Sequence[Tensor], there: Tensor) -> Tensor:
+def domain_loss(logits: Sequence[Tensor], there: Tensor, part: Part | None = None) -> Tensor:
     """() mean cross-entropy of telling the modality from its specific features, over what is present: logits (B, M) of
     each modality, `there` (B, M).
     """
     stacked = torch.stack(list(logits), dim=1)  # (B, M, M)
     labels = torch.arange(stacked.shape[1], device=stacked.device).expand(stacked.shape[:2])
     losses = F.cross_entropy(stacked.float().flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    return masked_mean(losses, there)
+    return masked_mean(losses, there, part)
 
 
 def _flat(features: Tensor) -> Tensor:

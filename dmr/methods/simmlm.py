@@ -22,6 +22,7 @@ from dmr.fusion import keep_present
 from dmr.methods.base import Features, Method, Parts, Prediction, Seen, StepLosses
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.heads import ProjectionHead, pooled
+from dmr.ranks import Part, alone
 from dmr.settings import setting
 
 
@@ -51,9 +52,9 @@ class SimMLM(Method):
         self.index_of_code: Tensor
 
     def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
-        fewer = nested(seen.masks, generator)
+        fewer = nested(seen.masks, generator, seen.part)
         needed = seen.masks.any(0).cpu() if seen.needed is None else seen.needed
-        experts = self.experts(seen.features, needed)
+        experts = self.experts(seen.features, needed, seen.anywhere)
         task = torch.stack(
             [self.criterion(self.mix(seen.features, experts, masks), seen.labels) for masks in (seen.masks, fewer)]
         )
@@ -67,16 +68,18 @@ class SimMLM(Method):
     def predict(self, features: Features, masks: Tensor) -> Prediction:
         return Prediction(self.mix(features, self.experts(features), masks), None, None)
 
-    def experts(self, features: Features, needed: Tensor | None = None) -> Tensor:
+    def experts(self, features: Features, needed: Tensor | None = None, anywhere: Tensor | None = None) -> Tensor:
         """(M, B, *P, L) logits of each modality alone, zero where `needed` (B, M), bool on the CPU, is False.
 
-        An expert sees the samples that have its modality only, so that batch normalisation counts no other.
+        An expert sees the samples that have its modality only, so that batch normalisation counts no other; it is run
+        where a sample of any rank has it, `anywhere` (M,).
         """
         count = len(features.contexts[0])
         logits: list[Tensor | None] = []
         for m in range(len(features.contexts)):
             rows = torch.arange(count) if needed is None else needed[:, m].nonzero().squeeze(1)
-            logits.append(self.expert(m, features, rows, count) if len(rows) else None)
+            run = len(rows) > 0 if anywhere is None else bool(anywhere[m])
+            logits.append(self.expert(m, features, rows, count) if run else None)
         known = next(expert for expert in logits if expert is not None)
         return torch.stack([torch.zeros_like(known) if expert is None else expert for expert in logits])
 
@@ -105,12 +108,12 @@ class SimMLM(Method):
         return mixed
 
 
-def nested(masks: Tensor, generator: torch.Generator) -> Tensor:
+def nested(masks: Tensor, generator: torch.Generator, part: Part | None = None) -> Tensor:
     """For each of (K, B, M) masks a non-empty proper subset, its size uniform; a single modality is its own subset."""
-    device = masks.device
-    order = torch.rand(masks.shape, generator=generator, device=device).masked_fill(~masks, -1.0)
+    device, part = masks.device, part or alone(masks.shape[1])
+    order = part.draw(torch.rand, masks.shape, 1, generator, device=device).masked_fill(~masks, -1.0)
     size = masks.sum(-1)
-    draw = torch.rand(size.shape, generator=generator, device=device)
+    draw = part.draw(torch.rand, size.shape, 1, generator, device=device)
     kept = 1 + (draw * (size - 1).clamp(min=1)).long()
     rank = order.argsort(-1, descending=True).argsort(-1)
     return masks & (rank < kept[..., None])

@@ -62,6 +62,10 @@ def test_a_file_that_is_no_study(place, content, text):
             "search.sampling.keep_prob.when.sampling.strategy: not a searched key",
         ),
         ({"resources__cpus": 64}, "small: resources: a trial needs 64 CPUs and 0 GPUs; there are "),
+        (
+            {"resources": {"workers": 64}},
+            "small: resources: a trial needs 64 workers with each 1 CPUs and 0 GPUs; there are ",
+        ),
         ({"dataset__path": "nowhere"}, "nowhere"),
     ],
 )

@@ -209,6 +209,17 @@ def test_wrong_types(keys: dict[str, Any], message: str) -> None:
         ({"resources": {"cpus": 0}}, "resources.cpus: got 0; allowed: greater than 0"),
         ({"resources": {"gpus": -1}}, "resources.gpus: got -1; allowed: greater than or equal to 0"),
         ({"resources": {"concurrent": 0}}, "resources.concurrent: got 0; allowed: greater than or equal to 1"),
+        ({"resources": {"workers": 0}}, "resources.workers: got 0; allowed: a whole number from 1, or [least, most]"),
+        (
+            {"resources": {"workers": [3, 2]}},
+            "resources.workers: got [3, 2]; allowed: a whole number from 1, or [least, most]",
+        ),
+        ({"resources": {"gpus": 0.4}}, "resources.gpus: got 0.4; allowed below 1: 1/n, such as 0.5, 0.25 or 0.33"),
+        ({"resources": {"gpus": 1.5}}, "resources.gpus: got 1.5; allowed above 1: whole numbers"),
+        (
+            {"resources": {"workers": 2, "gpus": 0.5}},
+            "resources.gpus: got 0.5 with 2 workers; allowed below 1: only with one worker",
+        ),
         ({"retries": -1}, "retries: got -1; allowed: greater than or equal to 0"),
         ({"deployment": {"top_left": 1.5}}, "deployment.top_left: got 1.5; allowed: less than or equal to 1"),
         ({"deployment": {"top_left": -0.1}}, "deployment.top_left: got -0.1; allowed: greater than or equal to 0"),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from studies import launch, trial
-from studies.autoscaling import room_to_grow
+from studies.autoscaling import places_on_demand
+from studies.cluster import measure_need
 from studies.errors import StudyError
 from studies.folder import StudyFolder, resolve_storage
 from studies.plan import load_plan
@@ -70,21 +71,19 @@ def test_a_trial_on_a_node_without_the_storage_stops_the_study_and_writes_nothin
 
 
 @pytest.mark.parametrize(
-    ("there", "expected"),
-    [({"CPU": 0.0}, {"CPU": 8.0, "GPU": 2.0}), ({"CPU": 32.0, "GPU": 1.0}, {"CPU": 32.0, "GPU": 2.0})],
+    ("cpus", "places"), [(0.0, 4), (2.0, 4), (64.0, 32)], ids=["empty", "begun to grow", "larger than asked for"]
 )
-def test_a_cluster_that_grows_counts_as_grown(
-    there: dict[str, float], expected: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_that_grows_counts_as_grown(cpus: float, places: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: True)
-    overrides = ["resources.concurrent=4", "resources.cpus=2", "resources.gpus=0.5"]
-    assert room_to_grow(load_plan(DIGITS, overrides, None, None), there) == expected
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": cpus}}])
+    plan = load_plan(DIGITS, ["resources.concurrent=4", "resources.cpus=2"], None, None)
+    assert measure_need(plan).places == measure_need(plan).fits == places
 
 
 def test_how_far_a_cluster_grows_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = load_plan(DIGITS, [], None, None)
     monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: True)
     with pytest.raises(StudyError, match=r"^resources.concurrent: none is given, and this cluster grows on demand"):
-        room_to_grow(plan, {})
+        places_on_demand(plan)
     monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: False)
-    assert room_to_grow(plan, {"CPU": 3.0}) == {"CPU": 3.0}
+    assert places_on_demand(plan) == 0

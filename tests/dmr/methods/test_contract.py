@@ -260,7 +260,7 @@ def test_encoding_what_is_present_gives_the_losses_of_encoding_everything(
     )
     everything.network.load_state_dict(present.network.state_dict())
     encode = everything.network.encode
-    monkeypatch.setattr(everything.network, "encode", lambda inputs, needed=None: encode(inputs))
+    monkeypatch.setattr(everything.network, "encode", lambda inputs, *needed: encode(inputs))
     combination = torch.stack([present.each[0], present.each[0].roll(1)])
     pairs = zip(present.epochs(combination), everything.epochs(combination), strict=True)
     for (epoch, one), (_, other) in pairs:
