@@ -35,7 +35,10 @@ def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> No
 
     tracker, folder, plan = ledger.tracker, ledger.folder, ledger.plan
     stage: Bookkeeping = confirmation or ledger
-    if stage.study.user_attrs.get(KEPT) == stage.finished and folder.heatmap.exists():
+    kept = None
+    with stage.outbox.reaching():
+        kept = stage.study.user_attrs.get(KEPT)
+    if kept == stage.finished and folder.heatmap.exists():
         return
     if not tracker.flush(timeout=FLUSH_SECONDS):
         return
@@ -53,7 +56,7 @@ def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> No
         with _warned("the note of the study's run"):
             rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
-        stage.study.set_user_attr(KEPT, stage.finished)
+        stage.outbox.put(lambda: stage.study.set_user_attr(KEPT, stage.finished))
 
 
 def _keep_report(ledger: Ledger) -> None:

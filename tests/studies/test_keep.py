@@ -108,7 +108,9 @@ def start(tmp_path: Path, store: tuple[str, str]) -> Iterator[Callable[..., Stud
         study.tracker.close(timeout=30.0)
 
 
-def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(start: Callable[..., Study]) -> None:
+def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
+    start: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = start(confirm={"top": 1, "seeds": 1})
     for _ in range(2):
         study.train(study.ledger)
@@ -143,6 +145,7 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(s
     assert len(study.models()) == 2 + confirmation.total + 1
     inputs = {(i.tags[0].value, i.dataset.name) for i in study.parent.inputs.dataset_inputs}
     assert inputs == {("train", "digits"), ("val", "digits"), ("test", "digits")}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.uri)  # MLflow sets it too, and leaves it there
     mlflow.set_tracking_uri(study.uri)
     predicted = mlflow.pyfunc.load_model(f"models:/{winner.model_id}").predict(pd.DataFrame({"top_left": [[1.0] * 16]}))
     assert predicted["combination"].tolist() == ["top_left"]
