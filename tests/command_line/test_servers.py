@@ -68,7 +68,7 @@ class PostgreSQL:
         self.start()
 
     def uri(self, database: str, password: str | None = None) -> str:
-        return f"postgresql+psycopg2://dmr:{quote(password or self.password)}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://dmr:{quote(password or self.password)}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
@@ -234,7 +234,7 @@ def test_both_servers_go_away_and_nothing_is_lost_or_doubled_and_no_password_is_
 @pytest.mark.parametrize("what", ["password", "server"])
 def test_a_server_that_cannot_be_used_at_the_start(place, database, monkeypatch, variable, what):
     place.write()
-    nobody = f"postgresql+psycopg2://dmr:{quote(PASSWORD)}@127.0.0.1:{free_port()}/other"
+    nobody = f"postgresql://dmr:{quote(PASSWORD)}@127.0.0.1:{free_port()}/other"
     monkeypatch.setenv(variable, nobody if what == "server" else database.uri("other", "not the pass"))
     started = time.monotonic()
     refused = place.dmr("run", "small.yaml")
