@@ -53,6 +53,7 @@ CLOSE_SECONDS = 30.0
 ENGINE_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
+    "RAY_timeout_ms_task_wait_for_death_info": "30000",  # a trial starts again once Ray knows that its process is dead
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -134,7 +135,6 @@ class Launch:
         from studies.trial import TrialContext, run_trial
 
         study, resources = self.plan.study, self.plan.study.resources
-        need = measure_need(self.plan)
         metric = self.ledger.scheduler_metric
         context = TrialContext(self.folder, self.ledger.stage, metric, resources.cpus, resources.gpus)
         trainable = tune.with_resources(
@@ -144,7 +144,7 @@ class Launch:
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=TrialSource(self.ledger, min(need.fits, resources.concurrent or need.fits)),
+                search_alg=TrialSource(self.ledger, self.room),
                 scheduler=self.ledger.scheduler(),
                 num_samples=-1,
                 reuse_actors=True,
@@ -164,6 +164,11 @@ class Launch:
             warnings.simplefilter("ignore")
             if not self.interrupted:  # while Ray started
                 tuner.fit()
+
+    def room(self) -> int:
+        """How many trials may run at a time on the nodes there are now."""
+        fits = measure_need(self.plan).fits
+        return min(fits, self.plan.study.resources.concurrent or fits)
 
     def should_stop(self) -> bool:
         """Asked by Tune at every step; keeps the clock of the time budget."""
