@@ -23,7 +23,7 @@ from studies.blocks import BLOCK
 from studies.endings import Ending, StopReason, optuna_state
 from studies.folder import Stage, StudyFolder
 from studies.plan import StudyPlan
-from studies.reporters import LAST
+from studies.reporters import LAST, remove_checkpoints
 from studies.runs import Tested, end_run, start_run
 from studies.scheduler import StudyScheduler
 from studies.schema import metric_direction
@@ -137,6 +137,10 @@ class Bookkeeping:
         """A trial that an earlier driver left running."""
         raise NotImplementedError
 
+    def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
+        """The trials whose chosen network need not stay, now that this one has ended; see `_tidy`."""
+        return []
+
     # ---- what happens to trials ----
 
     @property
@@ -195,7 +199,7 @@ class Bookkeeping:
         self.study.tell(number, values if state == TrialState.COMPLETE else None, state=state)
         del self.live[number]
         self._count(number, ending.reason, attributes.get("best"))
-        (place / LAST).unlink(missing_ok=True)
+        self._tidy(record, values if "best" in attributes else None)
         if ending.message:
             log.warning("%s %d %s: %s", self.noun, number, ending.reason, ending.message)
 
@@ -214,6 +218,16 @@ class Bookkeeping:
         """The metric a scheduler looks at, and its better end."""
         metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
         return metric, metric_direction(metric)
+
+    def _tidy(self, record: TrialRecord, values: list[float] | None) -> None:
+        """Optuna knows that the trial has ended: checkpoints that nobody needs any more go.
+
+        Args:
+            values: the objectives; None where it failed.
+        """
+        remove_checkpoints(self.folder.run(self.stage, record.number), keep_best=True)
+        for number in self._outdated(record, values):
+            remove_checkpoints(self.folder.run(self.stage, number), keep_best=False)
 
     def _check_journal(self) -> None:
         """Optuna is told only what is in MLflow's journal.
