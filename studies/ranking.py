@@ -1,4 +1,4 @@
-"""Which trials are the best: of the study, of each block, and of a Pareto front; and which have the file's own values."""
+"""Which trials are the best: of the study, of each block, of a Pareto front; and whose checkpoints stay."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_checkpoint_that_was_removed_is_said_to_be(tmp_path: Path) -> None:
         StudyError, match=r"^s trial 0: its checkpoint was removed: .* best 5 trials .*`checkpoints.keep`"
     ):
         find_run(ID.format(1), tmp_path)
-    with pytest.raises(StudyError, match="^s trial 3: it failed, and checkpoints of failed trials are not kept$"):
+    with pytest.raises(StudyError, match=r"^s trial 3: it failed, and checkpoints of failed trials are not kept$"):
         find_run(ID.format(4), tmp_path)
 
 
