@@ -29,7 +29,7 @@ from studies.endings import Ending, StopReason, optuna_state
 from studies.folder import Stage, StudyFolder
 from studies.outbox import Outbox
 from studies.plan import StudyPlan
-from studies.reporters import LAST
+from studies.reporters import LAST, remove_checkpoints
 from studies.runs import Tested, TrackedRun, end_run, start_run
 from studies.scheduler import StudyScheduler
 from studies.schema import metric_direction
@@ -154,6 +154,10 @@ class Bookkeeping:
         """A trial that an earlier driver left running."""
         raise NotImplementedError
 
+    def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
+        """The trials whose chosen network need not stay, now that this one has ended; see `_tidy`."""
+        return []
+
     # ---- what happens to trials ----
 
     @property
@@ -229,6 +233,7 @@ class Bookkeeping:
         self.outbox.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
         del self.live[number]
         self._count(number, ending.reason, attributes.get("best"))
+        self.outbox.put(partial(self._tidy, record, values if "best" in attributes else None))
         if ending.message:
             log.warning("%s %d %s: %s", self.noun, number, ending.reason, mask_password(ending.message))
 
@@ -297,7 +302,16 @@ class Bookkeeping:
         """End a trial; one that has just been ended, although the server did not say so, is left as it is."""
         told = self.study.tell(number, values, state=state, skip_if_finished=True)
         assert told.state == state
-        (self.folder.run(self.stage, number) / LAST).unlink(missing_ok=True)
+
+    def _tidy(self, record: TrialRecord, values: list[float] | None) -> None:
+        """Optuna knows that the trial has ended: checkpoints that nobody needs any more go.
+
+        Args:
+            values: the objectives; None where it failed.
+        """
+        remove_checkpoints(self.folder.run(self.stage, record.number), keep_best=True)
+        for number in self._outdated(record, values):
+            remove_checkpoints(self.folder.run(self.stage, number), keep_best=False)
 
     def _check_journal(self) -> None:
         """Optuna is told only what is in MLflow's journal.

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-FREE = ("budget", "resources", "retries", "confirm", "tracking")  # these do not change what a trial means
+FREE = (
+    "budget",
+    "resources",
+    "retries",
+    "checkpoints",
+    "confirm",
+    "tracking",
+)  # these do not change what a trial means
 
 
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from studies.folder import Stage
 from studies.ledger import Ledger
 from studies.names import CONFIRM, WANTED
 from studies.plan import StudyPlan
+from studies.ranking import best_first, front, ranked
 from studies.scheduler import StudyScheduler, make_scheduler
 from studies.space_checks import DEFAULTS
 
@@ -61,7 +62,7 @@ def choose_configurations(ledger: Ledger) -> list[Configuration]:
     chosen = []
     for part in plan.parts:
         own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
-        names = {trial.number: f"best {rank}" for rank, trial in enumerate(_best(plan, own), start=1)}
+        names = {number: f"best {rank}" for rank, number in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
         defaults = plan.defaults(part)
         number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
@@ -71,20 +72,12 @@ def choose_configurations(ledger: Ledger) -> list[Configuration]:
     return chosen
 
 
-def _best(plan: StudyPlan, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+def _best(plan: StudyPlan, trials: list[FrozenTrial]) -> list[int]:
     """The best trials by the first objective; with several objectives, those of the Pareto front."""
     assert plan.study.confirm is not None
-    signs = [1.0 if objective.mode == "max" else -1.0 for objective in plan.study.objective]
-    found = [trial for trial in trials if "best" in trial.user_attrs]
-    if len(signs) > 1:
-        values = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for t in found}
-        found = [t for t in found if not any(_dominates(other, values[t.number]) for other in values.values())]
-    found.sort(key=lambda trial: (-signs[0] * trial.user_attrs["best"][0], trial.number))
-    return found[: plan.study.confirm.top]
-
-
-def _dominates(one: list[float], other: list[float]) -> bool:
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+    found = [ranked(plan, trial) for trial in trials if "best" in trial.user_attrs]
+    chosen = best_first(front(found) if len(plan.study.objective) > 1 else found)
+    return [trial.number for trial in chosen[: plan.study.confirm.top]]
 
 
 class Confirmation(Bookkeeping):

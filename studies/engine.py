@@ -6,10 +6,13 @@ Tune pickles these; they leave everything behind then, since Optuna's database i
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
 from dmr.training import EpochReport
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
     from studies.launch import Launch
 
 
+SECONDS_BETWEEN_LOOKS = 5.0
+FAILURE = "Failure # "  # begins each death of a trial's process in the file of Tune's
+LOW_MEMORY = "node running low on memory"  # ray.exceptions.OutOfMemoryError
+NODE_DIED = "its node has died"  # ray.exceptions.ActorDiedError
+
+
 class _LeftBehind:
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -31,17 +40,23 @@ class _LeftBehind:
 class TrialSource(_LeftBehind, Searcher):
     """Suggests the ledger's next trial. A searcher of our own: Ray's OptunaSearch leaves trials running for ever after
     a NaN, a time budget or a kill, and stores a pruned trial as complete with its last value.
+
+    Args:
+        room: how many trials may run at a time on the nodes there are now; asked again as nodes come and go.
     """
 
-    def __init__(self, ledger: Bookkeeping, concurrent: int) -> None:
+    def __init__(self, ledger: Bookkeeping, room: Callable[[], int]) -> None:
         super().__init__()
-        self.ledger, self.concurrent = ledger, concurrent
+        self.ledger, self.room = ledger, room
+        self.known_room, self.asked = 0, -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if len(self.ledger.live) >= self.concurrent:
-            return None
         record = None
         with self.ledger.guarded():
+            if time.monotonic() - self.asked > SECONDS_BETWEEN_LOOKS:
+                self.known_room, self.asked = self.room(), time.monotonic()
+            if len(self.ledger.live) >= self.known_room:
+                return None
             record = self.ledger.begin()
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
@@ -90,16 +105,16 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         self._end(number, ending)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's process died more often than `retries` allows."""
+        """The trial's process died more often than `retries` allows. Tune pickles only some kinds of errors; the text
+        file has every death.
+        """
         number = trial.config["number"]
-        error = trial.get_pickled_error()
+        text = Path(trial.error_file).read_text(encoding="utf-8").rpartition(FAILURE)[2].partition("\n")[2]
         hung = self.ledger.folder.run(self.ledger.stage, number) / HUNG
-        if isinstance(error, OutOfMemoryError):
-            ending = Ending("out_of_memory", "killed when the machine ran out of memory", str(error))
-        elif hung.exists() and hung.stat().st_size:
+        if hung.exists() and hung.stat().st_size:
             ending = Ending("lost", "an epoch took longer than train.epoch_minutes", hung.read_text())
         else:
-            ending = Ending("lost", f"its process died ({type(error).__name__})", str(error or trial.get_error()))
+            ending = ending_of_death(text)
         self._end(number, ending)
 
     def _end(self, number: int, ending: Ending) -> None:
@@ -108,6 +123,13 @@ class Bookkeeper(_LeftBehind, tune.Callback):
             with self.ledger.guarded():
                 self.ledger.finish(number, ending)
             self.screen.trial_ended()
+
+
+def ending_of_death(text: str) -> Ending:
+    """How a trial ended whose process died for the last time, from what Ray says of it."""
+    if LOW_MEMORY in text:
+        return Ending("out_of_memory", "Ray killed its process when the node ran out of memory", text)
+    return Ending("lost", "its node died" if NODE_DIED in text else "its process died", text)
 
 
 class StudyStopper(_LeftBehind, tune.Stopper):

@@ -56,6 +56,7 @@ CLOSE_SECONDS = 30.0
 ENGINE_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
+    "RAY_timeout_ms_task_wait_for_death_info": "30000",  # a trial starts again once Ray knows that its process is dead
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -126,11 +127,10 @@ class Launch:
         from studies.engine import Bookkeeper, StudyStopper, TrialSource
 
         study, resources = self.plan.study, self.plan.study.resources
-        need = measure_need(self.plan)
         tuner = tune.Tuner(
             self.trainable(),
             tune_config=tune.TuneConfig(
-                search_alg=TrialSource(self.ledger, min(need.fits, resources.concurrent or need.fits)),
+                search_alg=TrialSource(self.ledger, self.room),
                 scheduler=self.ledger.scheduler(),
                 num_samples=-1,
                 reuse_actors=not resources.distributed,  # one that is stopped cannot end its group
@@ -182,6 +182,11 @@ class Launch:
             tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
             {"cpu": resources.cpus, "gpu": resources.gpus},
         )
+
+    def room(self) -> int:
+        """How many trials may run at a time on the nodes there are now."""
+        fits = measure_need(self.plan).fits
+        return min(fits, self.plan.study.resources.concurrent or fits)
 
     def should_stop(self) -> bool:
         """Asked by Tune at every step; keeps the clock of the time budget."""

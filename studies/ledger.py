@@ -12,10 +12,12 @@ from optuna.trial import FrozenTrial
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
-from studies.bookkeeping import PARENT, Begun, Bookkeeping
+from studies.bookkeeping import PARENT, Begun, Bookkeeping, TrialRecord
 from studies.endings import ENDED, StopReason
 from studies.folder import Stage, StudyFolder
 from studies.plan import StudyPlan
+from studies.ranking import Keeper, ranked, ranked_values
+from studies.reporters import remove_checkpoints
 from studies.runs import stage_tags, versions
 from studies.sampling import Proposer
 from studies.scheduler import RecordedEpoch, StudyScheduler, make_scheduler
@@ -44,12 +46,20 @@ class Ledger(Bookkeeping):
         self.exhausted = False
         budget = plan.study.budget.trials
         self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, budget)
+        self.keeper = Keeper(plan.study.checkpoints.keep)
+        self.own_values = [plan.defaults(part) for part in plan.parts]
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
+                if "best" in trial.user_attrs:
+                    point, block = plan.space.point_of(trial.params), self.proposer.block(trial)
+                    self.keeper.add(ranked(plan, trial), block, self._is_own(point))
 
     def open(self) -> None:
-        """Begin the study's own run, or go on with it."""
+        """Begin the study's own run, or go on with it. What an earlier driver did not come to remove goes now."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                remove_checkpoints(self.folder.run(self.stage, trial.number), self.keeper.holds(trial.number))
         self._open_parent()
         for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two
             self.proposer.enqueue(point)
@@ -118,9 +128,17 @@ class Ledger(Bookkeeping):
         return self._begun(trial, self.proposer.complete(trial))
 
     def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> Begun:
-        own = self.plan.space.canonical(point) == self.plan.defaults(self.plan.part(point))
-        tags = {"trial": str(trial.number)} | ({"config": DEFAULTS} if own else {})
+        tags = {"trial": str(trial.number)} | ({"config": DEFAULTS} if self._is_own(point) else {})
         return Begun(trial, point, self.plan.study.seed, tags)
+
+    def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
+        if values is None:
+            return [record.number]
+        trial = ranked_values(self.plan, record.number, values)
+        return self.keeper.add(trial, record.block, self._is_own(record.point))
+
+    def _is_own(self, point: dict[str, Any]) -> bool:
+        return self.plan.space.canonical(point) in self.own_values
 
     def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
         super()._count(number, reason, best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,21 @@ from dmr.checkpoints import load_checkpoint, save_checkpoint
 from dmr.training import EpochReport, Reporter
 from studies.folder import write_text
 
+log = logging.getLogger("dmr")
+
 LAST, BEST, DIAGNOSTICS = "last.pt", "best.pt", "diagnostics.csv"
+
+
+def remove_checkpoints(folder: Path, keep_best: bool) -> None:
+    """Remove what a run that has ended leaves behind, its chosen network only where that need not stay. What cannot be
+    removed now is tried again when the study is opened.
+    """
+    names = [LAST, "last.partial", "best.partial"] + ([] if keep_best else [BEST])
+    try:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        log.info("%s: its checkpoints cannot be removed: %s", folder, error)
 
 
 class StorageFailed(Exception):

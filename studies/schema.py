@@ -135,6 +135,10 @@ class ResourcesSection(Section):
         return bool(self.workers != 1)
 
 
+class CheckpointsSection(Section):
+    keep: int | None = Field(default=5, ge=1)
+
+
 class ConfirmSection(Section):
     top: int = Field(default=3, ge=1)
     seeds: int = Field(default=5, ge=1)
@@ -169,6 +173,7 @@ class StudyFile(Section):
     budget: BudgetSection = BudgetSection()
     resources: ResourcesSection = ResourcesSection()
     retries: int = Field(default=2, ge=0, le=100)
+    checkpoints: CheckpointsSection = CheckpointsSection()
     confirm: ConfirmSection | None = None
     tracking: TrackingSection = TrackingSection()
 

@@ -108,6 +108,7 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
     trial = next((trial for trial in found if trial.number == number), None)
     if trial is None:
         raise StudyError(f"run {run_id}: Optuna's storage has no {stage} trial {number} of study {name!r}")
+    checkpoint = folder.run(stage, number) / BEST
     if stage == "search":
         label, seed, point = f"{name} trial {number}", plan.study.seed, plan.space.point_of(trial.params)
     else:
@@ -116,9 +117,17 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
             Pair(*trial.user_attrs["pair"]).seed,
             trial.user_attrs["point"],
         )
-    return TrainedRun(
-        folder, plan, stage, label, run_id, plan.run_settings(point, seed), folder.run(stage, number) / BEST
-    )
+    if stage == "search" and trial.state.is_finished() and not checkpoint.exists():
+        raise StudyError(f"{label}: {_why_removed(trial, plan.study.checkpoints.keep)}")
+    return TrainedRun(folder, plan, stage, label, run_id, plan.run_settings(point, seed), checkpoint)
+
+
+def _why_removed(trial: FrozenTrial, keep: int | None) -> str:
+    if "best" not in trial.user_attrs:
+        return "it failed, and checkpoints of failed trials are not kept"
+    if keep is None:
+        return "its checkpoint is not there any more"
+    return f"its checkpoint was removed: only the best {keep} trials (of each block) keep theirs (`checkpoints.keep`)"
 
 
 def _runs(journal: Path, text: str) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ generator as it was. Only the data set is kept, once a process.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import traceback
@@ -141,6 +142,18 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
         tune.report({PAYLOAD: json.dumps({"ending": ending})})
     finally:
         faulthandler.cancel_dump_traceback_later()
+        if device.type == "cuda":
+            leave_card()
+
+
+def leave_card() -> None:
+    """Give back the memory of the card that torch keeps for this process, also after it ran out: others share the card,
+    and this process may be idle now.
+    """
+    import torch
+
+    gc.collect()  # a failed step's tensors may hang in a cycle with its traceback
+    torch.cuda.empty_cache()
 
 
 def test_here(settings: RunSettings, folder: Path, device: torch.device, dataset: MultimodalDataset) -> Tested:

@@ -21,11 +21,14 @@ HOME = Path(os.environ.get("FAULTY_HOME", "."))
 
 @dataclass(frozen=True)
 class FaultySettings(DropoutSettings):
-    """`fault` happens in the epoch `at`, `kill_once` only once; every epoch takes `slow` seconds longer."""
+    """`fault` happens in the epoch `at`, `kill_once` only once; every epoch takes `slow` seconds longer, and leaves a
+    line in the file `trace` when it begins: node, process, epoch. While there is a file `trace`.hold it does not end.
+    """
 
     fault: Literal["none", "nan", "memory", "error", "kill", "kill_once", "hang"] = "none"
     at: int = setting(2, ge=0)
     slow: float = setting(0.0, ge=0.0)
+    trace: str = ""
 
 
 class Faulty(Dropout):
@@ -35,6 +38,8 @@ class Faulty(Dropout):
     def start_epoch(self, epoch, combinations, generator):
         super().start_epoch(epoch, combinations, generator)
         self.fault = self.settings.fault if epoch == self.settings.at else "none"
+        if self.settings.trace:
+            leave_trace(self.settings.trace, epoch)
         time.sleep(self.settings.slow)
 
     def losses(self, seen, generator):
@@ -51,6 +56,15 @@ class Faulty(Dropout):
             time.sleep(600)
         found = super().losses(seen, generator)
         return StepLosses(found.total * torch.nan, *found[1:]) if self.fault == "nan" else found
+
+
+def leave_trace(file: str, epoch: int) -> None:
+    import ray
+
+    with open(file, "a") as trace:
+        trace.write(f"{ray.get_runtime_context().get_node_id()} {os.getpid()} {epoch}\n")
+    while os.path.exists(f"{file}.hold"):
+        time.sleep(0.05)
 
 
 METHODS["faulty"] = Faulty

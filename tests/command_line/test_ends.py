@@ -97,6 +97,8 @@ def test_failed_trials_are_a_line_and_no_trial_is_lost(failing):
     assert f"5 of {len(FAULTS)} trials failed" in failing.screen
     assert len(failing.trials) == len(failing.runs) == len(FAULTS)
     assert "Traceback" not in failing.screen
+    left = {int(file.parent.name): file.stem for file in failing.place.path.glob("dmr_runs/small/trials/*/*.pt")}
+    assert left == {failing.trials[fault].number: "best" for fault in ("none", "kill_once")}
 
 
 @pytest.mark.parametrize("objectives", ["one", "two"])

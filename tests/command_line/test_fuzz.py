@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     "budget": {"trials": 9, "minutes": 3.5},
     "resources": {"workers": 1, "cpus": 0.5, "gpus": 0, "concurrent": 2},
     "retries": 0,
+    "checkpoints": {"keep": 2},
 }
 JUNK = st.one_of(
     st.none(),

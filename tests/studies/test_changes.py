@@ -42,9 +42,10 @@ def test_the_same_document_has_no_changes() -> None:
         changed(budget={"trials": 100, "minutes": 5.0}),
         changed(resources={"cpus": 4, "gpus": 1}),
         changed(retries=5),
+        changed(checkpoints={"keep": None}),
     ],
 )
-def test_budget_resources_and_retries_may_change(after: dict[str, Any]) -> None:
+def test_what_makes_no_other_trials_may_change(after: dict[str, Any]) -> None:
     assert changed_keys(BEFORE, after) == []
 
 

@@ -20,7 +20,7 @@ from studies.folder import StudyFolder
 from studies.ledger import Ledger
 from studies.mlflow_store import open_store
 from studies.plan import StudyPlan, make_plan
-from studies.reporters import LAST
+from studies.reporters import BEST, LAST
 from studies.tracking import Tracker
 
 METRICS = {"val/accuracy_mean": 0.5, "val/accuracy_worst": 0.25, "train/loss": 1.0}
@@ -119,3 +119,85 @@ def test_the_study_says_on_which_data_and_with_which_versions_it_ran(
     assert versions["python"] == platform.python_version()
     assert versions["torch"] == torch.__version__
     assert {"ray", "optuna", "mlflow"} <= set(versions)
+
+
+class Trials:
+    """Ends trials of a study that keeps the checkpoint of one, and those with the file's own values."""
+
+    def __init__(
+        self, tracker: Tracker, folder: StudyFolder, storage: optuna.storages.BaseStorage, budget: int
+    ) -> None:
+        document = {
+            "name": "s",
+            "dataset": {"name": "digits"},
+            "budget": {"trials": budget},
+            "checkpoints": {"keep": 1},
+        }
+        plan = make_plan(document, "s.yaml")
+        self.folder, self.ledger = folder, Ledger(plan, storage, tracker, folder, known=True)
+        self.ledger.open()
+
+    def begin(self) -> int:
+        """A trial that runs and has both checkpoints."""
+        record = self.ledger.begin()
+        assert record is not None
+        place = self.folder.run("search", record.number)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in (BEST, LAST):
+            (place / name).touch()
+        return record.number
+
+    def end(self, number: int, value: float, ending: Ending) -> None:
+        metrics = METRICS | {"val/accuracy_mean": value}
+        self.ledger.epoch(number, EpochReport(0, metrics, 0, metrics, BEST_VALUES))
+        self.ledger.finish(number, ending)
+
+    def left(self) -> list[str]:
+        return sorted(f"{file.parent.name[-1]}/{file.stem}" for file in self.folder.path.glob("trials/*/*.pt"))
+
+
+def test_checkpoints_that_nobody_needs_go_as_trials_end(tracker: Tracker, tmp_path: Path) -> None:
+    trials = Trials(tracker, StudyFolder(tmp_path, "s"), optuna.storages.InMemoryStorage(), 6)
+    for _ in range(5):
+        trials.begin()
+    trials.end(0, 0.1, Ending("completed"))  # the file's own values
+    trials.end(1, 0.6, Ending("completed"))
+    trials.end(2, 0.9, Ending("error", "a fault"))
+    trials.end(3, 0.7, Ending("pruned"))
+    assert trials.left() == ["0/best", "3/best", "4/best", "4/last"]
+    trials.end(4, 0.5, Ending("completed"))
+    assert trials.left() == ["0/best", "3/best"]
+
+
+def test_a_checkpoint_goes_only_when_optuna_knows_and_else_when_the_study_is_opened_again(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    trials = Trials(tracker, folder, storage, 4)
+    for _ in range(4):
+        trials.begin()
+    trials.end(0, 0.1, Ending("completed"))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.ledger.study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.end(1, 0.6, Ending("completed"))
+    assert {"1/best", "1/last"} <= set(trials.left())
+    with monkeypatch.context() as patch:
+        patch.setattr("studies.bookkeeping.remove_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.end(2, 0.5, Ending("error", "a fault"))
+    assert {"2/best", "2/last"} <= set(trials.left())
+    (folder.run("search", 2) / "best.partial").touch()
+
+    again = Trials(tracker, folder, storage, 4)
+    assert again.left() == ["0/best", "1/best", "1/last", "3/best", "3/last"]
+    assert not (folder.run("search", 2) / "best.partial").exists()
+    again.begin()
+    again.begin()
+    again.end(1, 0.6, Ending("completed"))
+    again.end(3, 0.2, Ending("completed"))
+    assert again.left() == ["0/best", "1/best"]

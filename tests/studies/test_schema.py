@@ -221,6 +221,7 @@ def test_wrong_types(keys: dict[str, Any], message: str) -> None:
             "resources.gpus: got 0.5 with 2 workers; allowed below 1: only with one worker",
         ),
         ({"retries": -1}, "retries: got -1; allowed: greater than or equal to 0"),
+        ({"checkpoints": {"keep": 0}}, "checkpoints.keep: got 0; allowed: greater than or equal to 1"),
         ({"deployment": {"top_left": 1.5}}, "deployment.top_left: got 1.5; allowed: less than or equal to 1"),
         ({"deployment": {"top_left": -0.1}}, "deployment.top_left: got -0.1; allowed: greater than or equal to 0"),
     ],

@@ -13,6 +13,7 @@ from optuna.trial import TrialState, create_trial
 from studies.errors import StudyError
 from studies.folder import Places, StudyFolder, write_text
 from studies.plan import make_plan
+from studies.reporters import BEST
 from studies.trained import find_run, find_winner
 from studies.yaml_files import to_yaml
 
@@ -54,6 +55,10 @@ class Store:
         trial = create_trial(state=state, value=value, params=params, distributions=spread, user_attrs=attributes)
         self.studies[study].add_trial(trial)
         stage = "search" if pair is None else "confirm"
+        checkpoint = self.folder.run("search" if pair is None else "confirm", number) / BEST
+        checkpoint.parent.mkdir(parents=True)
+        if best is not None:
+            checkpoint.touch()
         run = ID.format(len(self.lines) + 1)
         self.lines.append(f'{{"op":"run","key":"{stage}/{number}","id":"{run}"}}\n')
         self.folder.journal.write_text("".join(self.lines))
@@ -97,6 +102,18 @@ def test_runs_are_found_by_id_in_the_journals(tmp_path: Path) -> None:
     assert find_run(ID.format(5), tmp_path).settings.seed == 7
     with pytest.raises(StudyError, match=f"run {ID.format(9)}: no study in .* has it"):
         find_run(ID.format(9), tmp_path)
+
+
+def test_a_checkpoint_that_was_removed_is_said_to_be(tmp_path: Path) -> None:
+    store = Store(tmp_path, "val/accuracy_mean")
+    fill(store, [0.5, 0.9, 0.7])
+    (tmp_path / "s/trials/0000/best.pt").unlink()
+    with pytest.raises(
+        StudyError, match=r"^s trial 0: its checkpoint was removed: .* best 5 trials .*`checkpoints.keep`"
+    ):
+        find_run(ID.format(1), tmp_path)
+    with pytest.raises(StudyError, match=r"^s trial 3: it failed, and checkpoints of failed trials are not kept$"):
+        find_run(ID.format(4), tmp_path)
 
 
 def test_a_study_without_a_successful_trial_has_no_winner(tmp_path: Path) -> None:

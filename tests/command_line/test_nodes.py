@@ -1,0 +1,161 @@
+"""A study on a simulated cluster, several raylets on this machine, whose nodes and drivers die and to which nodes come.
+
+The head has no CPUs for trials, every other node has one. What has to happen while trials run happens while they are
+held, so that no test depends on how fast this machine is.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+from ray._private.authentication_test_utils import reset_auth_token_state
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+HERE = Path(__file__).parent
+EPOCHS = 6
+SEEN_SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 6}
+
+
+class Start(NamedTuple):
+    """An epoch began."""
+
+    node: str
+    process: int
+    epoch: int
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """With token authentication and a token and sessions of its own; the path is short, since sockets lie below it."""
+    home = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))
+    (home / "token").touch(mode=0o600)
+    (home / "token").write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "token"))
+        patch.setenv("RAY_TMPDIR", str(home))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        reset_auth_token_state()
+        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": SEEN_SOON}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        yield cluster
+        cluster.shutdown()
+    reset_auth_token_state()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> Iterator[Cluster]:
+    """Two nodes for trials; those that are left go with the test."""
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture
+def place(workplace: Any, nodes: Cluster) -> Any:
+    workplace.with_faulty_method()
+    return workplace
+
+
+def write(place: Any, **changes: Any) -> None:
+    """Trials of 2 s, each of which writes down where its epochs begin."""
+    place.write_slow(
+        **{"train__epochs": EPOCHS, "model__slow": 0.3, "model__trace": str(place.path / "trace")} | changes
+    )
+
+
+def starts(place: Any) -> list[Start]:
+    file = place.path / "trace"
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    return [Start(node, int(process), int(epoch)) for node, process, epoch in lines]
+
+
+def hold(place: Any, after: int = 2) -> Any:
+    """Hold the trials as soon as one has begun the epoch `after`; returns the last one's start."""
+    place.wait_for(lambda: starts(place) and starts(place)[-1].epoch >= after)
+    (place.path / "trace.hold").touch()
+    time.sleep(1.0)  # the epochs that run come to their end, and the next ones begin
+    return starts(place)[-1]
+
+
+def release(place: Any) -> None:
+    (place.path / "trace.hold").unlink()
+
+
+def node_of(cluster: Cluster, start: Start) -> Any:
+    return next(node for node in cluster.worker_nodes if node.node_id == start.node)
+
+
+def ended(driver: Any) -> str:
+    _, err = driver.communicate(timeout=120)
+    assert driver.returncode == 0, err
+    return str(err)
+
+
+def test_a_node_dies_others_come_and_every_trial_and_epoch_is_there_once(place: Any, nodes: Cluster) -> None:
+    write(place, budget={"trials": 8}, retries=1)
+    driver = place.start("run", "small.yaml", "--address", nodes.address)
+    nodes.remove_node(node_of(nodes, hold(place)), allow_graceful=False)
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    living = {node.node_id for node in nodes.worker_nodes}
+    place.wait_for(lambda: living <= {start.node for start in starts(place)})
+    release(place)
+    ended(driver)
+    place.assert_exact(8, EPOCHS)
+    assert len(starts(place)) == 8 * EPOCHS + 1, "the epoch in flight is trained again, and nothing else"
+
+
+def test_a_pre_emption_that_was_announced_is_no_retry_and_a_death_is(place: Any, nodes: Cluster) -> None:
+    write(place, budget={"trials": 3}, retries=0)
+    driver = place.start("run", "small.yaml", "--address", nodes.address)
+    announced = node_of(nodes, hold(place))
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = GcsClient(address=nodes.address).drain_node(
+        announced.node_id, reason, "spot capacity", time.time_ns() // 10**6 + 500
+    )
+    assert accepted, why
+    nodes.remove_node(announced, allow_graceful=False)
+    new = nodes.add_node(num_cpus=1)
+    place.wait_for(lambda: starts(place)[-1].node == new.node_id)
+    nodes.remove_node(new, allow_graceful=False)
+    place.wait_for(lambda: TrialState.FAIL in place.states())
+    release(place)
+    err = ended(driver)
+    assert sorted(trial.user_attrs["stop_reason"] for trial in place.optuna_trials()) == [
+        "completed",
+        "completed",
+        "lost",
+    ]
+    assert "lost: its node died" in err
+    assert "1 of 3 trials failed" in err
+
+
+def test_the_driver_is_killed_and_another_goes_on(place: Any, nodes: Cluster) -> None:
+    write(place, budget={"trials": 4}, retries=0)
+    driver = place.start("run", "small.yaml", "--address", nodes.address)
+    trials = {start.process for start in [hold(place)]}
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate(timeout=60)
+    place.wait_for(lambda: not any(psutil.pid_exists(process) for process in trials), 20.0)
+    release(place)
+    ended(place.start("resume", "small", "--address", nodes.address))
+    place.assert_exact(4, EPOCHS)
+    assert len(starts(place)) <= 4 * EPOCHS + 2
