@@ -101,7 +101,7 @@ def test_every_kind_of_input_in_every_combination(tmp_path: Path, monkeypatch: p
     found = model.predict(pd.DataFrame(requests(plan, 4)))
     seen = centre_crop(plan.dataset, plan.run_settings({}, 0).augment)
     observer = ClassPredictions(tmp_path / "p.npz", seen, seen.splits["val"], plan.combinations)
-    evaluate(network, seen, Batches(seen.splits["val"], torch.device("cpu")), plan.combinations, observer)
+    evaluate(network, seen, Batches(seen.splits["val"], torch.device("cpu")), plan.combinations, observer=observer)
     expected = observer.probabilities[:, :4].swapaxes(0, 1).reshape(-1, 3)
     np.testing.assert_allclose(np.array(found["probabilities"].tolist()), expected, rtol=1e-5, atol=1e-7)
     variance = observer.variance[:, :4].T.reshape(-1)
