@@ -48,6 +48,7 @@ def read_page() -> Callable[[str], Any]:
     return read
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long to set up is set up once: its tests run in one process (`--dist loadgroup`)."""
     for item in items:
