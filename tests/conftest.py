@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-SHARED = {"confirmed", "confirmed_digits", "confirmed_planted", "failing", "finished"}
+SHARED = {"confirmed", "confirmed_digits", "confirmed_planted", "failing", "finished", "served", "two"}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,7 +52,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, make_workplace: Any) -> Iterator[Served]:
-    place = make_workplace(tmp_path_factory.mktemp("serve"), {})
+    place = make_workplace(tmp_path_factory.mktemp("serve"))
     place.run("train", STUDY, "--set", "train.epochs=3")
     (run,) = place.mlflow_runs("digits", "train")
     place.run("evaluate", run.info.run_id, "--predictions", "p.npz")

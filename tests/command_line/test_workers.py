@@ -19,11 +19,9 @@ POINTS = [
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, sensors, make_workplace):
+def two(tmp_path_factory, make_workplace):
     """A study of trials with two workers each, and the same trials with one worker, in one workplace."""
-    path = tmp_path_factory.mktemp("workers")
-    (path / "sensors").symlink_to(sensors)
-    place = make_workplace(path).with_faulty_method()
+    place = make_workplace(tmp_path_factory.mktemp("workers")).with_faulty_method()
     for name, resources, trials in (("two", {"workers": 2, "cpus": 0.5}, 5), ("one", {"workers": 1, "cpus": 1}, 2)):
         place.write(
             name,
