@@ -7,7 +7,7 @@ PIP := .venv/bin/pip --disable-pip-version-check install --quiet
 READY := .venv/ready
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadgroup
 
-.PHONY: setup study test check lint slow clean
+.PHONY: setup study test check lint slow long clean
 
 setup: $(READY)
 
@@ -29,7 +29,11 @@ lint: $(READY)
 	.venv/bin/mypy
 
 slow: $(READY)
-	$(PYTEST) -m "slow or cluster"
+	$(PYTEST) -m "(slow or cluster) and not long"
+
+# What the 20 minutes of `make check` have no room for.
+long: $(READY)
+	$(PYTEST) -m long
 
 check: lint test slow
 

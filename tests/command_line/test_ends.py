@@ -101,7 +101,7 @@ def test_failed_trials_are_a_line_and_no_trial_is_lost(failing):
     assert left == {failing.trials[fault].number: "best" for fault in ("none", "kill_once")}
 
 
-@pytest.mark.parametrize("objectives", ["one", "two"])
+@pytest.mark.parametrize("objectives", ["one", pytest.param("two", marks=pytest.mark.long)])
 def test_the_time_budget_ends_running_trials(workplace, objectives):
     faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.35})
     done = workplace.dmr("run", "small.yaml")
@@ -132,7 +132,7 @@ def test_the_time_budget_before_the_first_epoch(workplace):
     assert "no trial succeeded" in done.stderr
 
 
-@pytest.mark.parametrize("objectives", ["one", "two"])
+@pytest.mark.parametrize("objectives", ["one", pytest.param("two", marks=pytest.mark.long)])
 def test_a_pruned_trial(workplace, objectives):
     """The last two cannot learn, and are stopped after their grace."""
     faulty(

@@ -96,7 +96,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=1_100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=700, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(content=st.one_of(mutated(), mutated(), mutated(), mutated(), mutated(), st.binary(max_size=200)))
 def test_any_file_is_a_study_or_a_clear_mistake(workplace, monkeypatch, content):
     monkeypatch.chdir(workplace.path)

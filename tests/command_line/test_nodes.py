@@ -123,6 +123,7 @@ def test_a_node_dies_others_come_and_every_trial_and_epoch_is_there_once(place: 
     assert len(starts(place)) == 8 * EPOCHS + 1, "the epoch in flight is trained again, and nothing else"
 
 
+@pytest.mark.long
 def test_a_pre_emption_that_was_announced_is_no_retry_and_a_death_is(place: Any, nodes: Cluster) -> None:
     write(place, budget={"trials": 3}, retries=0)
     driver = place.start("run", "small.yaml", "--address", nodes.address)

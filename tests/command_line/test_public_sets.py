@@ -19,10 +19,13 @@ CASES = {
     "nyuv2": ("nyuv2", {"model.encoder": MAPS, "augment.crop": "[16, 24]"}, "miou"),
 }
 RUN = {"crema_d", "nyuv2"}
+LONG = {"crema_d", "casia_surf"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", CASES)
+@pytest.mark.parametrize(
+    "release", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in CASES]
+)
 def test_from_a_release_to_a_heatmap(
     release: str, tmp_path: Path, make_workplace: Any, write_release: Callable[[str, Path], Path]
 ) -> None:

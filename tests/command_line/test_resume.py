@@ -68,6 +68,7 @@ def test_the_driver_is_killed_three_times_and_the_study_ends_with_its_budget(wor
     assert left == {(number, "best") for number in {0, *(trial.number for trial in best)}}  # 0: the file's own values
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_trial_processes_are_killed_and_every_epoch_is_there_once(workplace):
     workplace.write_slow(budget={"trials": 6}, retries=5)

@@ -27,7 +27,7 @@ def epochs_recorded(place) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["locked", "read-only"])
+@pytest.mark.parametrize("how", ["locked", pytest.param("read-only", marks=pytest.mark.long)])
 def test_mlflow_cannot_be_written_for_20_seconds_and_nothing_is_lost_or_doubled(workplace, how):
     workplace.write_slow(budget={"trials": 8}, train__epochs=12)
     driver = workplace.start("run", "small.yaml")
@@ -53,6 +53,7 @@ def test_mlflow_cannot_be_written_for_20_seconds_and_nothing_is_lost_or_doubled(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_an_mlflow_server_dies_and_comes_back_at_the_next_resume(workplace):
     port = free_port()

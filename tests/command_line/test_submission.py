@@ -183,6 +183,7 @@ def test_nobody_without_the_token_gets_in(cluster: Cluster) -> None:
         urllib.request.urlopen(f"{cluster.environment['RAY_API_SERVER_ADDRESS']}/api/jobs/", timeout=30)
 
 
+@pytest.mark.long
 def test_a_cluster_grows_from_nothing_to_the_trials_that_wait(
     workplace: Any, home: Path, environment: dict[str, str]
 ) -> None:

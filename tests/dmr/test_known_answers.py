@@ -50,7 +50,7 @@ def trained(dataset, select: str, encoder: dict[str, int], **train) -> training.
     return training.test(dataset, settings, torch.device("cpu"), kept.network)
 
 
-@pytest.mark.parametrize(("modalities", "largest_gap"), [(3, 0.02), (4, 0.025)])
+@pytest.mark.parametrize(("modalities", "largest_gap"), [(3, 0.02), pytest.param(4, 0.025, marks=pytest.mark.long)])
 def test_planted_data(modalities: int, largest_gap: float) -> None:
     dataset = planted(PlantedSettings(modalities=modalities, train=10_000, test=20_000))
     combinations = all_combinations(dataset.modality_names)

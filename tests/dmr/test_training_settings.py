@@ -176,7 +176,7 @@ def _losses(dataset: MultimodalDataset, settings: RunSettings) -> list[Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("method", ["dmrnet", "dedicated"])
+@pytest.mark.parametrize("method", ["dmrnet", pytest.param("dedicated", marks=pytest.mark.long)])
 def test_compiled_encoders_give_the_same(
     method: str, make_dataset: MakeDataset, make_settings: MakeSettings, early: Early, memory_reporter: Any
 ) -> None:
