@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.artifacts import Samples
 from analysis.comparison_frames import combination_frame, relations, summary_frame
 from analysis.comparison_notes import comparison_notes
-from analysis.entries import BEST, Entries, find_entries
+from analysis.entries import Entries, find_entries
 from analysis.entries import Entry as Entry
 from analysis.pairs import sample_tests
 from analysis.results import StudyResults
@@ -145,7 +145,7 @@ def _reference(entries: Sequence[Entry], label: str | None, study: str, method: 
     short = None if method is None else method.rpartition(":")[2]
     own = [entry for entry in entries if entry.study == study and entry.model == method]
     own = [entry for entry in own if entry.method in (method, short)] or own
-    own = [entry for entry in own if entry.config.startswith(BEST)] or own
+    own = [entry for entry in own if entry.is_best] or own
     return (own or list(entries))[0]
 
 

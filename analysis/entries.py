@@ -44,9 +44,14 @@ class Entry:
     run_ids: tuple[str, ...]
 
     @property
+    def is_best(self) -> bool:
+        """Whether the search put it first, of its block."""
+        return BEST in self.config.split(", ")
+
+    @property
     def is_defaults(self) -> bool:
         """Whether these are the file's own values."""
-        return DEFAULTS in self.config
+        return DEFAULTS in self.config.split(", ")
 
 
 class Entries(NamedTuple):

@@ -82,7 +82,7 @@ def entry_points(comparison: Comparison) -> Points:
     for entry in comparison.entries:
         worst = entry.values.min(axis=1) if comparison.mode == "max" else entry.values.max(axis=1)
         x, y = (bootstrap_mean(values, 0) for values in (entry.values[:, full], worst))
-        role = "defaults" if "defaults" in entry.config.split(", ") else ""
+        role = "defaults" if entry.is_defaults else ""
         rows.append((entry.label, x.estimate, y.estimate, entry.method, role, x.low, x.high, y.low, y.high))
     columns = ["label", "full", "worst", "method", "role", "full_low", "full_high", "worst_low", "worst_high"]
     frame = pd.DataFrame(rows, columns=columns).set_index("label")

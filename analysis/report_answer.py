@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare import Comparison
-from analysis.entries import BEST, Entry
+from analysis.entries import Entry
 from analysis.pairs import common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
 from analysis.results import StudyResults, combination_values, trial_values
@@ -177,7 +177,7 @@ def _expected(entry: Entry, comparison: Comparison) -> Iterator[str]:
 
 def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Iterator[str]:
     """Did it beat the other methods? Each one by the configuration its own search put first."""
-    rivals = [one for one in comparison.entries if one.method != entry.method and BEST in one.config]
+    rivals = [one for one in comparison.entries if one.method != entry.method and one.is_best]
     if not rivals:
         yield "No other method was confirmed beside it, so this study says nothing about baselines."
         return

@@ -233,6 +233,18 @@ def test_the_reference_may_be_named(written: tuple[Study, Comparison]) -> None:
         compared(study, reference="plain")
 
 
+def test_the_tenth_best_is_not_the_best(new_study: NewStudy) -> None:
+    study = new_study()
+    confirm(study, "a", "best 1", 0, 1, draw(1, 0.4, 7))
+    confirm(study, "a", "best 10, defaults", 1, 1, draw(2, 0.9, 7))
+    found = compared(study, method="a")
+    assert [(entry.config, entry.is_best, entry.is_defaults) for entry in found.entries] == [
+        ("best 10, defaults", False, True),
+        ("best 1", True, False),
+    ]
+    assert found.reference == "a best 1"
+
+
 def test_runs_that_failed_or_run_or_are_of_an_earlier_confirmation_fall_out(new_study: NewStudy) -> None:
     study = new_study()
     for seed in (1, 2, 3):
