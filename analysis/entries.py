@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.results import StudyResults, trial_values
+from analysis.results import StudyResults, stage_of, trial_values
 from analysis.statistics import Floats
 from dmr.combinations import Combinations, evaluated_combinations
 
@@ -120,7 +120,7 @@ def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
 def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
     """The best trial of each method by the first objective."""
     runs = results.runs.loc[values.index].reset_index().set_index("trial")
-    order = [trial for trial in trial_values(results).index if trial in runs.index]
+    order = [trial for trial in trial_values(stage_of(results, "search")).index if trial in runs.index]
     for method, own in runs.loc[order].groupby("method", sort=False):
         yield _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
 

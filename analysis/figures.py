@@ -5,7 +5,6 @@ why there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from matplotlib.figure import Figure
 
@@ -86,12 +85,6 @@ def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
         f"How much better or worse in {metric} each method is than {comparison.reference}, on every combination.",
         lambda: draw_heatmap(method_difference_table(comparison)),
     )
-
-
-def stage_of(results: StudyResults, stage: str) -> StudyResults:
-    """The runs of one stage alone."""
-    runs, table = results.runs, results.table
-    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
 
 
 def _no_comparison(metric: str) -> Iterator[Drawn]:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +127,12 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
         runs=runs[list(RUN_COLUMNS)].set_index("run"),
         table=_tidy(runs, cells, searched, modalities),
     )
+
+
+def stage_of(results: StudyResults, stage: str) -> StudyResults:
+    """The runs of one stage alone."""
+    runs, table = results.runs, results.table
+    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
 
 
 def trial_values(results: StudyResults) -> pd.DataFrame:

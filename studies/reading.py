@@ -48,7 +48,7 @@ def heatmap(
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
-    from analysis.figures import stage_of
+    from analysis.results import stage_of
     from analysis.trials import DEFAULTS, default_trials, write_heatmap
     from studies.folder import StudyFolder, resolve_storage
 
@@ -82,7 +82,8 @@ def figures(
     from analysis.artifacts import read_artifact
     from analysis.compare import compare
     from analysis.drawing import save_figure
-    from analysis.figures import stage_of, study_figures
+    from analysis.figures import study_figures
+    from analysis.results import stage_of
     from studies.folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)

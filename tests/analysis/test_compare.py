@@ -322,6 +322,18 @@ def test_a_confirmed_study_beside_one_that_is_not_is_compared_on_val(new_study: 
     assert found.notes[0].startswith("other: nothing is confirmed")
 
 
+def test_what_a_confirmation_has_on_val_does_not_choose_the_best_of_the_search(new_study: NewStudy) -> None:
+    one, other = new_study(name="one"), new_study(name="other")
+    one.trial(0, [0.75] * 7)
+    one.trial(1, [0.5] * 7)
+    one.trial(1, [1.0] * 7, stage="confirm", seed=1)
+    other.trial(0, [0.25] * 7)
+    assert [(entry.label, entry.trial) for entry in compared(one, other).entries] == [
+        ("one: dmrnet best 1", 0),
+        ("other: dmrnet best 1", 0),
+    ]
+
+
 def test_two_studies_are_told_apart_and_share_the_tests(new_study: NewStudy) -> None:
     one, other = new_study(name="one", tags={"deployment": '{"rgb": 0.5}'}), new_study(name="other")
     for study, chance in ((one, 0.5), (other, 0.9)):
