@@ -17,7 +17,7 @@ from analysis.entries import Entry
 from analysis.pairs import common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
 from analysis.results import StudyResults, combination_values, trial_values
-from analysis.statistics import Interval, bootstrap_mean, shapley
+from analysis.statistics import Interval, bootstrap_mean, holm, shapley
 from dmr.combinations import SEPARATOR
 
 LEVEL = 0.05
@@ -206,30 +206,36 @@ def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Ite
 
 
 def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iterator[str]:
-    summary = comparison.summary.loc[[one.label for one in rivals]]
-    for column, smallest, words in (
-        ("p_samples_holm", "smallest_p_samples", "over test samples, which speaks of these trained networks alone,"),
-        ("p_seeds_holm", "smallest_p_seeds", "over seeds, which also covers training,"),
+    """Scores of samples are better when higher and, in segmentation, not of the metric: their sign is their own."""
+    whole, labels = comparison.summary, [one.label for one in rivals]
+    of = "" if comparison.metric == "accuracy" else "of pixel accuracy "
+    for over, better, words in (
+        (
+            "samples",
+            whole["samples_minus_reference"],
+            f"{of}over test samples, which speaks of these trained networks alone",
+        ),
+        ("seeds", sign * whole["minus_reference"], "over seeds, which also covers training"),
     ):
-        known = summary[summary[column].notna()]
+        known = whole.loc[labels][whole.loc[labels, f"p_{over}_holm"].notna()]
         if known.empty:
             continue
-        count = int(comparison.summary[column].notna().sum())  # Holm's correction is for all of them
-        lowest = min(1.0, count * float(known[smallest].max()))
+        possible = pd.Series(holm(whole[f"smallest_p_{over}"]), whole.index)  # if all had the smallest they can give
+        lowest = possible[known.index].min()
         if lowest > LEVEL:
             yield (
-                f"A paired test {words} cannot decide here: the smallest p it can give, after Holm's correction for "
-                f"{_count(count, 'comparison')}, is {p_text(lowest)}."
+                f"A paired test {words}, cannot decide here: the smallest p it can give, after Holm's correction for "
+                f"{_count(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
             )
             continue
-        told = known[known[column] < LEVEL]
-        worse = told[sign * told["minus_reference"] < 0]["method"].tolist()
-        better = told[sign * told["minus_reference"] > 0]["method"].tolist()
-        parts = [f"{_names(names)} {how}" for names, how in ((worse, "worse"), (better, "better")) if names]
+        told = known[known[f"p_{over}_holm"] < LEVEL].index
+        signs = (("worse", -1.0), ("better", 1.0))
+        groups = [(whole["method"][told[side * better[told] > 0]].tolist(), how) for how, side in signs]
+        parts = [f"{_names(names)} {how}" for names, how in groups if names]
         result = f"finds {' and '.join(parts)}" if parts else "tells none of them from it"
-        rest = len(known) - len(worse) - len(better)
+        rest = len(known) - sum(len(names) for names, _ in groups)
         open_ones = f", and leaves {rest} open" if parts and rest else ""
-        yield f"A paired test {words} {result}{open_ones} (p < {LEVEL:g} after Holm's correction)."
+        yield f"A paired test {words}, {result}{open_ones} (p < {LEVEL:g} after Holm's correction)."
 
 
 def _unconfirmed(search: StudyResults) -> Answer:
