@@ -60,7 +60,7 @@ def answer(search: StudyResults, comparison: Comparison | None, own_method: str 
 
 
 def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
-    """The configuration that the search put first on val. Not the best on test: to choose among many by test and then
+    """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test and then
     report its test value is to report luck as well.
     """
     ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
@@ -90,17 +90,31 @@ def _confirmed(search: StudyResults, comparison: Comparison, own_method: str | N
     found = summaries(entry, comparison)
     seeds = _count(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
+    before = _before(search, entry)
+    which = "the configuration" if before is None else "of those confirmed the configuration"
     headline = (
-        f"{entry.label}{_trial_words(entry)}, the configuration that the search put first on val, reaches a mean "
+        f"{entry.label}{_trial_words(entry)}, {which} that the search put first on val, reaches a mean "
         f"{metric} of {_with_interval(found['mean'])} on test over {count} combinations of modalities, "
         f"{number(found['worst'].estimate)} in its worst combination"
         + (f" and {number(found['full'].estimate)} with all modalities" if "full" in found else "")
         + f" ({seeds})."
     )
     figures = tuple(KeyFigure(name, number(one.estimate), _interval(one)) for name, one in found.items())
-    sentences = [_weakest(entry, comparison), *_shapley(entry, comparison), *_searching(entry, comparison)]
+    sentences = [_weakest(entry, comparison), *_shapley(entry, comparison), *_searching(entry, comparison, before)]
     sentences += [*_expected(entry, comparison), *_others(entry, comparison, own_method)]
+    if before is not None:
+        sentences.insert(
+            0,
+            f"Trial {before} is better on val and has no values on test; `dmr confirm {search.study}` trains the best "
+            "configurations that are not confirmed.",
+        )
     return Answer(headline, figures, tuple(sentences))
+
+
+def _before(search: StudyResults, entry: Entry) -> int | None:
+    """The best trial of the search, None where it is this configuration or no better."""
+    values = trial_values(search).iloc[:, 0]
+    return None if values.empty or values.get(entry.trial) == values.iloc[0] else int(values.index[0])
 
 
 def _weakest(entry: Entry, comparison: Comparison) -> str:
@@ -135,8 +149,11 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _searching(entry: Entry, comparison: Comparison) -> Iterator[str]:
+def _searching(entry: Entry, comparison: Comparison, before: int | None) -> Iterator[str]:
     """Did searching pay?"""
+    if entry.is_defaults and before is not None:
+        yield "Whether searching paid is not known: what is better on val than the file's own values is not confirmed."
+        return
     if entry.is_defaults:
         yield "Searching did not pay: the file's own values were the best of the search."
         return
