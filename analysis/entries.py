@@ -93,6 +93,15 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
 
 
+def own_defaults(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
+    """The file's own values that this entry is compared with: with `blocks` those of its own, else those of the study;
+    None where they have no values, and for these themselves.
+    """
+    own = [one for one in entries if one.is_defaults and one.study == entry.study and not entry.is_defaults]
+    alike = [one for one in own if one.method == entry.method]
+    return next(iter(alike if alike or blocks else own), None)
+
+
 def _bare_note(studies: Sequence[str]) -> str:
     return (
         f"{', '.join(studies)}: nothing is confirmed, so these are the best trials of the search, on val; "

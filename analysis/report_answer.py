@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare import Comparison
-from analysis.entries import Entry
+from analysis.entries import Entry, own_defaults
 from analysis.pairs import common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
-from analysis.results import StudyResults, combination_values, trial_values
+from analysis.results import BLOCK, StudyResults, combination_values, trial_values
 from analysis.statistics import Interval, bootstrap_mean, holm, shapley
 from dmr.combinations import SEPARATOR
 
@@ -60,8 +60,8 @@ def answer(search: StudyResults, comparison: Comparison | None, own_method: str 
 
 
 def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
-    """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test and then
-    report its test value is to report luck as well.
+    """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test
+    and then report its test value is to report luck as well.
     """
     ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
     return min(entries, key=lambda entry: ranks.get(entry.trial, len(ranks)))
@@ -100,7 +100,11 @@ def _confirmed(search: StudyResults, comparison: Comparison, own_method: str | N
         + f" ({seeds})."
     )
     figures = tuple(KeyFigure(name, number(one.estimate), _interval(one)) for name, one in found.items())
-    sentences = [_weakest(entry, comparison), *_shapley(entry, comparison), *_searching(entry, comparison, before)]
+    sentences = [
+        _weakest(entry, comparison),
+        *_shapley(entry, comparison),
+        *_searching(entry, comparison, before, BLOCK in search.searched),
+    ]
     sentences += [*_expected(entry, comparison), *_others(entry, comparison, own_method)]
     if before is not None:
         sentences.insert(
@@ -149,7 +153,7 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _searching(entry: Entry, comparison: Comparison, before: int | None) -> Iterator[str]:
+def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks: bool) -> Iterator[str]:
     """Did searching pay?"""
     if entry.is_defaults and before is not None:
         yield "Whether searching paid is not known: what is better on val than the file's own values is not confirmed."
@@ -157,15 +161,15 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None) -> Iter
     if entry.is_defaults:
         yield "Searching did not pay: the file's own values were the best of the search."
         return
-    own = next((one for one in comparison.entries if one.method == entry.method and one.is_defaults), None)
+    own = own_defaults(entry, comparison.entries, blocks)
     seeds = () if own is None else common_seeds(entry, own)
-    if not seeds:
+    if own is None or not seeds:
         yield "Whether searching paid is not known: the file's own values were not confirmed with the same seeds."
         return
     row = row_of(comparison.summary, entry.label)
     interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
     yield (
-        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's own values of {entry.method} the "
+        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's own values of {own.method} the "
         f"mean changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
         f"{_p_words(p_value, len(seeds))}."
     )

@@ -23,6 +23,7 @@ PAGE = 250
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
 RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
 SUMMARIES = ("mean", "worst", "full", "expected")
+BLOCK = "block"  # the parameter of a search in blocks, whose names tables call the method
 VALUES = "combinations.csv"  # the artifact of a run
 Cell = tuple[str | None, str | None, str | None]  # split, metric, combination
 
