@@ -28,7 +28,10 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
         "minus the file's own",
         "difference to the file's own values, of the same block where there are some",
     ),
-    "p_defaults": ("p, own", "exact paired test over seeds against the file's own values"),
+    "p_defaults_holm": (
+        "p, own",
+        "exact paired test over seeds against the file's own values, after Holm's correction",
+    ),
     "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
     "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
 }
