@@ -17,7 +17,7 @@ from analysis.entries import Entry, own_defaults
 from analysis.pairs import common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
 from analysis.results import BLOCK, StudyResults, combination_values, trial_values
-from analysis.statistics import Interval, bootstrap_mean, holm, shapley
+from analysis.statistics import MAX_SEEDS_IN_FULL, Interval, bootstrap_mean, holm, shapley
 from dmr.combinations import SEPARATOR
 
 LEVEL = 0.05
@@ -176,7 +176,7 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
 
 
 def paid(interval: Interval, p_value: float, mode: str) -> str:
-    """The bootstrap of few seeds is too narrow, so the exact test decides; where its smallest p is above the level, all
+    """The bootstrap of few seeds is too narrow, so the test over seeds decides; where its smallest p is above the level, all
     that can be said is that every seed agrees.
     """
     better = interval.estimate > 0 if mode == "max" else interval.estimate < 0
@@ -330,8 +330,10 @@ def _smallest(seeds: int) -> float:
 def _p_words(p_value: float, seeds: int) -> str:
     if not math.isfinite(p_value):
         return ""
+    if seeds > MAX_SEEDS_IN_FULL:  # random signs
+        return f"; test over seeds of this comparison alone p = {p_text(p_value)}"
     smallest = f"the smallest that {_count(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
-    return f"; exact test p = {p_text(p_value)}, {smallest}"
+    return f"; exact test over seeds of this comparison alone p = {p_text(p_value)}, {smallest}"
 
 
 def _excludes_zero(interval: Interval) -> bool:

@@ -22,7 +22,7 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "full": ("full", "all modalities present, mean over seeds"),
     "expected": ("expected", "mean over combinations, weighted by the study's deployment odds"),
     "minus_reference": ("minus reference", "difference of the means"),
-    "p_seeds_holm": ("p, seeds", "exact paired test over seeds, after Holm's correction"),
+    "p_seeds_holm": ("p, seeds", "paired test over seeds, after Holm's correction"),
     "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
     "minus_defaults": (
         "minus the file's own",
@@ -30,7 +30,7 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     ),
     "p_defaults_holm": (
         "p, own",
-        "exact paired test over seeds against the file's own values, after Holm's correction",
+        "paired test over seeds against the file's own values, after Holm's correction",
     ),
     "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
     "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
