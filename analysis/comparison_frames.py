@@ -68,11 +68,8 @@ def combination_frame(
 
 def _level(entry: Entry, sign: float, combinations: Combinations, weights: Floats | None) -> dict[str, Any]:
     """How good an entry is."""
-    means = entry.values.mean(1)
-    mean, iqm = bootstrap_mean(means, SEED), bootstrap_iqm(means, SEED)
-    worst = entry.values.min(1) if sign > 0 else entry.values.max(1)
-    everything = tuple(range(len(combinations.modalities)))
-    has_full = everything in combinations.members
+    summaries = entry.summaries(combinations, "max" if sign > 0 else "min")
+    mean, iqm = bootstrap_mean(summaries["mean"], SEED), bootstrap_iqm(summaries["mean"], SEED)
     level = {
         "study": entry.study,
         "method": entry.method,
@@ -85,8 +82,8 @@ def _level(entry: Entry, sign: float, combinations: Combinations, weights: Float
         "iqm": iqm.estimate,
         "iqm_low": iqm.low,
         "iqm_high": iqm.high,
-        "worst": float(worst.mean()),
-        "full": float(entry.values[:, combinations.full].mean()) if has_full else math.nan,
+        "worst": float(summaries["worst"].mean()),
+        "full": float(summaries["full"].mean()),
     }
     return level if weights is None else level | {"expected": float(entry.values.mean(0) @ weights)}
 

@@ -43,6 +43,16 @@ class Entry:
     values: Floats
     run_ids: tuple[str, ...]
 
+    def summaries(self, combinations: Combinations, mode: str) -> dict[str, Floats]:
+        """(S,) each: mean and worst over combinations, and full, NaN where that is not among them."""
+        everything = tuple(range(len(combinations.modalities)))
+        known = everything in combinations.members  # not where no sample has them all
+        return {
+            "mean": self.values.mean(axis=1),
+            "worst": self.values.min(axis=1) if mode == "max" else self.values.max(axis=1),
+            "full": self.values[:, combinations.full] if known else np.full(len(self.values), np.nan),
+        }
+
     @property
     def is_best(self) -> bool:
         """Whether the search put it first, of its block."""

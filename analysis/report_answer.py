@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.compare import Comparison
 from analysis.entries import Entry, own_defaults
-from analysis.pairs import common_seeds
+from analysis.pairs import SEED, common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
 from analysis.results import BLOCK, StudyResults, combination_values, trial_values
 from analysis.statistics import MAX_SEEDS_IN_FULL, Interval, bootstrap_mean, holm, shapley
@@ -68,13 +68,9 @@ def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
 
 
 def summaries(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
-    """Mean, worst and full of values (S, C), each with its interval over seeds."""
-    worst = entry.values.min(axis=1) if comparison.mode == "max" else entry.values.max(axis=1)
-    columns = {"mean": entry.values.mean(axis=1), "worst": worst}
-    everything = tuple(range(len(comparison.combinations.modalities)))
-    if everything in comparison.combinations.members:  # not where no sample has them all
-        columns["full"] = entry.values[:, comparison.combinations.full]
-    return {name: bootstrap_mean(values, seed=0) for name, values in columns.items()}
+    """Mean, worst and full, where it is known, each with its interval over seeds."""
+    found = entry.summaries(comparison.combinations, comparison.mode)
+    return {name: bootstrap_mean(values, SEED) for name, values in found.items() if not math.isnan(values[0])}
 
 
 def combination_words(name: str, modalities: Sequence[str]) -> str:
@@ -176,8 +172,8 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
 
 
 def paid(interval: Interval, p_value: float, mode: str) -> str:
-    """The bootstrap of few seeds is too narrow, so the test over seeds decides; where its smallest p is above the level, all
-    that can be said is that every seed agrees.
+    """The bootstrap of few seeds is too narrow, so the test over seeds decides; where its smallest p is above the
+    level, all that can be said is that every seed agrees.
     """
     better = interval.estimate > 0 if mode == "max" else interval.estimate < 0
     if interval.n == 1:
