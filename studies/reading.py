@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from studies.commands import NameArgument, StorageOption, command, people
-from studies.credentials import ask_for_password
 from studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def table(
     storage: StorageOption = None,
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
-    results = _results(name, storage, stage, metrics)
+    results = load_results(name, storage, stage, metrics)
     if output == "csv":
         typer.echo(results.table.to_csv(index=False), nl=False)
     elif output == "json":
@@ -59,7 +58,7 @@ def heatmap(
         reference = int(difference_to)
     else:
         raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
-    results = _results(name, storage, "search" if difference_to is None else None, "main")
+    results = load_results(name, storage, "search" if difference_to is None else None)
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
         typer.echo(write_heatmap(stage_of(results, "search"), path, top, reference, default_trials(results)))
@@ -87,7 +86,7 @@ def figures(
     from studies.folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)
-    results = _results(name, storage, None, "main")
+    results = load_results(name, storage, None)
     client = MlflowClient(folder.places().tracking_uri)
     try:
         comparison = compare([results], samples=lambda run: None, method=folder.document()["model"]["method"])
@@ -108,17 +107,21 @@ def figures(
             typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
 
 
-def _results(name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"]) -> StudyResults:
+def load_results(
+    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
+) -> StudyResults:
+    """A study of a storage, see `analysis.results.load_study`.
+
+    Raises:
+        StudyError: there is no such study, or its MLflow store cannot be read.
+    """
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.mlflow_store import TrackingError, check_database, fail_soon
+    from studies.mlflow_store import readable
 
-    fail_soon()
     folder = StudyFolder(resolve_storage(storage), name)
-    document = folder.document()
-    uri, experiment = folder.places().tracking_uri, document["experiment"]
-    try:
-        check_database(uri)
-        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
-    except (LookupError, TrackingError) as error:
-        raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
+    document, uri = folder.document(), folder.places().tracking_uri
+    with readable(uri):
+        return load_study(
+            uri, name, experiment=document["experiment"], key=folder.study_key, stage=stage, metrics=metrics
+        )
