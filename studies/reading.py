@@ -79,27 +79,24 @@ def figures(
     from mlflow import MlflowClient
 
     from analysis.artifacts import read_artifact
-    from analysis.compare import compare
     from analysis.drawing import save_figure
     from analysis.figures import study_figures
+    from analysis.report import compared
     from analysis.results import stage_of
     from studies.folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)
     results = load_results(name, storage, None)
     client = MlflowClient(folder.places().tracking_uri)
-    try:
-        comparison = compare([results], samples=lambda run: None, method=folder.document()["model"]["method"])
-    except ValueError:
-        comparison = None
+    search, confirm = stage_of(results, "search"), stage_of(results, "confirm")
+    comparison, _ = compared(results, search, lambda run: None)
     target = output or folder.figures
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
-    confirm = stage_of(results, "confirm")
     for kind, _, figure in study_figures(
-        stage_of(results, "search"), confirm, comparison, lambda run, path: read_artifact(client, run, path)
+        search, confirm, comparison, lambda run, path: read_artifact(client, run, path)
     ):
         if isinstance(figure, str):
             people().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
