@@ -12,10 +12,10 @@ import pandas as pd
 from analysis.artifacts import Samples
 from analysis.comparison_frames import combination_frame, relations, summary_frame
 from analysis.comparison_notes import comparison_notes
-from analysis.entries import BEST, Entries, find_entries
+from analysis.entries import Entries, find_entries
 from analysis.entries import Entry as Entry
 from analysis.pairs import sample_tests
-from analysis.results import StudyResults
+from analysis.results import BLOCK, StudyResults
 from analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
 
@@ -37,7 +37,7 @@ class Comparison:
             minus_reference: mean difference over the seeds in common, its interval minus_reference_low, _high, and of
             the test over seeds p_seeds, p_seeds_holm, smallest_p_seeds. samples_minus_reference: mean difference of
             the scores of test samples, and of the test over them p_samples, p_samples_holm, smallest_p_samples.
-            minus_defaults: the same over seeds against the file's own values of this method, with _low, _high,
+            minus_defaults: the same over seeds against the file's own values, see `own_defaults`, with _low, _high,
             p_defaults, p_defaults_holm. gap_to_dedicated: how far behind the best `dedicated`. worse_with_more: share
             of samples that get worse when a modality is added. shapley_{modality}, where they are defined.
         by_combination: a row an entry and combination: label, combination, seeds, mean, low, high, iqm,
@@ -93,7 +93,7 @@ def compare(
     sign = 1.0 if first.main_mode == "max" else -1.0
     entries = tuple(sorted(found.entries, key=lambda entry: -sign * float(entry.values.mean())))
     chosen = _reference(entries, reference, first.study, method)
-    related = relations(entries, chosen, sign)
+    related = relations(entries, chosen, sign, {one.study for one in results if BLOCK in one.searched})
     tests = sample_tests(entries, chosen, found.combinations, samples) if found.split == "test" else {}
     odds, several = _deployment(results)
     weights = None if odds is None else _weights(found.combinations, odds)
@@ -145,7 +145,7 @@ def _reference(entries: Sequence[Entry], label: str | None, study: str, method: 
     short = None if method is None else method.rpartition(":")[2]
     own = [entry for entry in entries if entry.study == study and entry.model == method]
     own = [entry for entry in own if entry.method in (method, short)] or own
-    own = [entry for entry in own if entry.config.startswith(BEST)] or own
+    own = [entry for entry in own if entry.is_best] or own
     return (own or list(entries))[0]
 
 

@@ -6,12 +6,12 @@ Letters: S seeds, C combinations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.entries import Entry
+from analysis.entries import Entry, own_defaults
 from analysis.pairs import NO_DIFFERENCE, NOT_TESTED, SEED, Difference, SampleTests, against, difference, paired_values
 from analysis.statistics import Floats, bootstrap_iqm, bootstrap_mean, holm, interquartile_mean
 from dmr.combinations import Combinations
@@ -23,7 +23,7 @@ class Relations(NamedTuple):
     """Who is compared with whom.
 
     Attributes:
-        defaults: by label, the file's own values of the same method; not for these themselves.
+        defaults: by label, see `own_defaults`.
         dedicated: the best entry of one network a combination.
         sign: 1 where more of the metric is better, else −1.
     """
@@ -34,14 +34,10 @@ class Relations(NamedTuple):
     sign: float
 
 
-def relations(entries: Sequence[Entry], reference: Entry, sign: float) -> Relations:
-    """Entries come best first."""
-    defaults = {}
-    for entry in entries:
-        of_study = [one for one in entries if one.is_defaults and one.study == entry.study]
-        own = [one for one in of_study if one.method == entry.method] or of_study
-        if len(own) == 1 and not entry.is_defaults:  # several of other methods: blocks, and this one's has no values
-            defaults[entry.label] = own[0]
+def relations(entries: Sequence[Entry], reference: Entry, sign: float, blocks: Collection[str]) -> Relations:
+    """Entries come best first; `blocks`: the studies whose search has them."""
+    found = {entry.label: own_defaults(entry, entries, entry.study in blocks) for entry in entries}
+    defaults = {label: own for label, own in found.items() if own is not None}
     return Relations(reference, defaults, next((e for e in entries if e.model == DEDICATED), None), sign)
 
 
@@ -72,11 +68,8 @@ def combination_frame(
 
 def _level(entry: Entry, sign: float, combinations: Combinations, weights: Floats | None) -> dict[str, Any]:
     """How good an entry is."""
-    means = entry.values.mean(1)
-    mean, iqm = bootstrap_mean(means, SEED), bootstrap_iqm(means, SEED)
-    worst = entry.values.min(1) if sign > 0 else entry.values.max(1)
-    everything = tuple(range(len(combinations.modalities)))
-    has_full = everything in combinations.members
+    summaries = entry.summaries(combinations, "max" if sign > 0 else "min")
+    mean, iqm = bootstrap_mean(summaries["mean"], SEED), bootstrap_iqm(summaries["mean"], SEED)
     level = {
         "study": entry.study,
         "method": entry.method,
@@ -89,8 +82,8 @@ def _level(entry: Entry, sign: float, combinations: Combinations, weights: Float
         "iqm": iqm.estimate,
         "iqm_low": iqm.low,
         "iqm_high": iqm.high,
-        "worst": float(worst.mean()),
-        "full": float(entry.values[:, combinations.full].mean()) if has_full else math.nan,
+        "worst": float(summaries["worst"].mean()),
+        "full": float(summaries["full"].mean()),
     }
     return level if weights is None else level | {"expected": float(entry.values.mean(0) @ weights)}
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.results import StudyResults, trial_values
+from analysis.results import StudyResults, stage_of, trial_values
 from analysis.statistics import Floats
 from dmr.combinations import Combinations, evaluated_combinations
 
@@ -43,10 +43,25 @@ class Entry:
     values: Floats
     run_ids: tuple[str, ...]
 
+    def summaries(self, combinations: Combinations, mode: str) -> dict[str, Floats]:
+        """(S,) each: mean and worst over combinations, and full, NaN where that is not among them."""
+        everything = tuple(range(len(combinations.modalities)))
+        known = everything in combinations.members  # not where no sample has them all
+        return {
+            "mean": self.values.mean(axis=1),
+            "worst": self.values.min(axis=1) if mode == "max" else self.values.max(axis=1),
+            "full": self.values[:, combinations.full] if known else np.full(len(self.values), np.nan),
+        }
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the search put it first, of its block."""
+        return BEST in self.config.split(", ")
+
     @property
     def is_defaults(self) -> bool:
         """Whether these are the file's own values."""
-        return DEFAULTS in self.config
+        return DEFAULTS in self.config.split(", ")
 
 
 class Entries(NamedTuple):
@@ -88,6 +103,15 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
 
 
+def own_defaults(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
+    """The file's own values that this entry is compared with: with `blocks` those of its own, else those of the study;
+    None where they have no values, and for these themselves.
+    """
+    own = [one for one in entries if one.is_defaults and one.study == entry.study and not entry.is_defaults]
+    alike = [one for one in own if one.method == entry.method]
+    return next(iter(alike if alike or blocks else own), None)
+
+
 def _bare_note(studies: Sequence[str]) -> str:
     return (
         f"{', '.join(studies)}: nothing is confirmed, so these are the best trials of the search, on val; "
@@ -115,7 +139,7 @@ def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
 def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
     """The best trial of each method by the first objective."""
     runs = results.runs.loc[values.index].reset_index().set_index("trial")
-    order = [trial for trial in trial_values(results).index if trial in runs.index]
+    order = [trial for trial in trial_values(stage_of(results, "search")).index if trial in runs.index]
     for method, own in runs.loc[order].groupby("method", sort=False):
         yield _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
 

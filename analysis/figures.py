@@ -5,7 +5,6 @@ why there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from matplotlib.figure import Figure
 
@@ -88,12 +87,6 @@ def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
     )
 
 
-def stage_of(results: StudyResults, stage: str) -> StudyResults:
-    """The runs of one stage alone."""
-    runs, table = results.runs, results.table
-    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
-
-
 def _no_comparison(metric: str) -> Iterator[Drawn]:
     yield "methods", _methods_caption(metric), UNCONFIRMED
     yield (
@@ -162,9 +155,10 @@ def _best_runs(
 
 
 def _classes(search: StudyResults, comparison: Comparison | None, read_artifact: ReadArtifact) -> Figure:
-    own = [entry for entry in comparison.entries if entry.study == search.study] if comparison is not None else []
-    if comparison is not None and own:
-        runs, split, what = own[0].run_ids, str(comparison.split), own[0].label
+    """Of the reference, and so not of the best on test."""
+    if comparison is not None:
+        entry = comparison.entry(comparison.reference)
+        runs, split, what = entry.run_ids, str(comparison.split), entry.label
     else:
         order = trial_values(search).index.intersection(combination_values(search).index, sort=False)
         if order.empty:

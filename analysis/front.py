@@ -5,6 +5,7 @@ Letters: N points.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,10 @@ import pandas as pd
 
 from analysis import drawing
 from analysis.compare import Comparison
+from analysis.pairs import SEED
 from analysis.results import StudyResults, combination_values, trial_values
 from analysis.statistics import bootstrap_mean
-from analysis.trials import methods_of
+from analysis.trials import methods_of, summaries
 from dmr.combinations import combination_name
 
 
@@ -57,7 +59,7 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     if values.empty or full not in values:
         raise ValueError(f"study {results.study}: no trial has values to draw yet")
     methods = methods_of(results)
-    frame = pd.DataFrame({"full": values[full], "worst": _worst(values, results.main_mode)}).dropna()
+    frame = pd.DataFrame({"full": values[full], "worst": summaries(values, results.main_mode)["worst"]}).dropna()
     frame["method"] = methods[frame.index]
     frame["front"] = pareto_front(frame["full"], frame["worst"], results.main_mode)
     frame["role"] = ""
@@ -76,13 +78,18 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
 
 
 def entry_points(comparison: Comparison) -> Points:
-    """Of each configuration: means over seeds, with bootstrap intervals where there are several."""
+    """Of each configuration: means over seeds, with bootstrap intervals where there are several.
+
+    Raises:
+        ValueError: no sample has all modalities.
+    """
     rows = []
-    full = comparison.combinations.full
     for entry in comparison.entries:
-        worst = entry.values.min(axis=1) if comparison.mode == "max" else entry.values.max(axis=1)
-        x, y = (bootstrap_mean(values, 0) for values in (entry.values[:, full], worst))
-        role = "defaults" if "defaults" in entry.config.split(", ") else ""
+        found = entry.summaries(comparison.combinations, comparison.mode)
+        x, y = (bootstrap_mean(found[name], SEED) for name in ("full", "worst"))
+        if math.isnan(x.estimate):
+            raise ValueError(f"data {comparison.dataset}: no sample of {comparison.split} has all modalities")
+        role = "defaults" if entry.is_defaults else ""
         rows.append((entry.label, x.estimate, y.estimate, entry.method, role, x.low, x.high, y.low, y.high))
     columns = ["label", "full", "worst", "method", "role", "full_low", "full_high", "worst_low", "worst_high"]
     frame = pd.DataFrame(rows, columns=columns).set_index("label")
@@ -92,10 +99,6 @@ def entry_points(comparison: Comparison) -> Points:
     seeds = drawing.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
     heading = f"confirmed: {len(frame)} configurations, split {comparison.split}, {seeds}"
     return Points(frame, heading, comparison.metric, comparison.mode)
-
-
-def _worst(values: pd.DataFrame, mode: str) -> pd.Series:
-    return values.min(axis=1) if mode == "max" else values.max(axis=1)
 
 
 def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,12 +14,11 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
-from analysis.results import StudyResults, combination_values, trial_values
+from analysis.results import BLOCK, StudyResults, combination_values, trial_values
 from analysis.trials import methods_of
 
 FEWEST = 8  # trials: fewer say nothing about a correlation
 FOLDS, TREES, SHUFFLES, SEED = 5, 200, 10, 0
-BLOCK = "block"
 
 Floats = npt.NDArray[np.float64]
 

@@ -16,6 +16,7 @@ from scipy import stats
 from analysis.compare import Comparison, Entry
 from analysis.drawing import seeds_text
 from analysis.heatmap import HeatmapTable
+from analysis.pairs import common_seeds, paired_values
 from analysis.trials import summaries
 
 MOST_ROWS = 48
@@ -36,7 +37,7 @@ def method_table(comparison: Comparison) -> HeatmapTable:
         ValueError: there are no entries.
     """
     shown = _shown(comparison)
-    rows = {entry.label: np.nanmean(entry.values, axis=0) for entry in shown}
+    rows = {entry.label: entry.values.mean(axis=0) for entry in shown}
     cells = pd.DataFrame.from_dict(rows, orient="index", columns=list(comparison.combinations.names))
     seeds = seeds_text([len(entry.seeds) for entry in shown])
     return HeatmapTable(
@@ -52,16 +53,13 @@ def method_table(comparison: Comparison) -> HeatmapTable:
 
 
 def method_difference_table(comparison: Comparison) -> HeatmapTable:
-    """The mean difference of each entry to the reference, best first.
+    """The mean difference to the reference of each entry that has seeds in common with it, best first.
 
     Raises:
-        ValueError: there is no entry but the reference.
+        ValueError: there is no such entry.
     """
-    by_label = {entry.label: entry for entry in comparison.entries}
-    if comparison.reference not in by_label:
-        raise ValueError(f"there is no entry {comparison.reference!r} to compare with")
-    reference = by_label[comparison.reference]
-    shown = [entry for entry in _shown(comparison) if entry.label != reference.label]
+    reference = comparison.entry(comparison.reference)
+    shown = [entry for entry in _shown(comparison) if entry is not reference and common_seeds(entry, reference)]
     if not shown:
         raise ValueError(f"there is nothing to compare with {reference.label}")
     found = {entry.label: difference(entry, reference) for entry in shown}
@@ -75,7 +73,7 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
         if several
         else "one seed, so that no interval says which differences are chance"
     )
-    seeds = seeds_text([len(set(entry.seeds) & set(reference.seeds)) for entry in shown])
+    seeds = seeds_text([len(common_seeds(entry, reference)) for entry in shown])
     return HeatmapTable(
         cells=cells,
         summaries=pd.DataFrame({"mean": [float(one.mean[0]) for one in means]}, cells.index),
@@ -92,20 +90,15 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
 
 
 def difference(entry: Entry, reference: Entry) -> Difference:
-    """Of two entries, paired by the seeds they have in common, with Student's t interval: mean ± t(S − 1) s / √S.
-
-    Without a seed in common it is the difference of their means, without an interval.
+    """Of two entries, paired by the seeds they have in common, with Student's t interval: mean ± t(S − 1) s / √S. One
+    seed has none.
     """
-    common = sorted(set(entry.seeds) & set(reference.seeds))
-    nothing = np.full(entry.values.shape[1], np.nan)
-    if not common:
-        return Difference(np.nanmean(entry.values, axis=0) - np.nanmean(reference.values, axis=0), nothing, nothing)
-    one, other = (e.values[[e.seeds.index(seed) for seed in common]] for e in (entry, reference))
-    pairs = one - other
+    one, other = paired_values(entry, reference)
+    pairs, count = one - other, len(one)
     mean = pairs.mean(axis=0)
-    if len(common) == 1:
-        return Difference(mean, nothing, nothing)
-    reach = stats.t.ppf(0.975, len(common) - 1) * pairs.std(axis=0, ddof=1) / np.sqrt(len(common))
+    if count == 1:
+        return Difference(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    reach = stats.t.ppf(0.975, count - 1) * pairs.std(axis=0, ddof=1) / np.sqrt(count)
     return Difference(mean, mean - reach, mean + reach)
 
 

@@ -53,7 +53,7 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
     configurations; else the best trials.
 
     Raises:
-        ValueError: no trial has values of all combinations.
+        ValueError: no trial has values of the combinations.
     """
     searched = [key for key in SAMPLING if key in results.searched]
     if searched:
@@ -86,7 +86,7 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         results.main_mode,
         f"{names}: {results.main_metric} expected when sensors fail",
         f"data {results.dataset}, split {split}; {text}; columns: each modality is missing with this rate, "
-        f"independently, given that one is left; {results.combinations} combinations; bold: best of a column",
+        f"independently, given that one of {results.combinations} combinations is met; bold: best of a column",
     )
 
 

@@ -18,10 +18,9 @@ from typing import Any
 
 import yaml
 
-from analysis.artifacts import read_artifact, samples_reader
+from analysis.artifacts import Samples, read_artifact, samples_reader
 from analysis.compare import Comparison, compare
 from analysis.entries import find_entries
-from analysis.figures import stage_of
 from analysis.pictures import pictures_of
 from analysis.report_answer import answer, chosen
 from analysis.report_facts import commands, facts, notes, space_table
@@ -33,7 +32,7 @@ from analysis.report_tables import (
     failures_table,
     trials_table,
 )
-from analysis.results import StudyResults, load_study, without_password
+from analysis.results import StudyResults, load_study, stage_of, without_password
 
 ENDS_WELL = ("completed", "pruned", "time_budget", "running")
 MESSAGES = 50  # of failed runs that are looked up, each a question to MLflow
@@ -94,7 +93,7 @@ def render(source: Source, figures: Path | None = None) -> str:
     client = MlflowClient(source.tracking_uri)
     parent = client.get_run(both.parent_run_id)
     search, confirmed = stage_of(both, "search"), stage_of(both, "confirm")
-    comparison, why_not = compared(both, search, source.tracking_uri)
+    comparison, why_not = compared(both, search, samples_reader(source.tracking_uri))
     document = yaml.safe_load(source.study_file) or {}
     link = run_links(source.tracking_uri, parent.info.experiment_id)
     pictures, not_drawn = pictures_of(
@@ -140,11 +139,13 @@ def render(source: Source, figures: Path | None = None) -> str:
     )
 
 
-def compared(both: StudyResults, search: StudyResults, tracking_uri: str) -> tuple[Comparison | None, str]:
+def compared(
+    both: StudyResults, search: StudyResults, samples: Callable[[str], Samples | None]
+) -> tuple[Comparison | None, str]:
     """The comparison against what the search put first on val, or why there is none."""
     try:
         reference = chosen(search, find_entries([both]).entries).label
-        return compare([both], reference=reference, samples=samples_reader(tracking_uri)), ""
+        return compare([both], reference=reference, samples=samples), ""
     except ValueError as error:  # no values yet
         return None, f"There is nothing to compare yet: {error}."
 

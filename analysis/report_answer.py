@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.compare import Comparison
-from analysis.entries import BEST, Entry
-from analysis.pairs import common_seeds
+from analysis.entries import Entry, own_defaults
+from analysis.pairs import SEED, common_seeds
 from analysis.report_tables import SHAPLEY, interval_text, number, p_text, row_of
-from analysis.results import StudyResults, combination_values, trial_values
-from analysis.statistics import Interval, bootstrap_mean, shapley
+from analysis.results import BLOCK, StudyResults, combination_values, trial_values
+from analysis.statistics import MAX_SEEDS_IN_FULL, Interval, bootstrap_mean, holm, shapley
 from dmr.combinations import SEPARATOR
 
 LEVEL = 0.05
@@ -60,21 +60,17 @@ def answer(search: StudyResults, comparison: Comparison | None, own_method: str 
 
 
 def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
-    """The configuration that the search put first on val. Not the best on test: to choose among many by test and then
-    report its test value is to report luck as well.
+    """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test
+    and then report its test value is to report luck as well.
     """
     ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
     return min(entries, key=lambda entry: ranks.get(entry.trial, len(ranks)))
 
 
 def summaries(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
-    """Mean, worst and full of values (S, C), each with its interval over seeds."""
-    worst = entry.values.min(axis=1) if comparison.mode == "max" else entry.values.max(axis=1)
-    columns = {"mean": entry.values.mean(axis=1), "worst": worst}
-    everything = tuple(range(len(comparison.combinations.modalities)))
-    if everything in comparison.combinations.members:  # not where no sample has them all
-        columns["full"] = entry.values[:, comparison.combinations.full]
-    return {name: bootstrap_mean(values, seed=0) for name, values in columns.items()}
+    """Mean, worst and full, where it is known, each with its interval over seeds."""
+    found = entry.summaries(comparison.combinations, comparison.mode)
+    return {name: bootstrap_mean(values, SEED) for name, values in found.items() if not math.isnan(values[0])}
 
 
 def combination_words(name: str, modalities: Sequence[str]) -> str:
@@ -90,17 +86,35 @@ def _confirmed(search: StudyResults, comparison: Comparison, own_method: str | N
     found = summaries(entry, comparison)
     seeds = _count(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
+    before = _before(search, entry)
+    which = "the configuration" if before is None else "of those confirmed the configuration"
     headline = (
-        f"{entry.label}{_trial_words(entry)}, the configuration that the search put first on val, reaches a mean "
+        f"{entry.label}{_trial_words(entry)}, {which} that the search put first on val, reaches a mean "
         f"{metric} of {_with_interval(found['mean'])} on test over {count} combinations of modalities, "
         f"{number(found['worst'].estimate)} in its worst combination"
         + (f" and {number(found['full'].estimate)} with all modalities" if "full" in found else "")
         + f" ({seeds})."
     )
     figures = tuple(KeyFigure(name, number(one.estimate), _interval(one)) for name, one in found.items())
-    sentences = [_weakest(entry, comparison), *_shapley(entry, comparison), *_searching(entry, comparison)]
+    sentences = [
+        _weakest(entry, comparison),
+        *_shapley(entry, comparison),
+        *_searching(entry, comparison, before, BLOCK in search.searched),
+    ]
     sentences += [*_expected(entry, comparison), *_others(entry, comparison, own_method)]
+    if before is not None:
+        sentences.insert(
+            0,
+            f"Trial {before} is better on val and has no values on test; `dmr confirm {search.study}` trains the best "
+            "configurations that are not confirmed.",
+        )
     return Answer(headline, figures, tuple(sentences))
+
+
+def _before(search: StudyResults, entry: Entry) -> int | None:
+    """The best trial of the search, None where it is this configuration or no better."""
+    values = trial_values(search).iloc[:, 0]
+    return None if values.empty or values.get(entry.trial) == values.iloc[0] else int(values.index[0])
 
 
 def _weakest(entry: Entry, comparison: Comparison) -> str:
@@ -135,28 +149,31 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
         )
 
 
-def _searching(entry: Entry, comparison: Comparison) -> Iterator[str]:
+def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks: bool) -> Iterator[str]:
     """Did searching pay?"""
+    if entry.is_defaults and before is not None:
+        yield "Whether searching paid is not known: what is better on val than the file's own values is not confirmed."
+        return
     if entry.is_defaults:
         yield "Searching did not pay: the file's own values were the best of the search."
         return
-    own = next((one for one in comparison.entries if one.method == entry.method and one.is_defaults), None)
+    own = own_defaults(entry, comparison.entries, blocks)
     seeds = () if own is None else common_seeds(entry, own)
-    if not seeds:
+    if own is None or not seeds:
         yield "Whether searching paid is not known: the file's own values were not confirmed with the same seeds."
         return
     row = row_of(comparison.summary, entry.label)
     interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
     yield (
-        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's own values of {entry.method} the "
+        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's own values of {own.method} the "
         f"mean changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
         f"{_p_words(p_value, len(seeds))}."
     )
 
 
 def paid(interval: Interval, p_value: float, mode: str) -> str:
-    """The bootstrap of few seeds is too narrow, so the exact test decides; where its smallest p is above the level, all
-    that can be said is that every seed agrees.
+    """The bootstrap of few seeds is too narrow, so the test over seeds decides; where its smallest p is above the
+    level, all that can be said is that every seed agrees.
     """
     better = interval.estimate > 0 if mode == "max" else interval.estimate < 0
     if interval.n == 1:
@@ -177,7 +194,7 @@ def _expected(entry: Entry, comparison: Comparison) -> Iterator[str]:
 
 def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Iterator[str]:
     """Did it beat the other methods? Each one by the configuration its own search put first."""
-    rivals = [one for one in comparison.entries if one.method != entry.method and BEST in one.config]
+    rivals = [one for one in comparison.entries if one.method != entry.method and one.is_best]
     if not rivals:
         yield "No other method was confirmed beside it, so this study says nothing about baselines."
         return
@@ -206,30 +223,36 @@ def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Ite
 
 
 def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iterator[str]:
-    summary = comparison.summary.loc[[one.label for one in rivals]]
-    for column, smallest, words in (
-        ("p_samples_holm", "smallest_p_samples", "over test samples, which speaks of these trained networks alone,"),
-        ("p_seeds_holm", "smallest_p_seeds", "over seeds, which also covers training,"),
+    """Scores of samples are better when higher and, in segmentation, not of the metric: their sign is their own."""
+    whole, labels = comparison.summary, [one.label for one in rivals]
+    of = "" if comparison.metric == "accuracy" else "of pixel accuracy "
+    for over, better, words in (
+        (
+            "samples",
+            whole["samples_minus_reference"],
+            f"{of}over test samples, which speaks of these trained networks alone",
+        ),
+        ("seeds", sign * whole["minus_reference"], "over seeds, which also covers training"),
     ):
-        known = summary[summary[column].notna()]
+        known = whole.loc[labels][whole.loc[labels, f"p_{over}_holm"].notna()]
         if known.empty:
             continue
-        count = int(comparison.summary[column].notna().sum())  # Holm's correction is for all of them
-        lowest = min(1.0, count * float(known[smallest].max()))
+        possible = pd.Series(holm(whole[f"smallest_p_{over}"]), whole.index)  # if all had the smallest they can give
+        lowest = possible[known.index].min()
         if lowest > LEVEL:
             yield (
-                f"A paired test {words} cannot decide here: the smallest p it can give, after Holm's correction for "
-                f"{_count(count, 'comparison')}, is {p_text(lowest)}."
+                f"A paired test {words}, cannot decide here: the smallest p it can give, after Holm's correction for "
+                f"{_count(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
             )
             continue
-        told = known[known[column] < LEVEL]
-        worse = told[sign * told["minus_reference"] < 0]["method"].tolist()
-        better = told[sign * told["minus_reference"] > 0]["method"].tolist()
-        parts = [f"{_names(names)} {how}" for names, how in ((worse, "worse"), (better, "better")) if names]
+        told = known[known[f"p_{over}_holm"] < LEVEL].index
+        signs = (("worse", -1.0), ("better", 1.0))
+        groups = [(whole["method"][told[side * better[told] > 0]].tolist(), how) for how, side in signs]
+        parts = [f"{_names(names)} {how}" for names, how in groups if names]
         result = f"finds {' and '.join(parts)}" if parts else "tells none of them from it"
-        rest = len(known) - len(worse) - len(better)
+        rest = len(known) - sum(len(names) for names, _ in groups)
         open_ones = f", and leaves {rest} open" if parts and rest else ""
-        yield f"A paired test {words} {result}{open_ones} (p < {LEVEL:g} after Holm's correction)."
+        yield f"A paired test {words}, {result}{open_ones} (p < {LEVEL:g} after Holm's correction)."
 
 
 def _unconfirmed(search: StudyResults) -> Answer:
@@ -303,8 +326,10 @@ def _smallest(seeds: int) -> float:
 def _p_words(p_value: float, seeds: int) -> str:
     if not math.isfinite(p_value):
         return ""
+    if seeds > MAX_SEEDS_IN_FULL:  # random signs
+        return f"; test over seeds of this comparison alone p = {p_text(p_value)}"
     smallest = f"the smallest that {_count(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
-    return f"; exact test p = {p_text(p_value)}, {smallest}"
+    return f"; exact test over seeds of this comparison alone p = {p_text(p_value)}, {smallest}"
 
 
 def _excludes_zero(interval: Interval) -> bool:

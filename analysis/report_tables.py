@@ -11,11 +11,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.compare import Comparison
-from analysis.results import SUMMARIES, StudyResults, trial_values
+from analysis.results import BLOCK, SUMMARIES, StudyResults, trial_values
 
 NOTHING = "–"
 SHAPLEY = "shapley_"
-BLOCK = "block"  # a block's name is what its trials' method is called
 COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "mean": ("mean", "mean over combinations, then over seeds; below it the 95 % interval over seeds"),
     "iqm": ("interquartile mean", "the same without the lowest and the highest quarter of the seeds"),
@@ -23,10 +22,16 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "full": ("full", "all modalities present, mean over seeds"),
     "expected": ("expected", "mean over combinations, weighted by the study's deployment odds"),
     "minus_reference": ("minus reference", "difference of the means"),
-    "p_seeds_holm": ("p, seeds", "exact paired test over seeds, after Holm's correction"),
+    "p_seeds_holm": ("p, seeds", "paired test over seeds, after Holm's correction"),
     "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
-    "minus_defaults": ("minus the file's own", "difference to the file's own values of the same method"),
-    "p_defaults": ("p, own", "exact paired test over seeds against the file's own values"),
+    "minus_defaults": (
+        "minus the file's own",
+        "difference to the file's own values, of the same block where there are some",
+    ),
+    "p_defaults_holm": (
+        "p, own",
+        "paired test over seeds against the file's own values, after Holm's correction",
+    ),
     "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
     "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
 }

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ PAGE = 250
 COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
 RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
 SUMMARIES = ("mean", "worst", "full", "expected")
+BLOCK = "block"  # the parameter of a search in blocks, whose names tables call the method
 VALUES = "combinations.csv"  # the artifact of a run
 Cell = tuple[str | None, str | None, str | None]  # split, metric, combination
 
@@ -127,6 +128,12 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
         runs=runs[list(RUN_COLUMNS)].set_index("run"),
         table=_tidy(runs, cells, searched, modalities),
     )
+
+
+def stage_of(results: StudyResults, stage: str) -> StudyResults:
+    """The runs of one stage alone."""
+    runs, table = results.runs, results.table
+    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
 
 
 def trial_values(results: StudyResults) -> pd.DataFrame:

@@ -255,18 +255,6 @@ def _fell(before: Floats, after: Floats) -> float:
     return float(np.count_nonzero(after < before))
 
 
-def rank_correlation(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Spearman's rank correlation of two (N,); NaN where one of them is constant.
-
-    Raises:
-        ValueError: the shapes differ, are not (N,), or nothing is in them.
-    """
-    one, other = _pair(first, second, "(N,)")
-    if np.isnan(one).any() or np.isnan(other).any() or (one == one[0]).all() or (other == other[0]).all():
-        return math.nan
-    return float(stats.spearmanr(one, other).statistic)
-
-
 def _array(values: npt.ArrayLike, shape: str, what: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != len(shape.strip("(,)").split(",")) or array.size == 0:
@@ -274,15 +262,10 @@ def _array(values: npt.ArrayLike, shape: str, what: str) -> Floats:
     return array
 
 
-def _pair(first: npt.ArrayLike, second: npt.ArrayLike, shape: str) -> tuple[Floats, Floats]:
+def _differences(first: npt.ArrayLike, second: npt.ArrayLike, shape: str) -> Floats:
     one, other = _array(first, shape, "scores"), _array(second, shape, "scores")
     if one.shape != other.shape:
         raise ValueError(f"scores of shapes {one.shape} and {other.shape}; needed is one shape {shape}")
-    return one, other
-
-
-def _differences(first: npt.ArrayLike, second: npt.ArrayLike, shape: str) -> Floats:
-    one, other = _pair(first, second, shape)
     with np.errstate(invalid="ignore"):  # infinity − infinity
         return one - other
 

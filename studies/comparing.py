@@ -9,6 +9,7 @@ import typer
 
 from studies.commands import StorageOption, command, people
 from studies.errors import StudyError
+from studies.reading import load_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,25 +51,17 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     """
     from analysis.artifacts import samples_reader
     from analysis.compare import compare
-    from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.mlflow_store import fail_soon
 
-    fail_soon()
     folders = [StudyFolder(resolve_storage(storage), name) for name in names]
     documents = [folder.document() for folder in folders]
     for name, document in zip(names[1:], documents[1:], strict=True):
         _check_same_data(names[0], documents[0], name, document)
     results: list[StudyResults] = []
     readers: dict[str, Callable[[str], Samples | None]] = {}
-    for folder, document in zip(folders, documents, strict=True):
-        uri, experiment = folder.places().tracking_uri, document["experiment"]
-        try:
-            one = load_study(uri, folder.name, experiment=experiment, key=folder.study_key, stage=None)
-        except LookupError as error:
-            raise StudyError(error.args[0]) from None
-        results.append(one)
-        readers |= dict.fromkeys(one.runs.index, samples_reader(uri))
+    for folder in folders:
+        results.append(load_results(folder.name, storage, None))
+        readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.places().tracking_uri))
     try:
         return compare(
             results,

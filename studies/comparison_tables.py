@@ -95,7 +95,7 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
     configurations, then others.
     """
     frame, labels = comparison.by_combination, [entry.label for entry in comparison.entries]
-    best = [entry.label for entry in comparison.entries if entry.config.startswith("best 1")]
+    best = [entry.label for entry in comparison.entries if entry.is_best]
     order = [comparison.reference, *best, *labels]
     fitting = max(1, (width - LABEL_WIDTH) // (ENTRY_WIDTH + 2))
     shown = list(dict.fromkeys(order))[:fitting]

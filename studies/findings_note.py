@@ -52,7 +52,8 @@ def _ended(results: StudyResults) -> str:
     statuses = Counter(results.runs["status"])
     text = ", ".join(f"{count} {status}" for status, count in statuses.items())
     failed = results.runs.loc[results.runs["status"].isin(FAILURES), "trial"]
-    which = f" Failed: {', '.join(map(str, sorted(failed)[:MOST_ROWS]))}." if len(failed) else ""
+    more = f" and {len(failed) - MOST_ROWS} more" if len(failed) > MOST_ROWS else ""
+    which = f" Failed: {', '.join(map(str, sorted(failed)[:MOST_ROWS]))}{more}." if len(failed) else ""
     return f"{len(results.runs)} trials: {text}.{which}"
 
 

@@ -109,8 +109,9 @@ def _confirmed(ledger: Ledger, confirmation: Confirmation) -> list[ConfirmRow]:
 def _warned(what: str) -> Iterator[None]:
     try:
         yield
-    except (LookupError, ValueError) as error:  # MLflow has just gone; no trial has values
-        log.info("%s: %s", what, error)
     except Exception as error:  # whatever drawing, a disk or a model raises
+        if type(error) in (LookupError, ValueError):  # MLflow has just gone; no trial has values; not a KeyError
+            log.info("%s: %s", what, error)
+            return
         log.info("%s cannot be made", what, exc_info=True)
         log.warning("%s cannot be made: %s", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])

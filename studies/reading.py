@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from studies.commands import NameArgument, StorageOption, command, people
-from studies.credentials import ask_for_password
 from studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def table(
     storage: StorageOption = None,
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
-    results = _results(name, storage, stage, metrics)
+    results = load_results(name, storage, stage, metrics)
     if output == "csv":
         typer.echo(results.table.to_csv(index=False), nl=False)
     elif output == "json":
@@ -48,7 +47,7 @@ def heatmap(
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
-    from analysis.figures import stage_of
+    from analysis.results import stage_of
     from analysis.trials import DEFAULTS, default_trials, write_heatmap
     from studies.folder import StudyFolder, resolve_storage
 
@@ -59,7 +58,7 @@ def heatmap(
         reference = int(difference_to)
     else:
         raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
-    results = _results(name, storage, "search" if difference_to is None else None, "main")
+    results = load_results(name, storage, "search" if difference_to is None else None)
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
         typer.echo(write_heatmap(stage_of(results, "search"), path, top, reference, default_trials(results)))
@@ -80,26 +79,24 @@ def figures(
     from mlflow import MlflowClient
 
     from analysis.artifacts import read_artifact
-    from analysis.compare import compare
     from analysis.drawing import save_figure
-    from analysis.figures import stage_of, study_figures
+    from analysis.figures import study_figures
+    from analysis.report import compared
+    from analysis.results import stage_of
     from studies.folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)
-    results = _results(name, storage, None, "main")
+    results = load_results(name, storage, None)
     client = MlflowClient(folder.places().tracking_uri)
-    try:
-        comparison = compare([results], samples=lambda run: None, method=folder.document()["model"]["method"])
-    except ValueError:
-        comparison = None
+    search, confirm = stage_of(results, "search"), stage_of(results, "confirm")
+    comparison, _ = compared(results, search, lambda run: None)
     target = output or folder.figures
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
-    confirm = stage_of(results, "confirm")
     for kind, _, figure in study_figures(
-        stage_of(results, "search"), confirm, comparison, lambda run, path: read_artifact(client, run, path)
+        search, confirm, comparison, lambda run, path: read_artifact(client, run, path)
     ):
         if isinstance(figure, str):
             people().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
@@ -107,17 +104,21 @@ def figures(
             typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
 
 
-def _results(name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"]) -> StudyResults:
+def load_results(
+    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
+) -> StudyResults:
+    """A study of a storage, see `analysis.results.load_study`.
+
+    Raises:
+        StudyError: there is no such study, or its MLflow store cannot be read.
+    """
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.mlflow_store import TrackingError, check_database, fail_soon
+    from studies.mlflow_store import readable
 
-    fail_soon()
     folder = StudyFolder(resolve_storage(storage), name)
-    document = folder.document()
-    uri, experiment = folder.places().tracking_uri, document["experiment"]
-    try:
-        check_database(uri)
-        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
-    except (LookupError, TrackingError) as error:
-        raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
+    document, uri = folder.document(), folder.places().tracking_uri
+    with readable(uri):
+        return load_study(
+            uri, name, experiment=document["experiment"], key=folder.study_key, stage=stage, metrics=metrics
+        )

@@ -10,7 +10,7 @@ import typer
 from studies.commands import NameArgument, StorageOption, command
 from studies.errors import StudyError
 from studies.folder import StudyFolder, resolve_storage
-from studies.mlflow_store import fail_soon
+from studies.mlflow_store import readable
 
 
 @command("report")
@@ -29,10 +29,8 @@ def report(
         raise StudyError(f"{path}: there is no directory {path.parent}")
     if path.is_dir():
         raise StudyError(f"{path}: is a directory; a file is needed, for example {path / 'report.html'}")
-    try:
+    with readable(folder.places().tracking_uri):
         typer.echo(write_study_report(folder, path))
-    except LookupError as error:
-        raise StudyError(error.args[0]) from None
 
 
 def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = None) -> Path:
@@ -48,7 +46,6 @@ def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = N
     """
     from analysis.report import Source, write_report
 
-    fail_soon()
     document = folder.document()
     source = Source(
         tracking_uri=folder.places().tracking_uri,

@@ -233,6 +233,18 @@ def test_the_reference_may_be_named(written: tuple[Study, Comparison]) -> None:
         compared(study, reference="plain")
 
 
+def test_the_tenth_best_is_not_the_best(new_study: NewStudy) -> None:
+    study = new_study()
+    confirm(study, "a", "best 1", 0, 1, draw(1, 0.4, 7))
+    confirm(study, "a", "best 10, defaults", 1, 1, draw(2, 0.9, 7))
+    found = compared(study, method="a")
+    assert [(entry.config, entry.is_best, entry.is_defaults) for entry in found.entries] == [
+        ("best 10, defaults", False, True),
+        ("best 1", True, False),
+    ]
+    assert found.reference == "a best 1"
+
+
 def test_runs_that_failed_or_run_or_are_of_an_earlier_confirmation_fall_out(new_study: NewStudy) -> None:
     study = new_study()
     for seed in (1, 2, 3):
@@ -308,6 +320,18 @@ def test_a_confirmed_study_beside_one_that_is_not_is_compared_on_val(new_study: 
     found = compared(one, other)
     assert (found.split, names_of(found)) == ("val", ["one: dmrnet best 1", "other: dmrnet best 1"])
     assert found.notes[0].startswith("other: nothing is confirmed")
+
+
+def test_what_a_confirmation_has_on_val_does_not_choose_the_best_of_the_search(new_study: NewStudy) -> None:
+    one, other = new_study(name="one"), new_study(name="other")
+    one.trial(0, [0.75] * 7)
+    one.trial(1, [0.5] * 7)
+    one.trial(1, [1.0] * 7, stage="confirm", seed=1)
+    other.trial(0, [0.25] * 7)
+    assert [(entry.label, entry.trial) for entry in compared(one, other).entries] == [
+        ("one: dmrnet best 1", 0),
+        ("other: dmrnet best 1", 0),
+    ]
 
 
 def test_two_studies_are_told_apart_and_share_the_tests(new_study: NewStudy) -> None:

@@ -3,14 +3,104 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from analysis.artifacts import Samples
+from analysis.compare import compare
+from analysis.entries import find_entries
 from analysis.report import run_links
-from analysis.report_answer import combination_words, paid
+from analysis.report_answer import Answer, answer, chosen, combination_words, paid
 from analysis.report_facts import space_table
 from analysis.report_tables import number, p_text
+from analysis.results import COLUMNS, RUN_COLUMNS, StudyResults, stage_of
 from analysis.statistics import Interval
+
+NAMES = ("rgb", "ir", "rgb-ir")
+SEEDS = 8
+
+
+def answered(
+    found: Mapping[int, float],
+    confirmed: Mapping[tuple[str, str, int], Sequence[float]],
+    scores: Mapping[str, float] | None = None,
+    metric: str = "accuracy",
+    searched: tuple[str, ...] = (),
+) -> Answer:
+    """Of a search that found a mean on val by trial, and a confirmation with a value a seed by method, configuration
+    and trial; each of 200 samples of a method has the same of the `scores`, or none is kept.
+    """
+    runs, rows = [], []
+    for trial, value in found.items():
+        start = (f"{trial}", trial, "search", "completed", "dmrnet")
+        runs.append((*start, None, 0, 1.0, "dmrnet"))
+        rows.append((*start, 0, "val", f"{metric}_mean", None, value))
+    for (method, config, trial), values in confirmed.items():
+        for seed, value in enumerate(values, start=1):
+            start = (f"{method}/{config}/{seed}", trial, "confirm", "completed", method)
+            runs.append((*start, config, seed, 1.0, method))
+            rows += [(*start, seed, "test", metric, name, value) for name in NAMES]
+    both = StudyResults(
+        study="s",
+        dataset="d",
+        modalities=("rgb", "ir"),
+        objectives=({"metric": f"val/{metric}_mean", "mode": "max"},),
+        searched=searched,
+        main_metric=metric,
+        main_mode="max",
+        combinations="all 3",
+        parent_run_id="p",
+        tags={},
+        runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).set_index("run"),
+        table=pd.DataFrame(rows, columns=list(COLUMNS)),
+    )
+
+    def samples(run: str) -> Samples | None:
+        score = (scores or {}).get(run.partition("/")[0])
+        return None if score is None else (np.full((3, 200), score, dtype=np.float32), NAMES)
+
+    search = stage_of(both, "search")
+    reference = chosen(search, find_entries([both]).entries).label
+    return answer(search, compare([both], reference=reference, samples=samples), "dmrnet")
+
+
+def test_a_better_trial_that_is_not_confirmed_is_named() -> None:
+    confirmed = {("dmrnet", "best 1", 1): [0.5] * SEEDS, ("dmrnet", "defaults", 0): [0.25] * SEEDS}
+    first = "the configuration that the search put first on val"
+    found = answered({0: 0.25, 1: 0.5}, confirmed)
+    assert found.headline.startswith(f"dmrnet best 1 (trial 1), {first}")
+    found = answered({0: 0.25, 1: 0.5, 2: 0.75}, confirmed)
+    assert found.headline.startswith(f"dmrnet best 1 (trial 1), of those confirmed {first}")
+    assert found.sentences[0].startswith("Trial 2 is better on val and has no values on test")
+    found = answered({0: 0.25, 1: 0.5}, {("dmrnet", "defaults", 0): [0.25] * SEEDS})
+    assert "Whether searching paid is not known" in " ".join(found.sentences)
+
+
+def test_the_own_values_are_of_the_block_or_else_of_the_study() -> None:
+    confirmed = {("dropout", "best 1", 1): [0.5] * SEEDS, ("dmrnet", "defaults", 0): [0.25] * SEEDS}
+    choice, blocks = (
+        " ".join(answered({0: 0.25, 1: 0.5}, confirmed, searched=(key,)).sentences) for key in ("model.method", "block")
+    )
+    assert "Searching paid: against the file's own values of dmrnet the mean changed by +0.2500" in choice
+    assert "exact test over seeds of this comparison alone p = 0.0078" in choice
+    assert "Whether searching paid is not known" in blocks
+
+
+def test_one_method_without_a_difference_does_not_silence_the_test_of_another() -> None:
+    same, other = [0.5] * SEEDS, [0.25] * SEEDS
+    confirmed = {("a", "best 1", 1): same, ("b", "best 1", 0): same, ("c", "best 1", 2): other}
+    said = " ".join(answered({0: 0.3, 1: 0.5, 2: 0.2}, confirmed).sentences)
+    assert "over seeds, which also covers training, finds c worse, and leaves 1 open" in said
+
+
+def test_scores_of_samples_are_not_those_of_segmentation() -> None:
+    confirmed = {("a", "best 1", 1): [0.5] * SEEDS, ("b", "best 1", 0): [0.25] * SEEDS}
+    said = " ".join(answered({0: 0.3, 1: 0.5}, confirmed, {"a": 0.5, "b": 0.75}, "miou").sentences)
+    assert "of pixel accuracy over test samples, which speaks of these trained networks alone, finds b better" in said
+    assert "over seeds, which also covers training, finds b worse" in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from analysis.statistics import (
     interquartile_mean,
     paired_permutation,
     paired_seeds,
-    rank_correlation,
     shapley,
     worse_with_more,
 )
@@ -345,14 +344,3 @@ def test_worse_with_more_where_it_is_not_known() -> None:
     assert found.by_modality["b"] == 1.0
     with pytest.raises(ValueError, match="2 rows for 3 combinations"):
         worse_with_more(np.zeros((2, 4)), TWO)
-
-
-def test_rank_correlation_sees_order_alone() -> None:
-    assert rank_correlation([1.0, 2.0, 3.0, 4.0], [1.0, 10.0, 100.0, 50.0]) == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert rank_correlation([1.0, 2.0, 3.0], [0.3, 0.2, 0.1]) == pytest.approx(-1.0)
-    for unknown in ([0.2, 0.2, 0.2], [0.1, math.nan, 0.2]):
-        assert math.isnan(rank_correlation(unknown, [1.0, 2.0, 3.0]))
-        assert math.isnan(rank_correlation([1.0, 2.0, 3.0], unknown))
-    assert math.isnan(rank_correlation([1.0], [2.0]))
-    with pytest.raises(ValueError, match=r"scores of shapes \(2,\) and \(3,\); needed is one shape \(N,\)"):
-        rank_correlation([1.0, 2.0], [1.0, 2.0, 3.0])

@@ -179,11 +179,11 @@ def test_what_cannot_be_made_is_a_warning(
     study.train(study.ledger)
 
     def broken(*_: Any) -> None:
-        raise RuntimeError("no model\ntoday")
+        raise KeyError("no model today")
 
     monkeypatch.setattr(keep, "_keep_winner", broken)
     keep_reading(study.ledger)
-    assert "the model of the winner cannot be made: RuntimeError: no model today" in caplog.text
+    assert "the model of the winner cannot be made: KeyError: 'no model today'" in caplog.text
     assert NOTE in study.parent.data.tags
 
 

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import importance
-from analysis.figures import comparison_figures, stage_of, study_figures
+from analysis.figures import comparison_figures, study_figures
+from analysis.results import stage_of
 from dmr.combinations import all_combinations
 
 LONG = ("accelerometer_wrist_left", "accelerometer_wrist_right", "electrocardiogram", "gyroscope_chest")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,14 @@ def test_only_seeds_in_common_are_paired(make_comparison: Make) -> None:
     assert table.cells.loc["a best 1"].tolist() == pytest.approx((A[2] - B[0]).tolist())
     assert table.muted is None
     assert "one seed, so that no interval says which differences are chance" in table.subtitle
+
+
+def test_without_seeds_in_common_there_is_no_difference(make_comparison: Make) -> None:
+    seeds = {"a best 1": (1, 2, 3), "b best 1": (3, 4, 5), "c best 1": (6, 7, 8)}
+    comparison = make_comparison(("rgb", "ir"), {"a best 1": A, "b best 1": B, "c best 1": B}, "b best 1", seeds=seeds)
+    assert method_difference_table(comparison).cells.index.tolist() == ["a best 1"]
+    with pytest.raises(ValueError, match=r"^there is nothing to compare with c best 1$"):
+        method_difference_table(replace(comparison, reference="c best 1"))
 
 
 def test_lower_is_better_turns_the_colours(make_comparison: Make) -> None:
