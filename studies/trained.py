@@ -47,7 +47,7 @@ def find_run(run_id: str, storage: Path) -> TrainedRun:
         StudyError: no study has it, or it is none that has been trained.
     """
     for journal in sorted([*storage.glob("*/journal.jsonl"), *storage.glob("*/*/journal.jsonl")]):
-        key = next((key for key, known in _runs(journal, run_id) if known == run_id), None)
+        key = next((key for key, known in _runs(journal, f'"id":"{run_id}"') if known == run_id), None)
         if key is not None:
             return _run_of(StudyFolder(journal.parent.parent, journal.parent.name), key, run_id)
     raise StudyError(
