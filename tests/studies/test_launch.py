@@ -33,5 +33,8 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         outbox=SimpleNamespace(send=lambda: True),
     )
     ledger.folder.path.mkdir()
-    with ExitStack() as engine, pytest.raises(StudyError, match="needs 4 CPUs .* there are 2 CPUs .* can ever run here"):
+    with (
+        ExitStack() as engine,
+        pytest.raises(StudyError, match=r"needs 4 CPUs .* there are 2 CPUs .* can ever run here"),
+    ):
         Launch(ledger, SimpleNamespace(), engine).run()  # type: ignore[arg-type]
