@@ -22,6 +22,7 @@ from analysis.artifacts import read_artifact, samples_reader
 from analysis.compare import Comparison, compare
 from analysis.entries import find_entries
 from analysis.figures import stage_of
+from analysis.passwords import without_password
 from analysis.pictures import pictures_of
 from analysis.report_answer import answer, chosen
 from analysis.report_facts import commands, facts, notes, space_table
@@ -33,7 +34,7 @@ from analysis.report_tables import (
     failures_table,
     trials_table,
 )
-from analysis.results import StudyResults, load_study, without_password
+from analysis.results import StudyResults, load_study
 
 ENDS_WELL = ("completed", "pruned", "time_budget", "running")
 MESSAGES = 50  # of failed runs that are looked up, each a question to MLflow
