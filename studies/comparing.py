@@ -52,9 +52,8 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     from analysis.compare import compare
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.mlflow_store import fail_soon
+    from studies.stored_runs import stored_runs
 
-    fail_soon()
     folders = [StudyFolder(resolve_storage(storage), name) for name in names]
     documents = [folder.document() for folder in folders]
     for name, document in zip(names[1:], documents[1:], strict=True):
@@ -62,11 +61,8 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     results: list[StudyResults] = []
     readers: dict[str, Callable[[str], Samples | None]] = {}
     for folder, document in zip(folders, documents, strict=True):
-        uri, experiment = folder.places().tracking_uri, document["experiment"]
-        try:
-            one = load_study(uri, folder.name, experiment=experiment, key=folder.study_key, stage=None)
-        except LookupError as error:
-            raise StudyError(error.args[0]) from None
+        with stored_runs(folder) as uri:
+            one = load_study(uri, folder.name, experiment=document["experiment"], key=folder.study_key, stage=None)
         results.append(one)
         readers |= dict.fromkeys(one.runs.index, samples_reader(uri))
     try:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from studies.commands import NameArgument, StorageOption, command, people
-from studies.credentials import ask_for_password
 from studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -110,14 +109,9 @@ def figures(
 def _results(name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"]) -> StudyResults:
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.mlflow_store import TrackingError, check_database, fail_soon
+    from studies.stored_runs import stored_runs
 
-    fail_soon()
     folder = StudyFolder(resolve_storage(storage), name)
-    document = folder.document()
-    uri, experiment = folder.places().tracking_uri, document["experiment"]
-    try:
-        check_database(uri)
+    experiment = folder.document()["experiment"]
+    with stored_runs(folder) as uri:
         return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
-    except (LookupError, TrackingError) as error:
-        raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
