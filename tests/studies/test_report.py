@@ -60,22 +60,24 @@ def test_what_is_wrong_is_one_line(runs: Path, tmp_path: Path) -> None:
         assert line in done.stderr
 
 
-@pytest.mark.parametrize("command", ["report", "compare", "table"])
-def test_a_database_server_that_is_away_is_one_line_soon(runs: Path, command: str) -> None:
+def test_a_database_server_that_is_away_or_wants_a_password_is_one_line_soon(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """MLflow's own client tries for 100 s."""
     uri = "postgresql://me:***@127.0.0.1:9/none"
     (runs / "digits" / "places.json").write_text(json.dumps({"tracking_uri": uri, "optuna_url": ""}))
-    started = time.monotonic()
-    done = CliRunner().invoke(app, [command, "digits", "--storage", str(runs)])
-    assert time.monotonic() - started < 15.0
-    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "cannot be used: " in done.stderr
 
+    def refused(command: str) -> str:
+        started = time.monotonic()
+        done = CliRunner().invoke(app, [command, "digits", "--storage", str(runs)])
+        assert time.monotonic() - started < 15.0
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+        return done.stderr
 
-def test_which_password_to_set_is_said_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(uri: str) -> None:
+    def no_password(uri: str) -> None:
         raise TrackingError(ask_for_password("no password supplied", "MLFLOW_TRACKING_URI"))
 
-    monkeypatch.setattr(stored_runs, "check_database", refuse)
-    done = CliRunner().invoke(app, ["table", "digits", "--storage", str(runs)])
-    assert done.stderr.count("passwords are not stored: set MLFLOW_TRACKING_URI") == 1
+    for command in ("report", "compare", "table"):
+        assert "cannot be used: " in refused(command)
+    monkeypatch.setattr(stored_runs, "check_database", no_password)
+    assert refused("table").count("passwords are not stored: set MLFLOW_TRACKING_URI") == 1
