@@ -21,6 +21,7 @@ import yaml
 from analysis.artifacts import Samples, read_artifact, samples_reader
 from analysis.compare import Comparison, compare
 from analysis.entries import find_entries
+from analysis.passwords import without_password
 from analysis.pictures import pictures_of
 from analysis.report_answer import answer, chosen
 from analysis.report_facts import commands, facts, notes, space_table
@@ -32,7 +33,7 @@ from analysis.report_tables import (
     failures_table,
     trials_table,
 )
-from analysis.results import StudyResults, load_study, stage_of, without_password
+from analysis.results import StudyResults, load_study, stage_of
 
 ENDS_WELL = ("completed", "pruned", "time_budget", "running")
 MESSAGES = 50  # of failed runs that are looked up, each a question to MLflow

@@ -6,7 +6,6 @@ import csv
 import gc
 import json
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.artifacts import stored_artifact
+from analysis.passwords import without_password
 from dmr.combinations import all_combinations
 
 PAGE = 250
@@ -164,12 +164,6 @@ def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
     rows = table[(table["split"] == split) & table["metric"].isin(names) & table["combination"].isna()]
     frame = rows.pivot(index="trial", columns="metric", values="value")
     return frame[[name for name in names if name in frame]]
-
-
-def without_password(text: str) -> str:
-    """A text, such as a URI, with *** for every password in it."""
-    text = re.sub(r"(https?://)(?:([^\s/@:]*:)[^\s/]*|[^\s/@:]+)@", r"\1\2***@", text)
-    return re.sub(r"((?<!http)(?<!https)://[^\s/@:]*:)\S*@", r"\1***@", text)
 
 
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:

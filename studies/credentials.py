@@ -15,11 +15,9 @@ SECRET_VARIABLES = (
     "MLFLOW_TRACKING_TOKEN",
     "PGPASSWORD",
 )
-_SECRETS = (
-    (re.compile(r"(https?://)[^\s/@:]+@"), r"\1***@"),  # the only name may be a token
-    (re.compile(r"(https?://[^\s/@:]*:)[^\s/]*@"), r"\1***@"),
-    (re.compile(r"((?<!http)(?<!https)://[^\s/@:]*:)\S*@"), r"\1***@"),  # a database's may hold a slash
-    (re.compile(r"\b((?:ssl)?(?:password|passwd)=)[^\s&;'\"]+"), r"\1***"),
+_MASKED = re.compile(
+    r"(?<=[?&])(?:ssl)?(?:password|passwd)=\*\*\*&|[?&](?:ssl)?(?:password|passwd)=\*\*\*(?!&)"
+    r"|:\*\*\*(?=@)|(?<=//)\*\*\*@"
 )
 _NO_PASSWORD = re.compile(
     r"no password|authentication failed|Access denied|using password|\b401\b|not authenticated", re.I
@@ -28,9 +26,9 @@ _NO_PASSWORD = re.compile(
 
 def mask_password(text: str) -> str:
     """The text with `***` for the password of each URI in it."""
-    for pattern, shown in _SECRETS:
-        text = pattern.sub(shown, text)
-    return text
+    from analysis.passwords import without_password
+
+    return without_password(text)
 
 
 def with_password(masked: str, variable: str) -> str:
@@ -40,7 +38,7 @@ def with_password(masked: str, variable: str) -> str:
     given = os.environ.get(variable, "")
     if mask_password(given) == mask_password(masked):
         return given
-    return re.sub(r"[?&](?:ssl)?(?:password|passwd)=\*\*\*|:\*\*\*(?=@)|(?<=//)\*\*\*@", "", masked)
+    return _MASKED.sub("", masked)
 
 
 def first_line(error: BaseException) -> str:

@@ -110,9 +110,10 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         """
         number = trial.config["number"]
         text = Path(trial.error_file).read_text(encoding="utf-8").rpartition(FAILURE)[2].partition("\n")[2]
-        hung = self.ledger.folder.run(self.ledger.stage, number) / HUNG
-        if hung.exists() and hung.stat().st_size:
-            ending = Ending("lost", "an epoch took longer than train.epoch_minutes", hung.read_text())
+        files = sorted(self.ledger.folder.run(self.ledger.stage, number).glob(f"*{HUNG}"))  # one a rank
+        hung = "\n".join(file.read_text() for file in files if file.stat().st_size)
+        if hung:
+            ending = Ending("lost", "an epoch took longer than train.epoch_minutes", hung)
         else:
             ending = ending_of_death(text)
         self._end(number, ending)

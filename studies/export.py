@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,20 +47,6 @@ def save_model(
         StudyError: the checkpoint cannot be used.
     """
     import mlflow
-
-    with model_arguments(dataset, settings, checkpoint, metadata) as arguments:
-        mlflow.pyfunc.save_model(path, **arguments)
-
-
-@contextmanager
-def model_arguments(
-    dataset: MultimodalDataset, settings: RunSettings, checkpoint: Path, metadata: dict[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """What `mlflow.pyfunc.save_model` and `log_model` need, with files that live as long as the context.
-
-    Raises:
-        StudyError: the checkpoint cannot be used.
-    """
     from mlflow.models import ModelSignature
 
     whole = served(dataset, settings.design(dataset))
@@ -78,15 +62,16 @@ def model_arguments(
         network.mkdir()
         write_network(network, whole, state)
         inputs, outputs = _schemas(whole)
-        yield {
-            "python_model": str(SCRIPT),
-            "artifacts": {"network": str(network)},
-            "code_paths": [str(Path(dmr.__file__).parent), *_own_code(settings)],
-            "signature": ModelSignature(inputs, outputs),
-            "input_example": _example(whole),
-            "pip_requirements": [f"{name}=={version(name).partition('+')[0]}" for name in NEEDED],
-            "metadata": facts | (metadata or {}),
-        }
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(SCRIPT),
+            artifacts={"network": str(network)},
+            code_paths=[str(Path(dmr.__file__).parent), *_own_code(settings)],
+            signature=ModelSignature(inputs, outputs),
+            input_example=_example(whole),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDED],
+            metadata=facts | (metadata or {}),
+        )
 
 
 def network_state(checkpoint: Path) -> dict[str, Any]:

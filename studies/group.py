@@ -27,7 +27,7 @@ from dmr.training import EpochReport, RunSettings
 from studies.reporters import FolderReporter, StorageFailed
 from studies.scheduler import TIME, VALUE
 from studies.system_metrics import SystemMonitor
-from studies.trial import PAYLOAD, SYSTEM, EpochWatch, TrialContext, one_line, reason_of, test_here
+from studies.trial import HUNG, PAYLOAD, SYSTEM, EpochWatch, TrialContext, one_line, reason_of, test_here
 
 HEALTH_CHECK_SECONDS = "0.2"  # how often Train looks at its workers; a report waits for it
 STARTS = 10  # of a group whose workers do not come up, a minute each
@@ -80,6 +80,8 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
         ray.train.TrainingFailedError: a worker died, or none could be started.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    for file in context.folder.run(context.stage, config["number"]).glob(f"*{HUNG}"):  # of a group that had more ranks
+        file.unlink()
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         partial(train_rank, config["number"], config["settings"], context, data),

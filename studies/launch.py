@@ -111,12 +111,17 @@ class Launch:
         self.noted = 0.0
 
     def run(self) -> Outcome:
-        """Run trials until the budget is done, the time is up, or somebody stops it."""
+        """Run trials until the budget is done, the time is up, or somebody stops it.
+
+        Raises:
+            StudyError: no trial fits the Ray that is started here.
+        """
         import ray
 
         if not self.should_stop() and not self.ledger.complete:
             if not ray.is_initialized():
                 self.engine.enter_context(ray_running(None, self.plan.study.resources.distributed))
+                check_fits(self.plan, measure_need(self.plan))  # Ray may see fewer CPUs: those of its container
             self.train()
         return self.settle()
 

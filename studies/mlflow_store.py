@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from studies.credentials import ask_for_password, first_line, mask_password
-from studies.errors import StudyError
 from studies.optuna_store import engine_settings
 from studies.outbox import storage_problem
 
@@ -79,21 +78,6 @@ def check_database(tracking_uri: str) -> None:
     except Exception as error:  # SQLAlchemy passes on whatever a database driver raises
         line = ask_for_password(storage_problem(error), "MLFLOW_TRACKING_URI")
         raise TrackingError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
-
-
-@contextmanager
-def readable(tracking_uri: str) -> Iterator[None]:
-    """What is read of the store in here ends within seconds, where it cannot be read with one line.
-
-    Raises:
-        StudyError: it cannot be used, or has no such study.
-    """
-    fail_soon()
-    try:
-        check_database(tracking_uri)
-        yield
-    except (LookupError, TrackingError) as error:
-        raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
 
 
 def _check_sqlite(path: Path, shown: str) -> None:

@@ -114,11 +114,9 @@ def load_results(
     """
     from analysis.results import load_study
     from studies.folder import StudyFolder, resolve_storage
-    from studies.mlflow_store import readable
+    from studies.stored_runs import stored_runs
 
     folder = StudyFolder(resolve_storage(storage), name)
-    document, uri = folder.document(), folder.places().tracking_uri
-    with readable(uri):
-        return load_study(
-            uri, name, experiment=document["experiment"], key=folder.study_key, stage=stage, metrics=metrics
-        )
+    experiment = folder.document()["experiment"]
+    with stored_runs(folder) as uri:
+        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)

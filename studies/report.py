@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from studies.commands import NameArgument, StorageOption, command
 from studies.errors import StudyError
-from studies.folder import StudyFolder, resolve_storage
-from studies.mlflow_store import readable
+
+if TYPE_CHECKING:
+    from studies.folder import StudyFolder
 
 
 @command("report")
@@ -22,6 +23,9 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
+    from studies.folder import StudyFolder, resolve_storage
+    from studies.stored_runs import stored_runs
+
     folder = StudyFolder(resolve_storage(storage), name)
     path = output or folder.report
     folder.document()  # there is such a study
@@ -29,7 +33,7 @@ def report(
         raise StudyError(f"{path}: there is no directory {path.parent}")
     if path.is_dir():
         raise StudyError(f"{path}: is a directory; a file is needed, for example {path / 'report.html'}")
-    with readable(folder.places().tracking_uri):
+    with stored_runs(folder):
         typer.echo(write_study_report(folder, path))
 
 

@@ -8,7 +8,7 @@ everything that begins with `system/`.
 from __future__ import annotations
 
 import time
-from importlib.util import find_spec
+from contextlib import suppress
 
 import psutil
 import torch
@@ -47,6 +47,6 @@ class SystemMonitor:
         }
         if self.device.type == "cuda":
             found["process_gpu_memory_usage_megabytes"] = torch.cuda.max_memory_allocated(self.device) / MEGABYTE
-            if find_spec("pynvml") is not None:
+            with suppress(Exception):  # NVML is not installed, or does not tell this, as of a part of a card (MIG)
                 found["gpu_utilization_percentage"] = float(torch.cuda.utilization(self.device))
         return {f"system/{name}": value for name, value in found.items()}

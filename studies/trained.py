@@ -18,6 +18,7 @@ from studies.errors import StudyError
 from studies.folder import Stage, StudyFolder
 from studies.names import CONFIRM
 from studies.plan import StudyPlan, make_plan
+from studies.ranking import Ranked, best_first
 from studies.reporters import BEST
 from studies.status import load_search
 
@@ -47,7 +48,7 @@ def find_run(run_id: str, storage: Path) -> TrainedRun:
         StudyError: no study has it, or it is none that has been trained.
     """
     for journal in sorted([*storage.glob("*/journal.jsonl"), *storage.glob("*/*/journal.jsonl")]):
-        key = next((key for key, known in _runs(journal, run_id) if known == run_id), None)
+        key = next((key for key, known in _runs(journal, f'"id":"{run_id}"') if known == run_id), None)
         if key is not None:
             return _run_of(StudyFolder(journal.parent.parent, journal.parent.name), key, run_id)
     raise StudyError(
@@ -68,23 +69,20 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
         raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
     document = folder.document()
     sign = 1.0 if document["objective"][0]["mode"] == "max" else -1.0
-    trials = _best_first(_trials(folder, name), sign)
-    if not trials:
+    best = _best(_trials(folder, name), sign)
+    if best is None:
         raise StudyError(f"{name}: no trial has succeeded")
-    key = f"search/{trials[0].number}"
-    confirmed = [
-        t for t in _trials(folder, f"{name}/{CONFIRM}") if Pair(*t.user_attrs["pair"]).trial == trials[0].number
-    ]
-    confirmed = _best_first([t for t in confirmed if t.state == TrialState.COMPLETE], sign)
-    if confirmed:
-        key = f"confirm/{confirmed[0].number}"
+    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if Pair(*run.user_attrs["pair"]).trial == best]
+    confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
+    key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
     run_id = next((known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key), None)
     return _run_of(folder, key, run_id)
 
 
-def _best_first(trials: list[FrozenTrial], sign: float) -> list[FrozenTrial]:
-    found = [trial for trial in trials if "best" in trial.user_attrs]
-    return sorted(found, key=lambda trial: (-sign * trial.user_attrs["best"][0], trial.number))
+def _best(trials: list[FrozenTrial], sign: float) -> int | None:
+    """The number of the best trial; None where none has succeeded."""
+    found = [Ranked(t.number, (sign * t.user_attrs["best"][0],)) for t in trials if "best" in t.user_attrs]
+    return best_first(found)[0].number if found else None
 
 
 def _trials(folder: StudyFolder, name: str) -> list[FrozenTrial]:

@@ -19,7 +19,7 @@ FILES = {
     for package in PACKAGES
     for file in sorted((ROOT / package).rglob("*.py"))
 }
-HEAVY = {"torch", "ray", "mlflow", "optuna", "pandas", "matplotlib", "seaborn", "sklearn", "scipy"}
+HEAVY = {"torch", "ray", "mlflow", "optuna", "sqlalchemy", "pandas", "matplotlib", "seaborn", "sklearn", "scipy"}
 MAX_LINES = 400
 
 

@@ -198,7 +198,7 @@ def test_a_store_that_cannot_be_read_is_one_line_without_the_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     text = tmp_path / "notes.txt"
     text.write_text("This is a text and no data base. " * 20)
-    for uri in (f"sqlite:///{text}", "http://someone:s3cret@127.0.0.1:9"):
+    for uri in (f"sqlite:///{text}", "http://someone:s3cret@127.0.0.1:9", "http://127.0.0.1:9/?password=s3cret"):
         with pytest.raises(LookupError, match="cannot be read: ") as caught:
             load_study(uri, "digits", experiment="digits")
         assert "s3cret" not in str(caught.value)

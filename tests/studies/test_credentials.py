@@ -25,6 +25,7 @@ from studies.folder import Places, StudyFolder
             "postgresql://host/db?user=me&sslmode=require",
         ),
         ("postgresql://host/db?password=secret", "postgresql://host/db?password=***", "postgresql://host/db"),
+        ("postgresql://host/db?password=a&sslmode=require", None, "postgresql://host/db?sslmode=require"),
         ("http://me:sec@ret@host:5000", "http://me:***@host:5000", "http://me@host:5000"),
         ("http://token@host:5000", "http://***@host:5000", "http://host:5000"),
         ("http://host:5000/a@b", "http://host:5000/a@b", "http://host:5000/a@b"),

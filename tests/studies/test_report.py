@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from studies import stored_runs
 from studies.cli import app
+from studies.credentials import ask_for_password
+from studies.mlflow_store import TrackingError
 
 TAGS = {
     "study": "digits",
@@ -54,3 +58,26 @@ def test_what_is_wrong_is_one_line(runs: Path, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["report", *arguments, "--storage", str(runs)])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
         assert line in done.stderr
+
+
+def test_a_database_server_that_is_away_or_wants_a_password_is_one_line_soon(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own client tries for 100 s."""
+    uri = "postgresql://me:***@127.0.0.1:9/none"
+    (runs / "digits" / "places.json").write_text(json.dumps({"tracking_uri": uri, "optuna_url": ""}))
+
+    def refused(command: str) -> str:
+        started = time.monotonic()
+        done = CliRunner().invoke(app, [command, "digits", "--storage", str(runs)])
+        assert time.monotonic() - started < 15.0
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+        return done.stderr
+
+    def no_password(uri: str) -> None:
+        raise TrackingError(ask_for_password("no password supplied", "MLFLOW_TRACKING_URI"))
+
+    for command in ("report", "compare", "table"):
+        assert "cannot be used: " in refused(command)
+    monkeypatch.setattr(stored_runs, "check_database", no_password)
+    assert refused("table").count("passwords are not stored: set MLFLOW_TRACKING_URI") == 1

@@ -29,3 +29,16 @@ def test_a_process_that_computes_is_seen_and_samples_are_not_too_near(monkeypatc
     assert 0 <= found["system/cpu_utilization_percentage"] <= 100
     assert 0 < found["system/system_memory_usage_percentage"] <= 100
     assert not any("gpu" in name for name in found)
+
+
+def test_a_card_that_does_not_tell_how_busy_it_is_ends_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_supported(device: torch.device) -> int:
+        raise RuntimeError("NVMLError_NotSupported")
+
+    monkeypatch.setattr(system_metrics, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3_000_000)
+    monkeypatch.setattr(torch.cuda, "utilization", not_supported)
+    found = SystemMonitor(torch.device("cuda")).sample()
+    assert found["system/process_gpu_memory_usage_megabytes"] == 3
+    assert "system/gpu_utilization_percentage" not in found

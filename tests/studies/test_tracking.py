@@ -11,9 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.tracking import MlflowClient
 
-from studies.errors import StudyError
 from studies.journal import Journal
-from studies.mlflow_store import delete_runs, open_store, readable
+from studies.mlflow_store import TrackingError, check_database, delete_runs, open_store
 from studies.tracking import Tracker
 
 TRAIN, VAL = (
@@ -188,8 +187,8 @@ def test_the_journal_of_an_earlier_version_goes_on(store: tuple[str, str], tmp_p
 
 def test_a_store_that_does_not_answer_is_one_line() -> None:
     shown = r"^MLflow store postgresql://me:\*\*\*@127.0.0.1:1/db: cannot be used: .+"
-    with pytest.raises(StudyError, match=shown), readable("postgresql://me:secret@127.0.0.1:1/db"):
-        raise AssertionError
+    with pytest.raises(TrackingError, match=shown):
+        check_database("postgresql://me:secret@127.0.0.1:1/db")
 
 
 def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path) -> None:

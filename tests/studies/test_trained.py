@@ -100,8 +100,9 @@ def test_runs_are_found_by_id_in_the_journals(tmp_path: Path) -> None:
     store.add("s/confirm", TrialState.COMPLETE, 0.8, ("dmrnet", 2, 7))
     assert find_run(ID.format(3), tmp_path).label == "s trial 2"
     assert find_run(ID.format(5), tmp_path).settings.seed == 7
-    with pytest.raises(StudyError, match=f"run {ID.format(9)}: no study in .* has it"):
-        find_run(ID.format(9), tmp_path)
+    for unknown in (ID.format(9), "", '"'):  # an empty one is what a shell makes of a variable that is not set
+        with pytest.raises(StudyError, match=f"run {unknown}: no study in .* has it"):
+            find_run(unknown, tmp_path)
 
 
 def test_a_checkpoint_that_was_removed_is_said_to_be(tmp_path: Path) -> None:
