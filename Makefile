@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 PIP := .venv/bin/pip --disable-pip-version-check install --quiet
 READY := .venv/ready
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup study test check lint slow long clean
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-SHARED = {"confirmed", "confirmed_digits", "confirmed_planted", "failing", "finished", "served", "two"}
+LONGEST = {"test_readme.py", "test_resume.py", "test_run.py"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,10 +48,6 @@ def read_page() -> Callable[[str], Any]:
     return read
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long to set up is set up once: its tests run in one process (`--dist loadgroup`)."""
-    for item in items:
-        shared = SHARED.intersection(getattr(item, "fixturenames", ()))
-        if shared:
-            item.add_marker(pytest.mark.xdist_group("-".join(sorted(shared))))
+    """The longest files first: a file's tests run in one process, which sets up what they share once."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)

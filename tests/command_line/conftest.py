@@ -210,10 +210,13 @@ class Workplace:
 
     def optuna_trials(self, study: str = "small", storage: str = "dmr_runs") -> list[optuna.trial.FrozenTrial]:
         url = self.optuna_url or f"sqlite:///{self.path / storage / study / 'optuna.db'}"
+        storage = optuna.storages.RDBStorage(url)
         try:
-            return optuna.load_study(study_name=study, storage=url).get_trials()
+            return optuna.load_study(study_name=study, storage=storage).get_trials()
         except KeyError:
             return []
+        finally:
+            storage.engine.dispose()  # a server has so many connections and no more
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,8 @@ def test_what_a_reader_has_to_know_is_said(compared) -> None:
     assert "3 seeds: intervals are 95 % bootstrap intervals" in done.stderr
     assert "no p over seeds is under 0.25" in done.stderr
     assert "Shapley values are left out" not in done.stderr
-    assert done.stdout.endswith("combinations.csv\n")
+    files = ("summary.csv", "combinations.csv", "methods.png", "methods_difference.png")
+    assert done.stdout.endswith("".join(f"out/{name}\n" for name in files))
 
 
 def test_an_unknown_reference_and_another_data_set_are_one_line(confirmed_digits) -> None:
