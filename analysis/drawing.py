@@ -5,7 +5,6 @@ Letters: C combinations, M modalities. Lengths are inches, sizes of letters and 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+
+from analysis.files import whole_file
 
 FORMATS = (".png", ".svg", ".pdf")
 TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 11.0, 8.0, 7.0
@@ -66,13 +67,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
         ValueError: another ending, or no such directory.
     """
     check_target(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        with rc_context({"pdf.fonttype": 42}):  # TrueType: what journals take
-            figure.savefig(partial, dpi=160)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, rc_context({"pdf.fonttype": 42}):  # TrueType: what journals take
+        figure.savefig(partial, dpi=160)
     return path
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import yaml
 from analysis.artifacts import Samples, read_artifact, samples_reader
 from analysis.compare import Comparison, compare
 from analysis.entries import find_entries
+from analysis.files import whole_file
 from analysis.passwords import without_password
 from analysis.pictures import pictures_of
 from analysis.report_answer import answer, chosen
@@ -76,12 +76,8 @@ def write_report(source: Source, path: Path, figures: Path | None = None) -> Pat
         OSError: the file cannot be written.
     """
     page = render(source, figures)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
