@@ -71,7 +71,7 @@ class Tracker:
         """Begin a run, or go on with it where it was begun before."""
         self._append(
             {"op": "start", "key": key, "name": name, "tags": dict(tags), "parent": parent}
-            | {"params": {param: str(value)[:MAX_PARAM] for param, value in params.items()}},
+            | {"params": _texts(params)},
             durable=True,
         )
 
@@ -95,8 +95,8 @@ class Tracker:
         without one it only says what there is and where.
         """
         if model not in self._modelled:
-            texts = {param: str(value)[:MAX_PARAM] for param, value in params.items()}
-            record = {"op": "model", "key": key, "model": model, "name": name, "tags": dict(tags), "params": texts}
+            record = {"op": "model", "key": key, "model": model, "name": name, "tags": dict(tags)}
+            record["params"] = _texts(params)
             self._append(record | ({"path": str(path)} if path is not None else {}))
 
     def metrics(self, key: str, values: Mapping[str, float], *, step: int, model: str | None = None) -> None:
@@ -263,6 +263,11 @@ class Tracker:
             os.replace(partial, self._offset_file)
         except OSError as error:
             log.info("%s: %s; records will be sent again, which is harmless", self._offset_file, error)
+
+
+def _texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as MLflow takes them."""
+    return {name: str(value)[:MAX_PARAM] for name, value in params.items()}
 
 
 class _Shipment:
