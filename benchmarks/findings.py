@@ -22,10 +22,10 @@ import yaml
 from common import table
 from mlflow.tracking import MlflowClient
 
-from analysis.artifacts import samples_reader
-from analysis.compare import EMPTY_TAG, Comparison, Entry, compare
-from analysis.results import load_study
-from analysis.statistics import holm
+from dmr.analysis.comparison.comparison import EMPTY_TAG, Comparison, Entry, compare
+from dmr.analysis.results.artifacts import samples_reader
+from dmr.analysis.results.load_study import load_study
+from dmr.analysis.statistics import holm
 from dmr.data import open_dataset
 
 REFERENCE = "dmrnet"

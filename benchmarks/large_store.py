@@ -1,9 +1,9 @@
 """Reading a large study: 2 000 finished trials of all 63 combinations of 6 modalities in an MLflow store on SQLite.
 
 The trials are not trained: two epochs on planted data, one a block of the search, give what a run reports, and every
-trial then has its own point of the space, a history of 40 epochs and values drawn at random. They are written by
-`studies.ledger` and `studies.tracking`, as `dmr run` writes them: tags, parameters, metrics and `combinations.csv`.
-They are read by `dmr table` and `dmr heatmap` in processes of their own. Memory is the peak of the resident set, VmHWM
+trial then has its own point of the space, a history of 40 epochs and values drawn at random. They are written by the
+search's own stage and tracker, as `dmr run` writes them: tags, parameters, metrics and `combinations.csv`. They are
+read by `dmr table` and `dmr heatmap` in processes of their own. Memory is the peak of the resident set, VmHWM
 in /proc/PID/status.
 
     .venv/bin/python benchmarks/large_store.py [--store DIR]   # DIR is made once and kept
@@ -28,15 +28,15 @@ import psutil
 import torch
 from common import environment, table
 
+from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.stages.stage import PARENT
+from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.study_file.plan import StudyPlan, make_plan
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import Ending
+from dmr.studies.yaml_io import to_yaml
 from dmr.training import EpochReport, fit
-from studies.bookkeeping import PARENT
-from studies.endings import Ending
-from studies.folder import Places, StudyFolder, write_text
-from studies.ledger import Ledger
-from studies.mlflow_store import open_store
-from studies.plan import StudyPlan, make_plan
-from studies.tracking import Tracker
-from studies.yaml_files import to_yaml
 
 NAME, EPOCHS = "large", 40
 SHARE = {"log_uniform": [1e-3, 1.0]}

@@ -15,10 +15,10 @@ import optuna
 from no_op import write_no_op
 from timed import timed_fit
 
-from studies import trial
-from studies.folder import StudyFolder
-from studies.launch import run_study
-from studies.plan import load_plan
+from dmr.studies.driver.run_study import run_study
+from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.study_file.plan import load_plan
+from dmr.studies.workers import local_trial as trial
 
 DIGITS = Path(__file__).parents[1] / "studies" / "digits.yaml"
 ONE_AT_A_TIME = ["scheduler.name=none", "resources.concurrent=1"]

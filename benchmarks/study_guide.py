@@ -80,7 +80,7 @@ def run(folder: Path, trials: int, epochs: int) -> None:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.tune.search.optuna import OptunaSearch
 
-    from studies.plan import load_plan
+    from dmr.studies.study_file.plan import load_plan
 
     plan = load_plan(DIGITS, [f"train.epochs={epochs}"], None, None)
     search = OptunaSearch(

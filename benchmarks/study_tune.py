@@ -16,8 +16,8 @@ import torch
 from no_op import write_no_op
 from timed import timed_fit
 
+from dmr.studies.study_file.plan import StudyPlan, load_plan
 from dmr.training import EpochReport, Reporter
-from studies.plan import StudyPlan, load_plan
 
 
 class TuneReporter(Reporter):

@@ -1,4 +1,4 @@
-"""The layers of the design: dmr <- studies, dmr.combinations <- analysis, studies calls analysis lazily."""
+"""The layers: the science <- dmr.analysis <- dmr.studies, and inside those the packages, each on those below it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,64 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("dmr", "studies", "analysis")
 FILES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
-    for package in PACKAGES
-    for file in sorted((ROOT / package).rglob("*.py"))
+    for file in sorted((ROOT / "dmr").rglob("*.py"))
 }
 HEAVY = {"torch", "ray", "mlflow", "optuna", "sqlalchemy", "pandas", "matplotlib", "seaborn", "sklearn", "scipy"}
 MAX_LINES = 400
+# The packages inside studies and analysis, from the ground up. What is not listed is forbidden.
+INSIDE = {
+    "dmr.studies.study_file": set(),
+    "dmr.studies.storage": set(),
+    "dmr.studies.search": {"dmr.studies.study_file"},
+    "dmr.studies.tracking": {"dmr.studies.study_file", "dmr.studies.storage"},
+    "dmr.studies.workers": {"dmr.studies.storage"},
+    "dmr.studies.stages": {
+        "dmr.studies.search",
+        "dmr.studies.tracking",
+        "dmr.studies.storage",
+        "dmr.studies.study_file",
+    },
+    "dmr.studies.trained_models": {
+        "dmr.studies.search",
+        "dmr.studies.tracking",
+        "dmr.studies.storage",
+        "dmr.studies.study_file",
+    },
+    "dmr.studies.reporting": {
+        "dmr.studies.stages",
+        "dmr.studies.trained_models",
+        "dmr.studies.tracking",
+        "dmr.studies.storage",
+        "dmr.studies.study_file",
+    },
+    "dmr.studies.driver": {
+        "dmr.studies.reporting",
+        "dmr.studies.stages",
+        "dmr.studies.workers",
+        "dmr.studies.tracking",
+        "dmr.studies.search",
+        "dmr.studies.storage",
+        "dmr.studies.study_file",
+    },
+    "dmr.studies.cli": {
+        "dmr.studies.driver",
+        "dmr.studies.reporting",
+        "dmr.studies.trained_models",
+        "dmr.studies.stages",
+        "dmr.studies.storage",
+        "dmr.studies.study_file",
+    },
+    "dmr.analysis.results": set(),
+    "dmr.analysis.comparison": {"dmr.analysis.results"},
+    "dmr.analysis.figures": {"dmr.analysis.results", "dmr.analysis.comparison"},
+    "dmr.analysis.report": {"dmr.analysis.results", "dmr.analysis.comparison", "dmr.analysis.figures"},
+}
+SHARED_NAMES = {
+    "dmr.analysis.results.record_names",
+    "dmr.analysis.password_masking",
+}  # constants and text: imported at once
 
 
 class Import(NamedTuple):
@@ -52,13 +102,19 @@ IMPORTS = {module: set(imports(file.read_text(encoding="utf-8"))) for module, fi
 every_file = pytest.mark.parametrize("module", FILES)
 
 
-def files_of(*packages: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("module", [module for module in FILES if module.split(".")[0] in packages])
+def layer_of(module: str) -> str:
+    """`dmr.studies`, `dmr.analysis`, or `dmr` for the science."""
+    return next((name for name in ("dmr.studies", "dmr.analysis") if f"{module}.".startswith(f"{name}.")), "dmr")
+
+
+def files_of(*layers: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("module", [module for module in FILES if layer_of(module) in layers])
 
 
 def packages_of(module: str, at_once: bool = False) -> set[str]:
-    """Top-level packages that a file imports (`at_once`: only those it cannot do without)."""
-    return {found.module.split(".")[0] for found in IMPORTS[module] if found.at_once or not at_once}
+    """Layers and other top-level packages that a file imports (`at_once`: only those it cannot do without)."""
+    used = [found.module for found in IMPORTS[module] if found.at_once or not at_once]
+    return {layer_of(name) if name.split(".")[0] == "dmr" else name.split(".")[0] for name in used}
 
 
 def loaded_by(module: str) -> set[str]:
@@ -75,10 +131,15 @@ def loaded_by(module: str) -> set[str]:
     return packages
 
 
+def package_of(module: str) -> str | None:
+    """`dmr.studies.search` of `dmr.studies.search.samplers`; None right below the layer: all may import that."""
+    return ".".join(module.split(".")[:3]) if module.count(".") > 2 or module in INSIDE else None
+
+
 def test_imports_are_found_wherever_they_stand() -> None:
     source = """
 import a, b.c as d
-from studies import plan
+from dmr.studies.study_file import plan
 from e.f import g
 if TYPE_CHECKING:
     import h
@@ -94,19 +155,21 @@ async def f():
     with x:
         from l import m
 """
-    at_once = {"a", "b.c", "studies.plan", "e.f", "i", "j"}
+    at_once = {"a", "b.c", "dmr.studies.study_file.plan", "e.f", "i", "j"}
     assert set(imports(source)) == {Import(m, True) for m in at_once} | {Import(m, False) for m in ("h", "k", "l")}
 
 
 def test_all_packages_are_seen() -> None:
-    assert {module.split(".")[0] for module in FILES} == set(PACKAGES)
-    assert {"dmr.training", "dmr.methods.dmrnet", "studies.plan", "analysis.results"} <= set(FILES)
+    assert {layer_of(module) for module in FILES} == {"dmr", "dmr.analysis", "dmr.studies"}
+    assert {"dmr.training", "dmr.methods.dmrnet", "dmr.studies.study_file.plan", "dmr.analysis.statistics"} <= set(
+        FILES
+    )
     assert {"torch", "numpy"} <= packages_of("dmr.training", at_once=True)
 
 
 @files_of("dmr")
 def test_the_science_knows_nothing_above_it(module: str) -> None:
-    above = {"studies", "analysis", "ray", "optuna", "mlflow", "pandas", "pydantic", "typer", "rich"}
+    above = {"dmr.studies", "dmr.analysis", "ray", "optuna", "mlflow", "pandas", "pydantic", "typer", "rich"}
     assert packages_of(module) & above == set()
 
 
@@ -116,21 +179,58 @@ def test_the_science_needs_torch_and_numpy_alone(module: str) -> None:
     assert packages_of(module, at_once=True) - set(sys.stdlib_module_names) <= {"dmr", "torch", "numpy"}
 
 
-@files_of("analysis")
+@files_of("dmr.analysis")
 def test_the_analysis_reads_without_the_orchestration(module: str) -> None:
-    assert packages_of(module) & {"studies", "ray", "optuna", "torch"} == set()
-    own = {found.module for found in IMPORTS[module] if found.module.startswith("dmr")}
-    assert own <= {"dmr.combinations"}
+    assert packages_of(module) & {"dmr.studies", "ray", "optuna", "torch"} == set()
+    science = {found.module for found in IMPORTS[module] if layer_of(found.module) == "dmr" and found.module in FILES}
+    assert science <= {"dmr.combinations", "dmr.files"}
 
 
-@files_of("studies")
+@files_of("dmr.studies")
 def test_the_orchestration_calls_the_analysis_lazily(module: str) -> None:
-    assert "analysis" not in packages_of(module, at_once=True)
+    used = {found.module for found in IMPORTS[module] if found.at_once and layer_of(found.module) == "dmr.analysis"}
+    assert used <= SHARED_NAMES
 
 
-@pytest.mark.parametrize("name", ["errors", "yaml_files", "changes", "space", "schema", "plan"])
+@pytest.mark.parametrize(
+    "name",
+    ["errors", "yaml_io", "study_file.changed_keys", "study_file.search_space", "study_file.schema", "study_file.plan"],
+)
 def test_a_study_file_is_checked_without_an_engine(name: str) -> None:
-    assert loaded_by(f"studies.{name}") & {"ray", "optuna", "mlflow", "pandas"} == set()
+    assert loaded_by(f"dmr.studies.{name}") & {"ray", "optuna", "mlflow", "pandas"} == set()
+
+
+@files_of("dmr.studies", "dmr.analysis")
+def test_a_package_imports_only_the_packages_below_it(module: str) -> None:
+    """Imports of types and inside functions count too: they are how a circle begins."""
+    package = package_of(module)
+    used = {package_of(found.module) for found in IMPORTS[module] if found.module in FILES} - {None, package}
+    used = {other for other in used if other.split(".")[:2] == module.split(".")[:2]}
+    allowed = INSIDE.get(package, set()) if package is not None else set()
+    assert used <= allowed, (
+        f"{module} imports {', '.join(sorted(used - allowed))}; {package or 'a shared file'} may not"
+    )
+
+
+def test_every_package_says_what_lives_there() -> None:
+    for package in INSIDE:
+        tree = ast.parse(FILES[package].read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), f"{package}/__init__.py has no docstring"
+        assert len(tree.body) == 1 or package == "dmr.studies.cli", (
+            f"{package}/__init__.py defines or imports something"
+        )
+
+
+def test_no_two_files_have_the_same_name() -> None:
+    """A name that is open in an editor's tab says which file it is."""
+    stems = [m.rpartition(".")[2] for m in FILES if m.startswith(("dmr.studies", "dmr.analysis")) and m not in INSIDE]
+    assert sorted(stems) == sorted(set(stems))
+
+
+@files_of("dmr.studies")
+def test_processes_that_train_know_neither_optuna_nor_mlflow(module: str) -> None:
+    if module.startswith("dmr.studies.workers"):
+        assert loaded_by(module) & {"optuna", "mlflow", "sqlalchemy", "pydantic"} == set()
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -150,12 +250,12 @@ def test_a_file_is_one_idea(module: str) -> None:
 DMR = str(Path(sys.executable).with_name("dmr"))
 
 
-@pytest.mark.parametrize("command", [["-c", "import studies.cli"], [DMR, "--help"], [DMR, "run", "--help"]])
+@pytest.mark.parametrize("command", [["-c", "import dmr.studies.cli"], [DMR, "--help"], [DMR, "run", "--help"]])
 def test_the_command_line_starts_without_the_heavy_packages(command: list[str]) -> None:
     ran = subprocess.run(
         [sys.executable, "-X", "importtime", *command], capture_output=True, text=True, timeout=120, check=True
     )
     timed = [line.rpartition("|")[2].strip() for line in ran.stderr.splitlines() if line.startswith("import time:")]
     loaded = {name.split(".")[0] for name in timed}
-    assert {"studies", "typer"} <= loaded
+    assert {"dmr", "typer"} <= loaded
     assert loaded & HEAVY == set()

@@ -73,7 +73,7 @@ def test_links_lead_somewhere():
 
 
 def test_the_study_file_page_names_every_key():
-    from studies.plan import load_plan
+    from dmr.studies.study_file.plan import load_plan
 
     page = (ROOT / "docs/study_file.md").read_text()
     document = load_plan(ROOT / "studies/digits.yaml", [], None, None).document

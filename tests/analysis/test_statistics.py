@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import statistics
-from analysis.statistics import (
+from dmr.analysis import statistics
+from dmr.analysis.statistics import (
     bootstrap_iqm,
     bootstrap_mean,
     holm,

@@ -25,7 +25,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
-from studies.cli import app
+from dmr.studies.cli.entry_point import app
 
 HERE = Path(__file__).parent
 DMR = Path(sys.executable).with_name("dmr")
@@ -120,7 +120,7 @@ class Workplace:
         """`dmr` with the method of faulty.py; the study file then has `model: {method: faulty, ...}`."""
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environment |= {"PYTHONPATH": os.pathsep.join(paths), "FAULTY_HOME": str(self.path)}
-        self.command = (sys.executable, "-c", "import faulty; from studies.cli import main; main()")
+        self.command = (sys.executable, "-c", "import faulty; from dmr.studies.cli.entry_point import main; main()")
         return self
 
     def run(self, *arguments: Any) -> subprocess.CompletedProcess[str]:

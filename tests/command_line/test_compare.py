@@ -12,7 +12,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from dmr.data import open_dataset
-from studies.cli import app
+from dmr.studies.cli.entry_point import app
 
 pytestmark = pytest.mark.slow
 DATA = {"digits": {}, "planted": {"train": 600, "val": 200, "test": 300}}

@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import studies
-from studies.cli import app
+from dmr.studies.cli.entry_point import app
 
-SHIPPED = [yaml.safe_load(file.read_text()) for file in sorted(Path(studies.__file__).parent.glob("*.yaml"))]
+SHIPPED = [yaml.safe_load(file.read_text()) for file in sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))]
 FULL: dict[str, Any] = {
     "name": "full",
     "experiment": "e",

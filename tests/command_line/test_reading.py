@@ -15,15 +15,15 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dmr.combinations import all_combinations
+from dmr.studies.cli.entry_point import app
+from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.study_file.plan import make_plan
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import Ending
+from dmr.studies.yaml_io import to_yaml
 from dmr.training import EpochReport
-from studies.cli import app
-from studies.endings import Ending
-from studies.folder import Places, StudyFolder, write_text
-from studies.ledger import Ledger
-from studies.mlflow_store import open_store
-from studies.plan import make_plan
-from studies.tracking import Tracker
-from studies.yaml_files import to_yaml
 
 READERS: dict[str, Callable[[io.BytesIO], pd.DataFrame]] = {
     "csv": pd.read_csv,

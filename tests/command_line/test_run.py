@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from dmr.combinations import all_combinations
-from studies.cli import app
+from dmr.studies.cli.entry_point import app
 
 NAMES = all_combinations(("ecg", "motion", "skin")).names
 

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from studies.folder import StudyFolder
+from dmr.studies.storage.study_folder import StudyFolder
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.statistics import shapley
 from dmr import training
+from dmr.analysis.statistics import shapley
 from dmr.combinations import all_combinations
 from dmr.data.planted import PlantedSettings, planted
 from dmr.data.scenes import ScenesSettings, scenes

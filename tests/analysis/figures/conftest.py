@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.compare import Comparison
-from analysis.entries import Entry
-from analysis.results import COLUMNS, RUN_COLUMNS, StudyResults
+from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.comparison.entries import Entry
+from dmr.analysis.results.load_study import COLUMNS, RUN_COLUMNS, StudyResults
 from dmr.combinations import all_combinations
 
 METRICS = {"max": "accuracy", "min": "nll"}

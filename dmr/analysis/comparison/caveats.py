@@ -1,0 +1,92 @@
+"""What a reader of a comparison has to know, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from dmr.analysis.comparison.entries import Entries, Entry
+from dmr.analysis.comparison.paired_tests import SampleTests, common_seeds
+
+SIGNIFICANT = 0.05
+
+
+def comparison_notes(
+    entries: Sequence[Entry],
+    reference: Entry,
+    found: Entries,
+    tests: Mapping[str, SampleTests],
+    metric: str,
+    shapley: pd.DataFrame,
+) -> tuple[str, ...]:
+    """On seeds, tests and Shapley values."""
+    notes = [_seeds_note(entries, found.split)]
+    others = [entry for entry in entries if entry is not reference]
+    if others and found.split == "test":
+        notes += _pairing_notes(others, reference)
+        notes += _samples_notes(others, reference, tests, metric)
+    if found.split == "test":
+        notes += _shapley_notes(found, shapley)
+    return tuple(notes)
+
+
+def _seeds_note(entries: Sequence[Entry], split: str) -> str:
+    if split == "val":
+        return "val, the search's own seed: the best of a search looks better than it is, and nothing is tested"
+    counts = sorted({len(entry.seeds) for entry in entries})
+    if counts[-1] == 1:
+        return "one seed: no intervals and no tests over seeds; `dmr confirm NAME --seeds 5` gives them"
+    text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    few = (
+        ""
+        if counts[0] >= 30
+        else "; few seeds make them too narrow (of 5, they hold the true mean in about 84 % of cases)"
+    )
+    return f"{text} seeds: intervals are 95 % bootstrap intervals over them{few}"
+
+
+def _pairing_notes(others: Sequence[Entry], reference: Entry) -> list[str]:
+    notes = []
+    counts = {entry.label: len(common_seeds(entry, reference)) for entry in others}
+    fewer = [f"{entry.label} {counts[entry.label]}" for entry in others if set(entry.seeds) != set(reference.seeds)]
+    if fewer:
+        notes.append(f"differences are over the seeds in common with {reference.label}: {', '.join(fewer)}")
+    most = max(counts.values())
+    if most > 1 and 2 / 2**most > SIGNIFICANT:
+        notes.append(
+            f"with {most} seeds in common no p over seeds is under {2 / 2**most:g}: "
+            "such a test cannot tell entries apart, 6 seeds are the fewest that could"
+        )
+    elif most > 1 and len(others) * 2 / 2**most > SIGNIFICANT:
+        notes.append(
+            f"with {most} seeds in common the smallest p over seeds is {2 / 2**most:.2g}, "
+            f"{min(1.0, len(others) * 2 / 2**most):.2g} after Holm's correction for {len(others)} entries"
+        )
+    return notes
+
+
+def _samples_notes(
+    others: Sequence[Entry], reference: Entry, tests: Mapping[str, SampleTests], metric: str
+) -> list[str]:
+    untested = [entry.label for entry in others if entry.label not in tests or not tests[entry.label].mean.n]
+    notes = []
+    if len(untested) < len(others):
+        of = "" if metric == "accuracy" else " (of pixel accuracy, which a single image has)"
+        notes.append(f"p over samples{of} speaks of these trained models, not of training again")
+    if reference.label not in tests:
+        notes.append(f"{reference.label}: its results of single samples are gone: no tests over samples")
+    elif untested:
+        notes.append(f"no test over samples, whose results are gone or are not paired: {', '.join(untested)}")
+    return notes
+
+
+def _shapley_notes(found: Entries, shapley: pd.DataFrame) -> list[str]:
+    if not shapley.empty:
+        return []
+    if not found.combinations.complete:
+        return ["Shapley values are left out: they need all combinations"]
+    return [
+        "Shapley values are left out: what is had without any modality is not known; "
+        "`dmr confirm NAME` writes it into the study's run"
+    ]

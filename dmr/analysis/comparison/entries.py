@@ -1,0 +1,179 @@
+"""What a comparison compares: the configurations that studies confirmed, or else the best trials of their searches.
+
+Letters: S seeds, C combinations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dmr.analysis.results.load_study import StudyResults, stage_of, trial_values
+from dmr.analysis.statistics import Floats
+from dmr.combinations import Combinations, evaluated_combinations
+
+BEST, DEFAULTS, EARLIER = "best 1", "defaults", "earlier"
+Split = Literal["test", "val"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration of one study.
+
+    Attributes:
+        method: as in tables, the block or the method; `model` is the method itself, `model.method`.
+        config: `best 1`, `defaults`, ..., or `best 1, defaults` where the best one is the file's own.
+        trial: of the search; −1 for the file's own values where the search did not run them.
+        label: what figures and tables call it, unique in the comparison.
+        values: (S, C) of the main metric, rows in the order of `seeds`, columns in that of the combinations.
+        run_ids: of the runs that the values come from, in the order of `seeds`.
+    """
+
+    study: str
+    method: str
+    config: str
+    trial: int
+    label: str
+    model: str
+    seeds: tuple[int, ...]
+    values: Floats
+    run_ids: tuple[str, ...]
+
+    def summaries(self, combinations: Combinations, mode: str) -> dict[str, Floats]:
+        """(S,) each: mean and worst over combinations, and full, NaN where that is not among them."""
+        everything = tuple(range(len(combinations.modalities)))
+        known = everything in combinations.members  # not where no sample has them all
+        return {
+            "mean": self.values.mean(axis=1),
+            "worst": self.values.min(axis=1) if mode == "max" else self.values.max(axis=1),
+            "full": self.values[:, combinations.full] if known else np.full(len(self.values), np.nan),
+        }
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the search put it first, of its block."""
+        return BEST in self.config.split(", ")
+
+    @property
+    def is_defaults(self) -> bool:
+        """Whether these are the file's own values."""
+        return DEFAULTS in self.config.split(", ")
+
+
+class Entries(NamedTuple):
+    """The entries of all studies, those combinations that have values, and sentences on what fell out."""
+
+    entries: tuple[Entry, ...]
+    split: Split
+    combinations: Combinations
+    notes: tuple[str, ...]
+
+
+def find_entries(results: Sequence[StudyResults]) -> Entries:
+    """The confirmed configurations, on test. Where a study has none, all studies give the best trial that the search
+    found of each method, on val, since numbers of the two kinds do not compare.
+
+    Raises:
+        ValueError: a study has no values at all, or studies have values of different combinations.
+    """
+    bare = [one.study for one in results if _values(one, "confirm", "test").empty]
+    stage: str = "search" if bare else "confirm"
+    split: Split = "val" if bare else "test"
+    values = [_values(one, stage, split) for one in results]
+    for one, own in zip(results, values, strict=True):
+        if own.empty:
+            raise ValueError(f"{one.study}: no trial has values")
+        if tuple(own) != tuple(values[0]):
+            raise ValueError(f"{results[0].study} and {one.study} have values of different combinations")
+    entries, notes = [], [_bare_note(bare)] if bare else []
+    for one, own in zip(results, values, strict=True):
+        found = list(_searched(one, own) if bare else _confirmed(one, own))
+        notes += [] if bare else _missing(one, found)
+        entries += [replace(entry, label=f"{one.study}: {entry.label}") for entry in found] if results[1:] else found
+    if not entries:
+        raise ValueError(f"{results[0].study}: no configuration has values")
+    evaluated = evaluated_combinations(results[0].modalities)
+    members = [member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in values[0]]
+    if len(members) < len(evaluated):
+        notes.append(f"{len(evaluated) - len(members)} combinations have no samples on {split}: they count nowhere")
+    return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
+
+
+def own_defaults(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
+    """The file's own values that this entry is compared with: with `blocks` those of its own, else those of the study;
+    None where they have no values, and for these themselves.
+    """
+    own = [one for one in entries if one.is_defaults and one.study == entry.study and not entry.is_defaults]
+    alike = [one for one in own if one.method == entry.method]
+    return next(iter(alike if alike or blocks else own), None)
+
+
+def _bare_note(studies: Sequence[str]) -> str:
+    return (
+        f"{', '.join(studies)}: nothing is confirmed, so these are the best trials of the search, on val; "
+        f"`dmr confirm {studies[0]}` gives values on test, intervals and tests"
+    )
+
+
+def _values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
+    """The main metric of the runs that have it: index run, a column a combination in order, of those that any has."""
+    table = results.table
+    rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == results.main_metric)]
+    rows = rows[rows["combination"].notna()]
+    found = rows.pivot(index="run", columns="combination", values="value").astype(float)
+    names = evaluated_combinations(results.modalities).names
+    return found[[name for name in names if name in found]].dropna()
+
+
+def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
+    runs = results.runs.loc[values.index]
+    runs = runs[runs["config"] != EARLIER].sort_values("seed", kind="stable")
+    for (method, config), own in runs.groupby(["method", "config"], sort=False):
+        yield _entry(results, str(method), str(config), own, values)
+
+
+def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
+    """The best trial of each method by the first objective."""
+    runs = results.runs.loc[values.index].reset_index().set_index("trial")
+    order = [trial for trial in trial_values(stage_of(results, "search")).index if trial in runs.index]
+    for method, own in runs.loc[order].groupby("method", sort=False):
+        yield _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
+
+
+def _entry(results: StudyResults, method: str, config: str, runs: pd.DataFrame, values: pd.DataFrame) -> Entry:
+    return Entry(
+        study=results.study,
+        method=method,
+        config=config,
+        trial=int(runs["trial"].iloc[0]),
+        label=f"{method} {config}",
+        model=str(runs["model"].iloc[0]),
+        seeds=tuple(int(seed) for seed in runs["seed"]),
+        values=np.ascontiguousarray(values.loc[runs.index]),
+        run_ids=tuple(map(str, runs.index)),
+    )
+
+
+def _missing(results: StudyResults, found: Sequence[Entry]) -> list[str]:
+    """What of a confirmation is not compared."""
+    runs = results.runs[results.runs["stage"] == "confirm"]
+    earlier = runs["config"] == EARLIER
+    used = {run for entry in found for run in entry.run_ids}
+    lost = runs[~earlier & ~runs.index.isin(used)].sort_values(["method", "config", "seed"])
+    notes = []
+    if len(lost):
+        parts = [
+            f"{method} {config} seed {seed} {status}"
+            for method, config, seed, status in lost[["method", "config", "seed", "status"]].itertuples(index=False)
+        ]
+        more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+        notes.append(
+            f"{results.study}: {len(lost)} of {len(runs)} confirm runs have no values: {', '.join(parts[:5])}{more}"
+        )
+    if earlier.any():
+        notes.append(f"{results.study}: {earlier.sum()} confirm runs of an earlier confirmation are left out")
+    return notes

@@ -1,0 +1,170 @@
+"""Every figure of a study or a comparison: its name, a sentence that says what it shows, and the figure or the reason
+why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from matplotlib.figure import Figure
+
+from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.figures.class_heatmap import class_table, read_combinations
+from dmr.analysis.figures.combination_heatmap import draw_heatmap
+from dmr.analysis.figures.method_heatmap import method_difference_table, method_table
+from dmr.analysis.figures.missing_rates import draw_rates, rate_table
+from dmr.analysis.figures.parameter_heatmap import parameter_table
+from dmr.analysis.figures.pareto import draw_pareto
+from dmr.analysis.figures.pareto_points import entry_points, trial_points
+from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, difference_table, heatmap_table, methods_of
+from dmr.analysis.figures.variance_curves import draw_variance, read_diagnostics
+from dmr.analysis.results.load_study import StudyResults, combination_values, trial_values
+
+ReadArtifact = Callable[[str, str], bytes | None]
+Drawn = tuple[str, str, Figure | str]
+TOP, MOST_READ = 24, 8
+UNCONFIRMED = "no configurations to compare: nothing is confirmed and no trial has values"
+
+
+def study_figures(
+    search: StudyResults, confirm: StudyResults | None, comparison: Comparison | None, read_artifact: ReadArtifact
+) -> Iterator[Drawn]:
+    """Name, caption, and figure or reason, of each kind.
+
+    Args:
+        search: the runs of the search.
+        confirm: those of the confirmation, where there is one.
+        read_artifact: bytes of a run's artifact by run id and path, None where it has none.
+    """
+    metric = search.main_metric
+    defaults = default_trials(search, confirm)
+    yield from comparison_figures(comparison) if comparison is not None else _no_comparison(metric)
+    yield _drawn(
+        "trials",
+        f"{metric} of the best trials of the search on every combination of modalities.",
+        lambda: draw_heatmap(heatmap_table(search, TOP)),
+    )
+    yield _drawn(
+        "trials_difference",
+        f"How much better or worse in {metric} than the file's own values the best trials are, on every combination.",
+        lambda: draw_heatmap(difference_table(search, TOP, DEFAULTS, defaults)),
+    )
+    yield _drawn(
+        "parameters",
+        f"How each searched parameter moves the {metric} of each combination, and how important it is.",
+        lambda: draw_heatmap(parameter_table(search)),
+    )
+    yield _drawn(
+        "pareto",
+        f"{metric} with all modalities against that of the worst combination, and the Pareto front.",
+        lambda: _pareto(search, comparison, defaults),
+    )
+    yield _drawn(
+        "rates",
+        f"{metric} to expect when each modality is missing at some rate, by how models were trained.",
+        lambda: draw_rates(rate_table(search, comparison)),
+    )
+    yield _drawn(
+        "variance",
+        "Predicted variance and training loss of each combination by epoch, and which ones were in the hard set.",
+        lambda: _variance(search, confirm, comparison, read_artifact),
+    )
+    yield _drawn(
+        "classes",
+        "Intersection over union of each class on every combination of modalities.",
+        lambda: _classes(search, comparison, read_artifact),
+    )
+
+
+def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
+    """Methods by combinations: the values, and the differences to the reference."""
+    metric = comparison.metric
+    yield _drawn("methods", _methods_caption(metric), lambda: draw_heatmap(method_table(comparison)))
+    yield _drawn(
+        "methods_difference",
+        f"How much better or worse in {metric} each method is than {comparison.reference}, on every combination.",
+        lambda: draw_heatmap(method_difference_table(comparison)),
+    )
+
+
+def _no_comparison(metric: str) -> Iterator[Drawn]:
+    yield "methods", _methods_caption(metric), UNCONFIRMED
+    yield (
+        "methods_difference",
+        f"How much better or worse in {metric} each method is, on every combination.",
+        UNCONFIRMED,
+    )
+
+
+def _methods_caption(metric: str) -> str:
+    return f"{metric} of each method, mean over seeds, on every combination of modalities."
+
+
+def _drawn(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn:
+    """A figure or, where its data do not allow it, the sentence that says why."""
+    try:
+        return name, caption, draw()
+    except ValueError as reason:
+        return name, caption, str(reason)
+
+
+def _pareto(search: StudyResults, comparison: Comparison | None, defaults: dict[str, int]) -> Figure:
+    panels = [trial_points(search, defaults)]
+    if comparison is not None and comparison.split == "test" and comparison.entries:
+        panels.append(entry_points(comparison))
+    several = any(panel.frame["full_low"].notna().any() for panel in panels)
+    bars = "; lines through points: 95 % bootstrap intervals over seeds" if several else ""
+    title = f"{search.study}: all modalities present against the worst combination"
+    return draw_pareto(panels, title, f"data {search.dataset}; {search.combinations} combinations{bars}")
+
+
+def _variance(
+    search: StudyResults, confirm: StudyResults | None, comparison: Comparison | None, read_artifact: ReadArtifact
+) -> Figure:
+    """Of the first run, best configuration first and no method twice, that predicted a variance."""
+    for run, what in list(_best_runs(search, confirm, comparison))[:MOST_READ]:
+        content = read_artifact(run, "diagnostics.csv")
+        found = read_diagnostics(content, search.modalities) if content is not None else None
+        if found is not None:
+            return draw_variance(
+                found,
+                f"{search.study}: predicted variance of each combination by epoch",
+                f"data {search.dataset}, split train; {what}; {search.combinations} combinations; orange: in the hard "
+                "set",
+            )
+    raise ValueError(
+        f"study {search.study}: no diagnostics.csv of its best runs has a predicted variance, as dmrnet's have"
+    )
+
+
+def _best_runs(
+    search: StudyResults, confirm: StudyResults | None, comparison: Comparison | None
+) -> Iterator[tuple[str, str]]:
+    """A run of each method, best first, and what it is in words."""
+    seen = set()
+    if confirm is not None and comparison is not None:
+        for entry in comparison.entries:
+            if entry.method not in seen and entry.study == search.study:
+                seen.add(entry.method)
+                yield entry.run_ids[0], f"{entry.label}, one seed ({entry.seeds[0]})"
+    methods, runs = methods_of(search), search.runs.reset_index().drop_duplicates("trial").set_index("trial")
+    for trial in trial_values(search).index:
+        if methods[trial] not in seen:
+            seen.add(methods[trial])
+            yield str(runs.loc[trial, "run"]), f"trial {trial}, {methods[trial]}, one seed ({runs.loc[trial, 'seed']})"
+
+
+def _classes(search: StudyResults, comparison: Comparison | None, read_artifact: ReadArtifact) -> Figure:
+    """Of the reference, and so not of the best on test."""
+    if comparison is not None:
+        entry = comparison.entry(comparison.reference)
+        runs, split, what = entry.run_ids, str(comparison.split), entry.label
+    else:
+        order = trial_values(search).index.intersection(combination_values(search).index, sort=False)
+        if order.empty:
+            raise ValueError(f"study {search.study}: no trial has values to draw yet")
+        best = search.runs[search.runs["trial"] == order[0]]
+        runs, split, what = tuple(map(str, best.index)), "val", f"trial {order[0]}, the best"
+    contents = [read_artifact(run, "combinations.csv") for run in runs]
+    frames = [read_combinations(content) for content in contents if content is not None]
+    return draw_heatmap(class_table(search, [frame for frame in frames if frame is not None], split, what))

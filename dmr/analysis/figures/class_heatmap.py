@@ -1,0 +1,60 @@
+"""Intersection over union of each class by combination, of the best configuration.
+
+Letters: K classes, C combinations.
+"""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+
+from dmr.analysis.figures.combination_heatmap import HeatmapTable
+from dmr.analysis.figures.style import seeds_text
+from dmr.analysis.figures.trial_heatmap import summaries
+from dmr.analysis.results.load_study import StudyResults
+from dmr.combinations import all_combinations
+
+PREFIX = "iou_"
+CSV = ["split", "metric", "combination", "value"]
+
+
+def read_combinations(content: bytes) -> pd.DataFrame | None:
+    """A run's `combinations.csv`; None where it is not that."""
+    try:
+        frame = pd.read_csv(io.BytesIO(content))
+    except (ValueError, UnicodeDecodeError):
+        return None
+    return frame if list(frame.columns) == CSV else None
+
+
+def class_table(results: StudyResults, frames: list[pd.DataFrame], split: str, what: str) -> HeatmapTable:
+    """Means over the runs of one configuration.
+
+    Args:
+        frames: the `combinations.csv` of each run, as of `read_combinations`.
+        what: the configuration in words.
+
+    Raises:
+        ValueError: they have no metric of single classes.
+    """
+    rows = pd.concat(frames) if frames else pd.DataFrame(columns=CSV)
+    rows = rows[(rows["split"] == split) & rows["metric"].str.startswith(PREFIX) & rows["combination"].notna()]
+    if rows.empty:
+        raise ValueError(
+            f"study {results.study}: its runs have no {PREFIX}CLASS of combinations, as those of segmentation have"
+        )
+    means = rows.groupby(["metric", "combination"], sort=False)["value"].mean().unstack()
+    names = [name for name in all_combinations(results.modalities).names if name in means]
+    means = means.loc[list(dict.fromkeys(rows["metric"])), names]
+    means.index = [name.removeprefix(PREFIX) for name in means.index]
+    return HeatmapTable(
+        cells=means,
+        summaries=summaries(means, "max"),
+        modalities=results.modalities,
+        metric="IoU",
+        better="max",
+        title=f"{results.study}: IoU of each class by combination",
+        subtitle=f"data {results.dataset}, split {split}; {what}; mean over {seeds_text([len(frames)])}; "
+        f"{results.combinations} combinations",
+    )

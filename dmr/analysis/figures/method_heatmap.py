@@ -1,0 +1,118 @@
+"""Methods and configurations by combinations: mean over seeds, and the difference to the reference.
+
+Letters: E entries, S seeds, C combinations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from dmr.analysis.comparison.comparison import Comparison, Entry
+from dmr.analysis.comparison.paired_tests import common_seeds, paired_values
+from dmr.analysis.figures.combination_heatmap import HeatmapTable
+from dmr.analysis.figures.style import seeds_text
+from dmr.analysis.figures.trial_heatmap import summaries
+
+MOST_ROWS = 48
+
+
+class Difference(NamedTuple):
+    """Mean difference (C,) to the reference, and the ends of its 95 % interval, NaN where there is none."""
+
+    mean: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+
+
+def method_table(comparison: Comparison) -> HeatmapTable:
+    """The mean over seeds of each entry, best first.
+
+    Raises:
+        ValueError: there are no entries.
+    """
+    shown = _shown(comparison)
+    rows = {entry.label: entry.values.mean(axis=0) for entry in shown}
+    cells = pd.DataFrame.from_dict(rows, orient="index", columns=list(comparison.combinations.names))
+    seeds = seeds_text([len(entry.seeds) for entry in shown])
+    return HeatmapTable(
+        cells=cells,
+        summaries=summaries(cells, comparison.mode),
+        modalities=comparison.combinations.modalities,
+        metric=comparison.metric,
+        better=comparison.mode,
+        title=f"{', '.join(comparison.studies)}: {comparison.metric} by method and combination",
+        subtitle=f"data {comparison.dataset}, split {comparison.split}; mean over {seeds}; "
+        f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations",
+    )
+
+
+def method_difference_table(comparison: Comparison) -> HeatmapTable:
+    """The mean difference to the reference of each entry that has seeds in common with it, best first.
+
+    Raises:
+        ValueError: there is no such entry.
+    """
+    reference = comparison.entry(comparison.reference)
+    shown = [entry for entry in _shown(comparison) if entry is not reference and common_seeds(entry, reference)]
+    if not shown:
+        raise ValueError(f"there is nothing to compare with {reference.label}")
+    found = {entry.label: difference(entry, reference) for entry in shown}
+    means = [difference(_mean(entry), _mean(reference)) for entry in shown]
+    names = list(comparison.combinations.names)
+    cells = pd.DataFrame.from_dict({label: one.mean for label, one in found.items()}, orient="index", columns=names)
+    told, told_means = (np.stack([(d.low > 0) | (d.high < 0) for d in ds]) for ds in (found.values(), means))
+    several = any(np.isfinite(one.low).any() for one in found.values())
+    how = (
+        "nearly grey where the 95 % t interval of the paired difference over seeds, each cell by itself, includes 0"
+        if several
+        else "one seed, so that no interval says which differences are chance"
+    )
+    seeds = seeds_text([len(common_seeds(entry, reference)) for entry in shown])
+    return HeatmapTable(
+        cells=cells,
+        summaries=pd.DataFrame({"mean": [float(one.mean[0]) for one in means]}, cells.index),
+        modalities=comparison.combinations.modalities,
+        metric=f"difference of {comparison.metric}",
+        better=comparison.mode,
+        title=f"{', '.join(comparison.studies)}: {comparison.metric} less that of {reference.label}",
+        subtitle=f"data {comparison.dataset}, split {comparison.split}; mean difference over {seeds} in common; "
+        f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations; {how}",
+        difference=True,
+        muted=~told if several else None,
+        muted_summaries=~told_means if several else None,
+    )
+
+
+def difference(entry: Entry, reference: Entry) -> Difference:
+    """Of two entries, paired by the seeds they have in common, with Student's t interval: mean ± t(S − 1) s / √S. One
+    seed has none.
+    """
+    one, other = paired_values(entry, reference)
+    pairs, count = one - other, len(one)
+    mean = pairs.mean(axis=0)
+    if count == 1:
+        return Difference(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    reach = stats.t.ppf(0.975, count - 1) * pairs.std(axis=0, ddof=1) / np.sqrt(count)
+    return Difference(mean, mean - reach, mean + reach)
+
+
+def _mean(entry: Entry) -> Entry:
+    """Its mean over combinations as if that were the only one."""
+    return replace(entry, values=entry.values.mean(axis=1, keepdims=True))
+
+
+def _shown(comparison: Comparison) -> list[Entry]:
+    if not comparison.entries:
+        raise ValueError(f"data {comparison.dataset}: there is no configuration with values to compare")
+    return list(comparison.entries[:MOST_ROWS])
+
+
+def _count(comparison: Comparison, shown: list[Entry]) -> str:
+    total = len(comparison.entries)
+    return f"{len(shown)} of {total} configurations" if len(shown) < total else f"{total} configurations"

@@ -1,0 +1,166 @@
+"""What models trained in one way are worth when sensors fail at another rate: training side by missing rate in use.
+
+Letters: C combinations, G groups, T rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures.combination_heatmap import BAR, ROW, draw_bar, draw_cells, header, scale_of
+from dmr.analysis.figures.style import GREY, HEADER, LABEL_LINE, LABEL_SIZE, MARGIN, PAD, SMALL_SIZE, text_width
+from dmr.analysis.figures.trial_heatmap import methods_of
+from dmr.analysis.results.load_study import StudyResults, combination_values
+from dmr.combinations import Combinations, all_combinations, deployment_weights
+
+RATES = tuple(round(0.1 * step, 1) for step in range(10))
+SAMPLING = ("sampling.strategy", "sampling.keep_prob", "sampling.full_prob", "missing.train")
+BINS, CELL = 4, 0.5
+
+
+@dataclass(frozen=True)
+class RateTable:
+    """Index how they were trained, a column a rate (G, T), and what to say about it."""
+
+    cells: pd.DataFrame
+    metric: str
+    mode: str
+    title: str
+    subtitle: str
+
+
+def expected_at(
+    values: npt.ArrayLike, combinations: Combinations, rates: Sequence[float] = RATES
+) -> npt.NDArray[np.float64]:
+    """Expected value (..., T) from values (..., C) when each modality is missing with the rate, independently of the
+    others, given that one of `combinations` is met.
+    """
+    names = combinations.modalities
+    weights = np.stack([deployment_weights(combinations, dict.fromkeys(names, 1.0 - rate)) for rate in rates])
+    return np.asarray(values, dtype=np.float64) @ weights.T
+
+
+def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTable:
+    """By how trials drew combinations, or which samples they missed, where the search turned that; else the confirmed
+    configurations; else the best trials.
+
+    Raises:
+        ValueError: no trial has values of the combinations.
+    """
+    searched = [key for key in SAMPLING if key in results.searched]
+    if searched:
+        cells, text = _by_sampling(results, searched)
+        split = "val"
+    elif comparison is not None and comparison.entries:
+        entries = comparison.entries[:24]
+        split, combinations = comparison.split, comparison.combinations
+        means = {entry.label: expected_at(entry.values.mean(axis=0), combinations) for entry in entries}
+        cells = pd.DataFrame.from_dict(means, orient="index", columns=list(RATES))
+        text = (
+            f"a row a configuration, best {len(entries)} first, as the search did not turn how combinations are drawn; "
+            f"mean over {drawing.seeds_text([len(entry.seeds) for entry in entries])}"
+        )
+    else:
+        values, combinations = _complete_values(results)
+        groups = methods_of(results)[values.index]
+        cells = pd.DataFrame(expected_at(values, combinations), values.index, list(RATES)).groupby(groups).median()
+        counts = groups.value_counts()
+        cells.index = [_counted(str(method), counts[method]) for method in cells.index]
+        split = "val"
+        text = (
+            "a row a method, median over its trials, as the search did not turn how combinations are drawn; one seed "
+            "a trial"
+        )
+    names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
+    return RateTable(
+        cells,
+        results.main_metric,
+        results.main_mode,
+        f"{names}: {results.main_metric} expected when sensors fail",
+        f"data {results.dataset}, split {split}; {text}; columns: each modality is missing with this rate, "
+        f"independently, given that one of {results.combinations} combinations is met; bold: best of a column",
+    )
+
+
+def _by_sampling(results: StudyResults, searched: list[str]) -> tuple[pd.DataFrame, str]:
+    values, combinations = _complete_values(results)
+    points = results.table.drop_duplicates("trial").set_index("trial").loc[values.index, searched]
+    binned = {key: _binned(points[key]) for key in searched}
+    groups = []
+    for trial in values.index:
+        parts = [(key, *found[trial]) for key, found in binned.items() if trial in found]
+        label = ", ".join(name if key == SAMPLING[0] else f"{_short(key)} {name}" for key, _, name in parts)
+        groups.append((tuple((key, place) for key, place, _ in parts), label or "as in the file"))
+    expected = pd.DataFrame(expected_at(values, combinations), values.index, list(RATES))
+    labels = pd.Series([label for _, label in groups], values.index)
+    counts = labels.value_counts()
+    cells = expected.groupby(labels).median().loc[list(dict.fromkeys(label for _, label in sorted(groups)))]
+    cells.index = [_counted(label, counts[label]) for label in cells.index]
+    return cells, f"rows: trials by {', '.join(searched)}, median over trials; one seed a trial"
+
+
+def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
+    """Of each trial with a value: what it, or the quantile bin it falls in, is sorted by, and its name."""
+    known = column.dropna()
+    trials = known.index.tolist()
+    if not pd.api.types.is_numeric_dtype(known):
+        return {trial: (value, value) for trial, value in zip(trials, known.astype(str), strict=True)}
+    if known.nunique() <= BINS:
+        return {trial: (value, f"{value:.3g}") for trial, value in zip(trials, known.astype(float), strict=True)}
+    bins = pd.qcut(known, min(BINS, max(1, len(known) // 3)), duplicates="drop")
+    low, high = (known.groupby(bins, observed=True).agg(end) for end in ("min", "max"))
+    return {
+        trial: (float(low[own]), f"{low[own]:.2f} to {high[own]:.2f}") for trial, own in zip(trials, bins, strict=True)
+    }
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("sampling.")
+
+
+def _counted(label: str, count: int) -> str:
+    return f"{label} ({count} {'trial' if count == 1 else 'trials'})"
+
+
+def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations]:
+    values = combination_values(results).dropna(axis="columns", how="all").dropna()
+    if values.empty:
+        raise ValueError(f"study {results.study}: no trial has values of its combinations yet")
+    every = all_combinations(results.modalities)
+    members = tuple(m for m, name in zip(every.members, every.names, strict=True) if name in values)
+    return values, Combinations(every.modalities, members)
+
+
+def draw_rates(table: RateTable) -> Figure:
+    """The grid; the best of each column is bold."""
+    (rows, columns), mode = table.cells.shape, table.mode
+    caption = "missing rate of each modality in use:"
+    left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, caption])
+    label = f"{table.metric} ({drawing.better(mode)})"
+    below = BAR + 2 * LABEL_LINE + 2 * PAD
+    sheet = drawing.Sheet(
+        left + CELL * columns + MARGIN + PAD, HEADER + ROW * rows + below + MARGIN, table.title, table.subtitle
+    )
+    body = sheet.top + HEADER
+    scale = scale_of(table.cells.to_numpy(dtype=float), mode)
+    axes = sheet.place(left, body, CELL * columns, ROW * rows)
+    draw_cells(axes, table.cells, scale, "{:.3f}".format if rows else None, SMALL_SIZE)
+    best = table.cells.to_numpy()
+    best = best.argmax(axis=0) if mode == "max" else best.argmin(axis=0)
+    for text in list(axes.texts):
+        column, row = (int(at) for at in text.get_position())
+        text.set_fontweight("bold" if rows > 1 and best[column] == row else "normal")
+    axes.set_yticks(np.arange(rows) + 0.5, table.cells.index, size=LABEL_SIZE)
+    for x, rate in enumerate(table.cells):
+        header(axes, x + 0.5, f"{rate:g}")
+    axes.annotate(caption, (0, 1), (-4, 4), "axes fraction", "offset points", size=LABEL_SIZE, color=GREY, ha="right")
+    draw_bar(sheet, left, body + ROW * rows + PAD, max(2.0, text_width(label, SMALL_SIZE)), scale, label, mode == "min")
+    return sheet.figure

@@ -1,0 +1,140 @@
+"""Trials by combinations: values, or differences to one trial or to the file's own values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dmr.analysis.figures.combination_heatmap import HeatmapTable, draw_heatmap
+from dmr.analysis.figures.style import check_target, save_figure
+from dmr.analysis.results.load_study import StudyResults, combination_values, trial_values
+
+DEFAULTS = "defaults"
+
+
+def heatmap_table(results: StudyResults, top: int, split: str = "val") -> HeatmapTable:
+    """The best `top` trials of a study.
+
+    Raises:
+        ValueError: no trial has values.
+    """
+    values = combination_values(results, split)
+    order = trial_values(results).index.intersection(values.index, sort=False)
+    if order.empty:
+        raise ValueError(f"study {results.study}: no trial has values to draw yet")
+    cells = values.loc[order[:top]].rename(index=trial_labels(results))
+    return HeatmapTable(
+        cells=cells,
+        summaries=summaries(cells, results.main_mode),
+        modalities=results.modalities,
+        metric=results.main_metric,
+        better=results.main_mode,
+        title=f"{results.study}: {results.main_metric} by combination of modalities",
+        subtitle=f"data {results.dataset}, split {split}; {len(cells)} of {len(order)} trials with values, best first "
+        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed a trial",
+    )
+
+
+def difference_table(
+    results: StudyResults, top: int, reference: int | str, defaults: dict[str, int] | None = None, split: str = "val"
+) -> HeatmapTable:
+    """The best `top` trials, less the trial `reference`, or each less the `defaults` of its method.
+
+    Args:
+        defaults: the trial with the file's own values, by method.
+
+    Raises:
+        ValueError: no trial has values, or there is nothing to compare with.
+    """
+    table = heatmap_table(results, len(results.runs), split)
+    values = combination_values(results, split)
+    order = trial_values(results).index.intersection(values.index, sort=False)
+    methods = methods_of(results)
+    if reference == DEFAULTS:
+        known = {method: trial for method, trial in (defaults or {}).items() if trial in values.index}
+        if not known:
+            raise ValueError(
+                f"study {results.study}: it is not known which trial has the file's own values: confirm the study, or "
+                "name a trial"
+            )
+        against = pd.Series({trial: known.get(methods[trial], -1) for trial in order})
+        text = "less the trial with the file's own values" + (" of its method" if methods.nunique() > 1 else "")
+    else:
+        if reference not in values.index:
+            raise ValueError(f"study {results.study}: trial {reference} has no values; {_some(order)} have")
+        against = pd.Series(int(reference), index=order)
+        text = f"less trial {reference}"
+    shown = against[(against >= 0) & (against != against.index)].index[:top]
+    if shown.empty:
+        raise ValueError(f"study {results.study}: there is no other trial to compare with")
+    cells = values.loc[shown] - values.loc[against[shown]].to_numpy()
+    cells = cells.rename(index=trial_labels(results))
+    metric = results.main_metric
+    return replace(
+        table,
+        cells=cells,
+        summaries=pd.DataFrame({"mean": cells.mean(axis=1)}),
+        difference=True,
+        metric=f"difference of {metric}",
+        title=f"{results.study}: {metric} by combination, {text}",
+        subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first "
+        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed a trial, so that no "
+        "interval says which differences are chance",
+    )
+
+
+def write_heatmap(
+    results: StudyResults,
+    path: Path,
+    top: int = 24,
+    difference_to: int | str | None = None,
+    defaults: dict[str, int] | None = None,
+) -> Path:
+    """Draw the best `top` trials to a .png, .svg or .pdf file; the file is there whole or not at all.
+
+    Raises:
+        ValueError: another ending, no such directory, no trial has values, or nothing to compare with.
+    """
+    check_target(path)
+    if difference_to is None:
+        return save_figure(draw_heatmap(heatmap_table(results, top)), path)
+    return save_figure(draw_heatmap(difference_table(results, top, difference_to, defaults)), path)
+
+
+def default_trials(*stages: StudyResults | None) -> dict[str, int]:
+    """The search's trial with the file's own values, by method, as the runs' `config` tells."""
+    found: dict[str, int] = {}
+    for results in stages:
+        if results is not None:
+            named = [DEFAULTS in str(config).split(", ") for config in results.runs["config"]]
+            runs = results.runs[np.array(named, dtype=bool)]
+            pairs = zip(runs["method"].tolist(), runs["trial"].tolist(), strict=True)
+            found |= {method: trial for method, trial in pairs if trial >= 0}  # −1: the search did not run them
+    return found
+
+
+def methods_of(results: StudyResults) -> pd.Series:
+    """Index trial: its method, or block."""
+    return results.runs.groupby("trial")["method"].first()
+
+
+def trial_labels(results: StudyResults) -> dict[int, str]:
+    methods = methods_of(results)
+    several = methods.nunique() > 1
+    return {
+        trial: f"trial {trial}, {method}" if several else f"trial {trial}"
+        for trial, method in zip(methods.index.tolist(), methods.tolist(), strict=True)
+    }
+
+
+def summaries(cells: pd.DataFrame, mode: str) -> pd.DataFrame:
+    """Mean and worst over the combinations of each row."""
+    worst = cells.min(axis=1) if mode == "max" else cells.max(axis=1)
+    return pd.DataFrame({"mean": cells.mean(axis=1), "worst": worst})
+
+
+def _some(trials: pd.Index) -> str:
+    return ", ".join(str(trial) for trial in trials[:8]) + (", ..." if len(trials) > 8 else "")

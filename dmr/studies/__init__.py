@@ -1,0 +1,1 @@
+"""The orchestration of studies: Ray Train, Ray Tune, Optuna, MLflow and the command line."""

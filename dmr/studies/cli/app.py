@@ -1,0 +1,77 @@
+"""What the files of `dmr`'s commands share: the application, how a command ends, and the options several of them have.
+
+Exit codes: 0 the budget is done and a trial succeeded; 1 the work failed or none succeeded; 2 bad input, before
+anything is started; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dmr.studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="dmr",
+    help="Studies of multimodal models that keep working when sensors fail.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+data = typer.Typer(name="data", help="Data sets: from an original release to arrays.", no_args_is_help=True)
+app.add_typer(data)
+
+StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the file.")]
+StorageOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where studies lie; else DMR_STORAGE, else ./dmr_runs.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(metavar="ADDR", help="A Ray cluster; else RAY_ADDRESS, else a local Ray.")
+]
+NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Replace the study's name.")]
+TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
+
+
+def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2."""
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        @to.command(name)
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            try:
+                if os.getcwd() not in sys.path:  # where a method or encoder of one's own is found, as `module:Class`
+                    sys.path.append(os.getcwd())
+                code = function(*args, **kwargs)
+            except StudyError as error:
+                for line in error.lines:
+                    sys.stderr.write(line + "\n")
+                raise typer.Exit(2) from None
+            except OSError as error:  # a disk that is full or gone
+                where = f"{error.filename}: " if error.filename else ""
+                sys.stderr.write(f"{where}{error.strerror or error}\n")
+                raise typer.Exit(1) from None
+            raise typer.Exit(code or 0)
+
+        return wrapper
+
+    return register
+
+
+def people() -> Console:
+    """Standard error, for people's eyes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)

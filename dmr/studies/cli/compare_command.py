@@ -1,0 +1,120 @@
+"""`dmr compare`: methods or studies side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dmr.studies.cli.app import StorageOption, command, people
+from dmr.studies.cli.reading_commands import load_results
+from dmr.studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dmr.analysis.comparison.comparison import Comparison
+    from dmr.analysis.results.artifacts import Samples
+    from dmr.analysis.results.load_study import StudyResults
+
+
+@command("compare")
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies of the same data.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Test against this entry; else the study's own method, best.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
+    from dmr.studies.cli.comparison_screen import show_comparison
+
+    comparison = compare_studies(names, storage, reference)
+    show_comparison(comparison)
+    for note in comparison.notes:
+        people().print(f"- {note}", markup=False, soft_wrap=True)
+    if output is not None:
+        for path in (*write_comparison(comparison, output), *draw_comparison(comparison, output)):
+            typer.echo(path)
+
+
+def compare_studies(names: list[str], storage: Path | None, reference: str | None) -> Comparison:
+    """The comparison of studies of one storage.
+
+    Raises:
+        StudyError: one line: a study is not there, studies are of different data, or as `compare` says.
+    """
+    from dmr.analysis.comparison.comparison import compare
+    from dmr.analysis.results.artifacts import samples_reader
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+
+    folders = [StudyFolder(resolve_storage(storage), name) for name in names]
+    documents = [folder.document() for folder in folders]
+    for name, document in zip(names[1:], documents[1:], strict=True):
+        _check_same_data(names[0], documents[0], name, document)
+    results: list[StudyResults] = []
+    readers: dict[str, Callable[[str], Samples | None]] = {}
+    for folder in folders:
+        results.append(load_results(folder.name, storage, None))
+        readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.places().tracking_uri))
+    try:
+        return compare(
+            results,
+            reference=reference,
+            samples=lambda run_id: readers[run_id](run_id),
+            method=documents[0]["model"]["method"],
+        )
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+
+
+def _check_same_data(name: str, document: dict[str, Any], other: str, others: dict[str, Any]) -> None:
+    """Raises:
+    StudyError: the studies have not the same test samples, as far as their files say.
+    """
+    dataset = document["dataset"]
+    drawn = document.get("missing") or (dataset["name"] != "arrays" and "seed" not in dataset)
+    for key in ("dataset", "missing", *(["seed"] if drawn else [])):  # the study's seed may decide what is in test
+        if document.get(key) != others.get(key):
+            raise StudyError(
+                f"{name} and {other} cannot be compared, their data differ: {key}: "
+                f"{_shown(document.get(key))}; {_shown(others.get(key))}"
+            )
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "nothing" if value is None else str(value)
+    return ", ".join(f"{key} {part}" for key, part in value.items())
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """The tables in full precision; the paths written.
+
+    Raises:
+        StudyError: the folder cannot be made.
+    """
+    from dmr.studies.storage.study_folder import write_text
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
+    tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
+    for name, frame in tables.items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+    return [folder / f"{name}.csv" for name in tables]
+
+
+def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """The figures that can be drawn, as .png, in a folder that is there; the paths written."""
+    from dmr.analysis.figures.all_figures import comparison_figures
+    from dmr.analysis.figures.style import save_figure
+
+    drawn = [(name, figure) for name, _, figure in comparison_figures(comparison)]
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn if not isinstance(figure, str)]

@@ -1,0 +1,164 @@
+"""The tables of `dmr compare` on the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dmr.analysis.comparison.comparison import Comparison
+
+FEW_COMBINATIONS = 15
+LABEL_WIDTH, ENTRY_WIDTH = 28, 13
+SIGNIFICANT, MARK = 0.05, "p < 0.05 after Holm's correction"
+UNBOUNDED = 1_000
+NOTHING = "-"
+
+
+class Column(NamedTuple):
+    """A column of the entries' table: its heading and the text of a row."""
+
+    heading: str
+    text: Callable[[pd.Series], str]
+
+
+def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """The entries, where the console is narrow in two tables; the combinations; the modalities' worth."""
+    out = console or Console(highlight=False)
+    level, differences = _level(comparison), _differences(comparison)
+    metric, combinations = comparison.metric, comparison.combinations_text
+    title = f"{', '.join(comparison.studies)}: {metric} on {comparison.split} over {combinations} combinations"
+    whole = _entries_table(comparison, title, level + differences)
+    if Measurement.get(out, out.options.update_width(UNBOUNDED), whole).maximum <= out.width or not differences:
+        out.print(whole)
+    else:
+        out.print(_entries_table(comparison, title, level))
+        out.print(_entries_table(comparison, "mean differences, and p after Holm's correction", differences))
+    few = len(comparison.combinations) <= FEW_COMBINATIONS
+    out.print(_combinations_table(comparison, out.width) if few else _largest_differences(comparison))
+    worth = [name for name in comparison.summary if str(name).startswith("shapley_")]
+    if worth:
+        columns = [Column(str(name).removeprefix("shapley_"), _number(str(name), signed=True)) for name in worth]
+        out.print(_entries_table(comparison, f"what each modality adds to {metric} (Shapley value)", columns))
+
+
+def _level(comparison: Comparison) -> list[Column]:
+    """How good each entry is."""
+    columns = [
+        Column("seeds", lambda row: str(row["seeds"])),
+        Column("mean", _number("mean")),
+        Column("95 %\ninterval", lambda row: _interval(row["low"], row["high"])),
+        Column("iqm", _number("iqm")),
+        Column("worst", _number("worst")),
+        Column("full", _number("full")),
+        Column("expected", _number("expected")),
+    ]
+    return _known(comparison, columns, comparison.summary)
+
+
+def _differences(comparison: Comparison) -> list[Column]:
+    """How each entry differs from others; no column that would be empty."""
+    columns = [
+        Column("−\nreference", _number("minus_reference", signed=True)),
+        Column("p\nseeds", _p("p_seeds_holm")),
+        Column("p\nsamples", _p("p_samples_holm")),
+        Column("−\ndefaults", _number("minus_defaults", signed=True)),
+        Column("p\nseeds", _p("p_defaults_holm")),
+        Column("gap to\ndedi-\ncated", _number("gap_to_dedicated", signed=True)),
+        Column("worse\nwith\nmore", _number("worse_with_more")),
+    ]
+    return _known(comparison, columns, comparison.summary)
+
+
+def _known(comparison: Comparison, columns: Iterable[Column], frame: pd.DataFrame) -> list[Column]:
+    return [column for column in columns if any(column.text(row) != NOTHING for _, row in frame.iterrows())]
+
+
+def _entries_table(comparison: Comparison, title: str, columns: Sequence[Column]) -> Table:
+    table = _table(title, "entry", [column.heading for column in columns])
+    for label, row in comparison.summary.iterrows():
+        shown = f"{label} (reference)" if label == comparison.reference else str(label)
+        table.add_row(shown, *(column.text(row) for column in columns))
+    return table
+
+
+def _combinations_table(comparison: Comparison, width: int) -> Table:
+    """A row a combination, a column an entry, as many as the width has room for: the reference, then the best
+    configurations, then others.
+    """
+    frame, labels = comparison.by_combination, [entry.label for entry in comparison.entries]
+    best = [entry.label for entry in comparison.entries if entry.is_best]
+    order = [comparison.reference, *best, *labels]
+    fitting = max(1, (width - LABEL_WIDTH) // (ENTRY_WIDTH + 2))
+    shown = list(dict.fromkeys(order))[:fitting]
+    title = f"{comparison.metric} of each combination"
+    if len(shown) < len(labels):
+        title += f", {len(shown)} of {len(labels)} entries (-o DIR writes all)"
+    means = frame.pivot(index="combination", columns="label", values="mean")
+    p_values = frame.pivot(index="combination", columns="label", values="p_samples_holm")
+    marked = p_values[shown] < SIGNIFICANT
+    if marked.any(axis=None):
+        title += f"; * differs from {comparison.reference} over test samples, {MARK}"
+    table = _table(title, "combination", shown, width=ENTRY_WIDTH)
+    for name in comparison.combinations.names:
+        row, stars = means.loc[name, shown], marked.loc[name]
+        table.add_row(name, *(f"{value:.4f}{'*' if star else ' '}" for value, star in zip(row, stars, strict=True)))
+    return table
+
+
+def _largest_differences(comparison: Comparison) -> Table:
+    """Of many combinations those in which an entry is furthest from the reference; without others, the worst."""
+    frame = comparison.by_combination
+    means = frame[frame["label"] == comparison.reference].set_index("combination")["mean"]
+    others = frame[frame["minus_reference"].notna()]
+    if others.empty:
+        table = _table(f"{comparison.metric} of the {FEW_COMBINATIONS} worst combinations", "combination", ["mean"])
+        for name, value in means.sort_values(ascending=comparison.mode == "max")[:FEW_COMBINATIONS].items():
+            table.add_row(str(name), f"{value:.4f}")
+        return table
+    others = others.loc[others["minus_reference"].abs().sort_values(ascending=False, kind="stable").index]
+    title = (
+        f"{comparison.metric}: the {FEW_COMBINATIONS} largest differences to {comparison.reference} in a combination "
+        "(-o DIR writes all); p over samples after Holm's correction for all of them"
+    )
+    table = _table(title, "combination", ["entry", "mean", "reference", "difference", "p samples"])
+    for _, row in others[:FEW_COMBINATIONS].iterrows():
+        numbers = (f"{row['mean']:.4f}", f"{means[row['combination']]:.4f}", f"{row['minus_reference']:+.4f}")
+        table.add_row(str(row["combination"]), str(row["label"]), *numbers, _p("p_samples_holm")(row))
+    return table
+
+
+def _table(title: str, first: str, columns: Sequence[str], width: int | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column(first, overflow="fold", min_width=14, max_width=LABEL_WIDTH)
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold", no_wrap=width is None, max_width=width)
+    return table
+
+
+def _number(name: str, signed: bool = False) -> Callable[[pd.Series], str]:
+    def text(row: pd.Series) -> str:
+        value = row.get(name, math.nan)
+        return NOTHING if math.isnan(value) else f"{round(value, 4) + 0.0:{'+' if signed else ''}.4f}"  # no -0.0000
+
+    return text
+
+
+def _p(name: str) -> Callable[[pd.Series], str]:
+    def text(row: pd.Series) -> str:
+        value = row[name]
+        return NOTHING if math.isnan(value) else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+
+    return text
+
+
+def _interval(low: float, high: float) -> str:
+    return NOTHING if math.isnan(low) else f"{low:.4f}–{high:.4f}"

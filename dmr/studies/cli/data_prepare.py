@@ -1,0 +1,75 @@
+"""`dmr data prepare`: a public data set's original release becomes arrays, with progress for people."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from dmr.data.dataset import DataError
+from dmr.data.prepare import open_release
+from dmr.data.prepare.pool import cores
+from dmr.data.prepare.split import PrepareError
+from dmr.data.prepare.writer import prepare
+from dmr.studies.errors import StudyError
+
+LINE_SECONDS = 30.0
+
+
+def prepare_set(
+    name: str, source: Path, out: Path, split: str, workers: int | None, skip_bad: bool, people: Console
+) -> int:
+    """Write the set and say what is there; returns the exit code.
+
+    Raises:
+        StudyError: the source, a list or `out` cannot be used.
+    """
+    try:
+        release = open_release(name, source, split)
+        with _Progress(people) as progress:
+            found = prepare(release, out, workers=workers or cores(), skip_bad=skip_bad, progress=progress.show)
+    except DataError as error:
+        raise StudyError(str(error)) from None
+    except PrepareError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        people.print("interrupted; the same command goes on from here", soft_wrap=True)
+        raise
+    for part, count in found.skipped.items():
+        if count:
+            people.print(f"{part}: {count} samples are left out, see {out / part / 'skipped.csv'}", soft_wrap=True)
+    counts = ", ".join(f"{count} {part}" for part, count in found.samples.items())
+    typer.echo(f"{out}: {name} {'is there already' if found.already else 'is ready'}: {counts}")
+    return 0
+
+
+class _Progress:
+    """A bar a split on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, people: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.people = people
+        self.bars = Progress(*columns, console=people, transient=True, disable=not people.is_terminal)
+        self.tasks: dict[str, TaskID] = {}
+        self.last = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def show(self, split: str, done: int, total: int) -> None:
+        if self.people.is_terminal:
+            if split not in self.tasks:
+                self.tasks[split] = self.bars.add_task(split)
+            self.bars.update(self.tasks[split], completed=done, total=total)
+        elif done == total or time.monotonic() - self.last >= LINE_SECONDS:
+            self.last = time.monotonic()
+            self.people.print(f"{split}: {done}/{total}", soft_wrap=True)

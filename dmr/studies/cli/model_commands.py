@@ -1,0 +1,63 @@
+"""The commands that use what a study has trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dmr.studies.cli.app import NameArgument, StorageOption, command, people
+from dmr.studies.errors import StudyError
+
+
+@command("evaluate")
+def evaluate(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run in MLflow of a trial or training.")],
+    combinations: Annotated[str, typer.Option(metavar="all|A,B-C", help="All, or these.")] = "all",
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="Else val, or with --data the only one there.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Another data folder with the same classes.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A row a sample and combination: .csv, .parquet or .npz.")
+    ] = None,
+    output: Annotated[Literal["text", "csv", "json"], typer.Option("--format", help="The form of the table.")] = "text",
+    storage: StorageOption = None,
+) -> int:
+    """Evaluate a run's chosen checkpoint: every metric of every combination, on standard output."""
+    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.trained_models.evaluate import evaluate_run
+    from dmr.studies.trained_models.find_run import find_run
+
+    run = find_run(run_id, resolve_storage(storage))
+    return evaluate_run(run, combinations, split, data, predictions, output)
+
+
+@command("export")
+def export(
+    name: NameArgument,
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="RUN_ID", help="This run; else the winner on val.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--register", metavar="MODEL_NAME", help="Also file it in MLflow's registry.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Write a trained network as an MLflow model that takes any combination of modalities."""
+    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.trained_models.exporting import export_run, register
+    from dmr.studies.trained_models.find_run import find_run, find_winner
+
+    place = resolve_storage(storage)
+    run = find_winner(name, place) if run_id is None else find_run(run_id, place)
+    if run.plan.study.name != name:
+        raise StudyError(f"--run {run_id}: a run of study {run.plan.study.name!r}, not of {name!r}")
+    export_run(run, out)
+    people().print(f"{run.label} (run {run.run_id})", markup=False, soft_wrap=True)
+    typer.echo(out)
+    if model is not None:
+        version = register(run, out, model, run.folder.places().tracking_uri)
+        people().print(f"models:/{model}/{version}", markup=False, soft_wrap=True)

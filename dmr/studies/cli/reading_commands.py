@@ -1,0 +1,122 @@
+"""The commands that read what a study left in MLflow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dmr.studies.cli.app import NameArgument, StorageOption, command, people
+from dmr.studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from dmr.analysis.results.load_study import StudyResults
+
+
+@command("table")
+def table(
+    name: NameArgument,
+    stage: Annotated[Literal["search", "confirm"], typer.Option(help="Which runs.")] = "search",
+    metrics: Annotated[Literal["main", "all"], typer.Option(help="The main metric, or all of them.")] = "main",
+    output: Annotated[
+        Literal["csv", "json", "parquet"], typer.Option("--format", help="The form of the table.")
+    ] = "csv",
+    storage: StorageOption = None,
+) -> None:
+    """Every trial, split, metric and combination as one tidy table, on standard output."""
+    results = load_results(name, storage, stage, metrics)
+    if output == "csv":
+        typer.echo(results.table.to_csv(index=False), nl=False)
+    elif output == "json":
+        typer.echo(results.table.to_json(orient="records", double_precision=15))
+    else:
+        sys.stdout.buffer.write(results.table.to_parquet(index=False))
+
+
+@command("heatmap")
+def heatmap(
+    name: NameArgument,
+    top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 24,
+    difference_to: Annotated[
+        str | None,
+        typer.Option(metavar="TRIAL|defaults", help="Draw differences to a trial, or the file's own values."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help=".png, .svg or .pdf")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
+    from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, write_heatmap
+    from dmr.analysis.results.load_study import stage_of
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    if difference_to is None or difference_to == DEFAULTS:
+        reference: int | str | None = difference_to
+    elif difference_to.isdecimal():
+        reference = int(difference_to)
+    else:
+        raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
+    results = load_results(name, storage, "search" if difference_to is None else None)
+    path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
+    try:
+        typer.echo(write_heatmap(stage_of(results, "search"), path, top, reference, default_trials(results)))
+    except (ValueError, OSError) as error:
+        raise StudyError(str(error)) from None
+
+
+@command("figures")
+def figures(
+    name: NameArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to; else the study's `figures`.")
+    ] = None,
+    ending: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="The form of the files.")] = "png",
+    storage: StorageOption = None,
+) -> None:
+    """Draw every figure that the study has data for; for the others, say why not."""
+    from mlflow import MlflowClient
+
+    from dmr.analysis.figures.all_figures import study_figures
+    from dmr.analysis.figures.style import save_figure
+    from dmr.analysis.report.page import compared
+    from dmr.analysis.results.artifacts import read_artifact
+    from dmr.analysis.results.load_study import stage_of
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    results = load_results(name, storage, None)
+    client = MlflowClient(folder.places().tracking_uri)
+    search, confirm = stage_of(results, "search"), stage_of(results, "confirm")
+    comparison, _ = compared(results, search, lambda run: None)
+    target = output or folder.figures
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
+    for kind, _, figure in study_figures(
+        search, confirm, comparison, lambda run, path: read_artifact(client, run, path)
+    ):
+        if isinstance(figure, str):
+            people().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
+        else:
+            typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
+
+
+def load_results(
+    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
+) -> StudyResults:
+    """A study of a storage, see `dmr.analysis.results.load_study.load_study`.
+
+    Raises:
+        StudyError: there is no such study, or its MLflow store cannot be read.
+    """
+    from dmr.analysis.results.load_study import load_study
+    from dmr.studies.reporting.stored_results import stored_runs
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    experiment = folder.document()["experiment"]
+    with stored_runs(folder) as uri:
+        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)

@@ -1,0 +1,206 @@
+"""The commands that drive a study, and that look after those there are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dmr.studies.cli.app import (
+    AddressOption,
+    NameArgument,
+    NameOption,
+    SetOption,
+    StorageOption,
+    StudyFileArgument,
+    TrialsOption,
+    command,
+    people,
+)
+from dmr.studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from dmr.studies.storage.study_folder import StudyFolder
+    from dmr.studies.study_file.plan import StudyPlan
+
+
+@command("run")
+def run(
+    study: StudyFileArgument,
+    overrides: SetOption = None,
+    trials: TrialsOption = None,
+    name: NameOption = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
+) -> int:
+    """Run a study: search, a table and a heatmap, and `confirm` if the file says so. Run again, it goes on."""
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.study_file.plan import load_plan
+
+    plan = load_plan(study, overrides or [], trials, name)
+    folder = StudyFolder(resolve_storage(storage), plan.study.name)
+    if dry_run:
+        return _show_plan(plan, folder, _address(address))
+    if folder.exists:
+        _check_unchanged(plan, folder, str(study))
+    return _run(plan, folder, _address(address))
+
+
+@command("resume")
+def resume(
+    name: NameArgument, trials: TrialsOption = None, storage: StorageOption = None, address: AddressOption = None
+) -> int:
+    """Go on with a study after any interruption, or raise its budget."""
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.study_file.dotted_keys import set_key
+    from dmr.studies.study_file.plan import make_plan
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    document = folder.document()
+    if trials is not None:
+        set_key(document, "budget.trials", trials, "--trials")
+    return _run(make_plan(document, str(folder.study_file)), folder, _address(address))
+
+
+@command("confirm")
+def confirm(
+    name: NameArgument,
+    top: Annotated[int | None, typer.Option(min=1, help="The best so many configurations of each method.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train each with so many seeds.")] = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+) -> int:
+    """Train the best configurations and the file's own values again with fresh seeds, and evaluate them on test."""
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.study_status import load_search, search_ended
+    from dmr.studies.study_file.plan import make_plan
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    document = folder.document()
+    given = {key: value for key, value in (("top", top), ("seeds", seeds)) if value is not None}
+    plan = make_plan(document | {"confirm": (document.get("confirm") or {}) | given}, str(folder.study_file))
+    if folder.driver() is None and not search_ended(document, load_search(folder)):
+        raise StudyError(f"{name}: the search is not complete; go on with: dmr resume {name}")
+    return _run(plan, folder, _address(address))
+
+
+@command("train")
+def train(
+    study: StudyFileArgument, overrides: SetOption = None, name: NameOption = None, storage: StorageOption = None
+) -> int:
+    """One training run with the file's own values, in this process, without a search."""
+    from dmr.studies.driver.train_once import train_once
+    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.study_file.plan import load_plan
+
+    plan = load_plan(study, ["search={}", "first=[]", *(overrides or [])], None, name)
+    return train_once(plan, resolve_storage(storage), people())
+
+
+@command("list")
+def list_studies(storage: StorageOption = None) -> None:
+    """The studies in the storage."""
+    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.storage.study_status import list_lines
+
+    for line in list_lines(resolve_storage(storage)):
+        typer.echo(line)
+
+
+@command("status")
+def status(name: NameArgument, storage: StorageOption = None) -> None:
+    """How far a study is, whether it runs, and its best trial."""
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.study_status import status_lines
+
+    for line in status_lines(StudyFolder(resolve_storage(storage), name)):
+        typer.echo(line)
+
+
+@command("stop")
+def stop(name: NameArgument, storage: StorageOption = None) -> None:
+    """Stop a study that runs in another shell, so that `dmr resume` can go on with it."""
+    from dmr.studies.storage.stop_and_remove import stop_study
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+
+    typer.echo(stop_study(StudyFolder(resolve_storage(storage), name)))
+
+
+@command("rm")
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    storage: StorageOption = None,
+) -> int:
+    """Delete a study: its folder, Optuna's database and its runs in MLflow."""
+    from dmr.studies.storage.stop_and_remove import remove_study
+    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    folder.document()
+    if not yes and not typer.confirm(f"delete study {name} in {folder.path} and its runs in MLflow?", err=True):
+        return 1
+    remove_study(folder)
+    typer.echo(f"{name} is deleted")
+    return 0
+
+
+@command("ui")
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
+    """The MLflow UI on this project's store, on 127.0.0.1."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
+    if uri.startswith("http"):
+        raise StudyError("MLFLOW_TRACKING_URI is a server: open it in a browser")
+    address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    sys.stderr.write(f"MLflow UI: {address}  (Ctrl-C stops it)\n")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # else ten processes for GenAI jobs
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # on the command line everybody would see its password
+    server = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *server])
+
+
+def _address(address: str | None) -> str | None:
+    return address or os.environ.get("RAY_ADDRESS") or None
+
+
+def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:
+    """A study that exists may be run again with another budget or other resources, but not with other trials.
+
+    Raises:
+        StudyError: a line a changed key.
+    """
+    from dmr.studies.study_file.changed_keys import changed_keys
+    from dmr.studies.study_file.plan import make_plan
+
+    changed = changed_keys(folder.document(), plan.document)
+    if changed:  # perhaps by keys that an earlier version did not have
+        with suppress(StudyError):  # such as data that have moved: they are among the changes
+            before = make_plan(folder.document(), str(folder.study_file)).document
+            changed = changed_keys(before, plan.document)
+    if changed:
+        raise StudyError(
+            *(f"{where}: {line}" for line in changed),
+            f"{where}: study {plan.study.name!r} exists in {folder.path} with other settings: "
+            "give this one another name (--name), or go on with `dmr resume`",
+        )
+
+
+def _run(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
+    from dmr.studies.cli.study_screens import show_summary
+    from dmr.studies.driver.run_study import run_study
+
+    return show_summary(plan, folder, run_study(plan, folder, address), people())
+
+
+def _show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
+    from dmr.studies.cli.study_screens import show_plan
+
+    show_plan(plan, folder, address)
+    return 0

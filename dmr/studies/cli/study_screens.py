@@ -1,0 +1,141 @@
+"""What a command leaves on the screen: the plan of a study, and the table of its trials."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
+from dmr.studies.driver.run_study import Finish
+from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.study_file.search_blocks import BLOCK
+from dmr.studies.trial_outcomes import FAILURES
+from dmr.studies.yaml_io import to_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dmr.analysis.results.load_study import StudyResults
+
+SHOWN_TRIALS = 10
+
+
+def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None:
+    """`--dry-run`: the resolved study, its space, what a trial needs and how many fit.
+
+    Raises:
+        StudyError: no trial can ever run there.
+    """
+    out = Console(highlight=False, soft_wrap=True, markup=False)
+    out.print(to_yaml(plan.document).rstrip())
+    out.print("\nsearch space:")
+    for part in plan.parts:
+        if part.label is not None:
+            out.print(f"  block {part.label}: {', '.join(f'{key} is {v}' for key, v in part.fixed.items())}")
+        for parameter in part.space.parameters:
+            out.print(f"  {parameter.key}: {parameter.text()}")
+        if not part.space.parameters:
+            out.print("  nothing is searched")
+    dataset, combinations = plan.dataset, plan.combinations
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
+    out.print(f"\ndata: {dataset.name}: {sizes}; modalities {', '.join(dataset.modality_names)}")
+    number = 2 ** len(dataset.modalities) - 1
+    out.print(f"combinations evaluated: {len(combinations)} of {number}")
+    out.print(f"folder: {folder.path}")
+    with nullcontext() if address is None else ray_running(address, plan.study.resources.distributed):
+        need = local_need(plan) if address is None else measure_need(plan)
+    check_fits(plan, need)
+    concurrent = min(need.fits, plan.study.resources.concurrent or need.fits)
+    out.print(f"resources: {need.text()}; {concurrent} at a time")
+
+
+def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: Console) -> int:
+    """The best trials on standard output, where to look further on standard error; returns the exit code."""
+    name = plan.study.name
+
+    def tell(text: str) -> None:
+        people.print(text, markup=False, soft_wrap=True)
+
+    if finish.unsent:
+        tell(f"{unsent_line(finish.unsent, folder)}; `dmr resume {name}` sends it")
+    if finish.outcome != "complete":
+        tell(f"stopped; go on with: dmr resume {name}")
+        return 130 if finish.outcome == "interrupted" else 1
+    from dmr.analysis.results.load_study import load_study
+
+    try:
+        uri, experiment = folder.places().tracking_uri, plan.document["experiment"]
+        results = load_study(uri, name, experiment=experiment, key=folder.study_key)
+    except LookupError as error:
+        tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
+        return 0 if finish.succeeded else 1
+    trials = results.table.groupby("trial")[["status", *results.searched]].first()
+    failed = trials.index[trials["status"].isin(FAILURES)]
+    if len(failed):
+        tell(f"{len(failed)} of {len(trials)} trials failed: {', '.join(map(str, failed))}")
+    if not finish.succeeded:
+        tell(f"{name}: no trial succeeded; see {folder.log}")
+        return 1
+    Console(highlight=False).print(_trial_table(results, trials))
+    code, confirmed = 0, ""
+    if plan.study.confirm is not None and finish.confirmed is not None:
+        from dmr.studies.reporting.confirm_table import confirm_table
+
+        seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
+        runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
+        Console(highlight=False).print(confirm_table(runs, finish.confirmed, seeds))
+        count, failures = len(finish.confirmed) * len(seeds), runs.table["status"].isin(FAILURES)
+        confirmed = f", {count} confirm runs"
+        if failures.any():
+            tell(f"{failures.sum()} confirm runs failed; see {folder.log}")
+        code = int(not (runs.table["split"] == "test").any())
+    tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
+    tell(f"heatmap: {folder.heatmap}")
+    if folder.report.exists():
+        tell(f"report: {folder.report}")
+    tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
+    return code
+
+
+def unsent_line(problem: str, folder: StudyFolder) -> str:
+    """What there is to say where MLflow could not be told everything."""
+    return f"MLflow: {problem}: what it has not got is in {folder.journal}"
+
+
+def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:
+    """The best trials: objectives, summaries of the main metric over combinations, and the values searched."""
+    from dmr.analysis.results.load_study import summary_values, trial_values
+
+    objectives, summaries = trial_values(results), summary_values(results)
+    best, where = objectives.index[:SHOWN_TRIALS], ""
+    if BLOCK in results.searched:
+        blocks = trials[BLOCK].loc[objectives.index]
+        best, where = (
+            blocks.groupby(blocks).head(max(1, SHOWN_TRIALS // blocks.nunique())).index,
+            ", some of each block",
+        )
+    title = f"{results.study}: best {len(best)} of {len(trials)} trials by {results.objectives[0]['metric']}{where}"
+    others = objectives[[name for name in objectives if str(name).removeprefix("val/") not in summaries]]
+    numbers = others.join(summaries.rename(columns=lambda name: name.removeprefix(f"{results.main_metric}_")))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("trial", *numbers, "ended", "searched values"):
+        left = column in ("ended", "searched values")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "searched values")
+    for trial in best:
+        status, *searched = trials.loc[trial]
+        values = ", ".join(
+            f"{key.rpartition('.')[2]} {_cell(v)}"
+            for key, v in zip(results.searched, searched, strict=True)
+            if v == v and v is not None  # a block's method may not have the key
+        )
+        table.add_row(str(trial), *(f"{value:.4f}" for value in numbers.loc[trial]), status, values)
+    return table
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,129 @@
+"""What people see while a study runs: a live table on a terminal, plain lines elsewhere; engines' noise in log.txt."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dmr.studies.stages.stage import Bookkeeping
+from dmr.studies.storage.store_passwords import mask_password
+from dmr.studies.trial_outcomes import FAILURES
+
+log = logging.getLogger("dmr")
+
+
+@contextmanager
+def engine_noise_to(path: Path) -> Iterator[TextIO]:
+    """Send what this process and its children write on standard streams to a file; yields the real standard error."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    people = os.fdopen(os.dup(kept[1]), "w", buffering=1, encoding="utf-8", errors="replace")
+    try:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        yield people
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, original in enumerate(kept, start=1):
+            os.dup2(original, number)
+            os.close(original)
+        os.close(descriptor)
+        people.close()
+
+
+class _Lines(logging.Handler):
+    """Shows the log's warnings to people, above the live table."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(Text(mask_password(record.getMessage()), style="yellow"), soft_wrap=True)
+
+
+class Screen:
+    """Follows one study."""
+
+    def __init__(self, ledger: Bookkeeping, stream: TextIO) -> None:
+        self.ledger = ledger
+        self.console = Console(file=stream, highlight=False)
+        self.started = time.monotonic()
+        self.finished_before = ledger.finished
+        self.live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=True)
+        self.handler = _Lines(self.console)
+
+    def __enter__(self) -> Screen:
+        log.addHandler(self.handler)
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+        log.removeHandler(self.handler)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def trial_ended(self) -> None:
+        """A trial has ended: a line, where there is no live table."""
+        if not self.console.is_terminal:
+            best = f", {self.best()}" if self.ledger.best else ""
+            self.say(f"{self.ledger.finished}/{self.total} {self.ledger.noun}s{best}, {self.time_left()}")
+
+    @property
+    def total(self) -> int:
+        return self.ledger.total
+
+    def best(self) -> str:
+        assert self.ledger.best is not None
+        value, trial, worst = self.ledger.best
+        metric = self.ledger.objectives[0].metric
+        return f"best {metric} {value:.4f} (trial {trial}, worst combination {worst:.4f})"
+
+    def time_left(self) -> str:
+        done = self.ledger.finished - self.finished_before
+        left = self.total - self.ledger.finished
+        if not left or not done:
+            return "starting" if left else "done"
+        seconds = (time.monotonic() - self.started) / done * left
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+    def render(self) -> Group:
+        ledger = self.ledger
+        table = Table.grid(padding=(0, 2))
+        failed = sum(ledger.endings[reason] for reason in FAILURES)
+        table.add_row(
+            Text(ledger.study.study_name, style="bold"),
+            ProgressBar(total=self.total, completed=ledger.finished, width=30),
+            f"{ledger.finished}/{self.total}",
+            f"running {len(ledger.live)}",
+            f"completed {ledger.endings['completed']}",
+            f"pruned {ledger.endings['pruned']}",
+            Text(f"failed {failed}", style="red" if failed else "dim"),
+            self.time_left(),
+        )
+        lines: list[Table | Text] = [table]
+        if ledger.best:
+            lines.append(Text(self.best(), style="green"))
+        if ledger.tracker.problem:
+            lines.append(Text(f"MLflow: {ledger.tracker.problem} (kept in the journal)", style="yellow"))
+        if ledger.outbox.problem:
+            lines.append(Text(f"Optuna: {ledger.outbox.problem} (kept until it is back)", style="yellow"))
+        return Group(*lines)

@@ -1,0 +1,162 @@
+"""The Ray a study runs on: connect to it or start one, and whether a trial fits it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dmr.studies.driver.autoscaling import places_on_demand
+from dmr.studies.driver.progress_display import engine_noise_to
+from dmr.studies.errors import StudyError
+from dmr.studies.storage.store_passwords import without_secrets
+from dmr.studies.study_file.plan import StudyPlan
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one trial takes of a cluster, and how many fit at a time.
+
+    Attributes:
+        cpus, gpus: of one worker, which is on one node.
+        workers: of a trial, at least and at most.
+        nodes: CPUs and GPUs of each node.
+    """
+
+    cpus: float
+    gpus: float
+    workers: tuple[int, int]
+    nodes: tuple[tuple[float, float], ...]
+
+    @property
+    def places(self) -> int:
+        """How many workers fit, in all."""
+        found = 0
+        for cpus, gpus in self.nodes:
+            by_cpu = int(cpus / self.cpus + 1e-9)
+            found += by_cpu if not self.gpus else min(by_cpu, int(gpus / self.gpus + 1e-9))
+        return found
+
+    @property
+    def fits(self) -> int:
+        """Trials at a time. All workers take the same, so that so many can never wait for each other's places."""
+        least, most = self.workers
+        return max(self.places // most, 1) if self.places >= least else 0
+
+    def text(self) -> str:
+        least, most = self.workers
+        several = f"{least} workers" if least == most else f"{least} to {most} workers"
+        each = "" if most == 1 else f"{several} with each "
+        cpus, gpus = (sum(amounts) for amounts in zip(*self.nodes, strict=True)) if self.nodes else (0.0, 0.0)
+        where = f" on {len(self.nodes)} nodes, on which {self.places} workers fit" if len(self.nodes) > 1 else ""
+        return (
+            f"a trial needs {each}{self.cpus:g} CPUs and {self.gpus:g} GPUs; "
+            f"there are {cpus:g} CPUs and {gpus:g} GPUs{where}"
+        )
+
+
+@contextmanager
+def ray_running(address: str | None, groups: bool = False) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start a local Ray and end it.
+
+    Args:
+        groups: trials are trained by worker groups, which need Ray's dashboard: without it a group that is stopped
+            keeps its place, and the next trial waits for ever.
+
+    Raises:
+        StudyError: no cluster answers there, or it has no dashboard and needs one.
+    """
+    import ray
+
+    if address is not None:
+        _check_address(address)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is None:
+            with without_secrets(), _on_loopback():
+                started = ray.init(address="local", include_dashboard=groups, dashboard_host="127.0.0.1", **quiet)
+        else:
+            with engine_noise_to(Path(os.devnull)):
+                started = ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        what = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers"
+        token = (
+            "" if address is None or os.environ.get("RAY_AUTH_MODE") == "token" else "; RAY_AUTH_MODE=token is not set"
+        )
+        raise StudyError(f"{what}: {' '.join(str(error).split())[:200]}{token}") from None
+    try:
+        if groups and not started.dashboard_url:
+            raise StudyError(
+                f"{'Ray here' if address is None else f'--address {address}'}: runs without its dashboard; trials with "
+                "several workers need it (ray start --head --include-dashboard=true; pip install 'ray[default]')"
+            )
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray started here listens on 127.0.0.1 alone. Ray's switch for that is a variable that `import ray` reads, and
+    its import may lie behind us.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+        if before[1] is not None:
+            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[1]
+
+
+def _check_address(address: str) -> None:
+    """Ray tries an address for minutes before it gives up.
+
+    Raises:
+        StudyError: nothing listens at the host and port of the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=5.0).close()
+        except OSError as error:
+            raise StudyError(f"--address {address}: no Ray cluster answers: {error}") from None
+
+
+def measure_need(plan: StudyPlan) -> Need:
+    """What a trial needs of the Ray this process is connected to."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    need = _need(plan, tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive))
+    missing = max(0, places_on_demand(plan) - need.places)
+    return replace(need, nodes=need.nodes + ((need.cpus, need.gpus),) * missing)
+
+
+def local_need(plan: StudyPlan) -> Need:
+    """What a trial needs of a Ray of its own on this machine."""
+    import torch
+
+    return _need(plan, ((float(os.cpu_count() or 1), float(torch.cuda.device_count())),))
+
+
+def _need(plan: StudyPlan, nodes: tuple[tuple[float, float], ...]) -> Need:
+    resources = plan.study.resources
+    return Need(resources.cpus, resources.gpus, resources.least_and_most, nodes)
+
+
+def check_fits(plan: StudyPlan, need: Need) -> None:
+    """Raises:
+    StudyError: no trial can ever run there.
+    """
+    if need.fits < 1:
+        raise StudyError(f"{plan.study.name}: resources: {need.text()}: no trial can ever run here")

@@ -1,0 +1,116 @@
+"""`dmr train`: one training run with the file's own values, in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import traceback
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dmr.studies.cli.study_screens import unsent_line
+from dmr.studies.driver.progress_display import engine_noise_to
+from dmr.studies.driver.ray_cluster import check_fits, local_need
+from dmr.studies.driver.run_study import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
+from dmr.studies.storage.study_folder import StudyFolder, write_text
+from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.run_logging import TrackedRun, end_run, start_run
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import Ending
+from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
+from dmr.studies.workers.local_trial import one_line, reason_of
+from dmr.studies.workers.system_metrics import SystemMonitor
+from dmr.studies.yaml_io import to_yaml
+from dmr.training import EpochReport, fit
+
+KEY = "train"
+
+
+class TrackedReporter(FolderReporter):
+    """Hands epochs to MLflow and to a progress bar."""
+
+    def __init__(
+        self,
+        folder: Path,
+        followed: tuple[str, str],
+        tracker: Tracker,
+        progress: Progress,
+        epochs: int,
+        monitor: SystemMonitor | None,
+    ) -> None:
+        super().__init__(folder, followed)
+        self.tracker, self.progress, self.monitor = tracker, progress, monitor
+        self.task = progress.add_task("training", total=epochs)
+
+    def report(self, report: EpochReport) -> None:
+        self.tracker.metrics(KEY, report.metrics, step=report.epoch)
+        if self.monitor is not None and (system := self.monitor.sample()):
+            self.tracker.metrics(KEY, system, step=report.epoch)
+        text = f"{self.metric} {report.metrics[self.metric]:.4f}, best {self.running_best:.4f}"
+        self.progress.update(self.task, completed=report.epoch + 1, description=text)
+
+
+def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
+    """Train, or go on with the same run after an interruption; returns the exit code.
+
+    Raises:
+        StudyError: MLflow cannot be reached, or the run is being trained by another process.
+    """
+    if plan.study.resources.distributed:
+        people.print("dmr train: one process trains; resources.workers is for studies", markup=False, soft_wrap=True)
+        plan = plan.on_one_worker()
+    check_fits(plan, local_need(plan))
+    settings = plan.run_settings({}, plan.study.seed)
+    digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
+    folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
+    places = resolve_places(folder)
+    with engine_noise_to(Path(os.devnull)):
+        experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
+    report, ending = None, Ending("completed")
+    with folder.locked(), logging_to(folder.log):
+        folder.remember(places)
+        write_text(folder.study_file, to_yaml(plan.document))
+        tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
+        try:
+            run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {"trial": "0"})
+            start_run(tracker, plan, run)
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=people, transient=True) as progress:
+                followed = (settings.select, settings.select_mode)
+                device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
+                monitor = SystemMonitor(device) if plan.study.tracking.system_metrics else None
+                reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs, monitor)
+                try:
+                    report = fit(plan.dataset, settings, device, reporter)
+                except StorageFailed as error:
+                    raise OSError(str(error)) from None
+                except Exception as error:
+                    ending = Ending(reason_of(error), one_line(error), traceback.format_exc())
+            end_run(tracker, plan, run, folder.path, report, ending)
+        finally:
+            sent = tracker.close(timeout=CLOSE_SECONDS)
+    if not sent:
+        people.print(unsent_line(str(tracker.problem), folder), markup=False, soft_wrap=True)
+    if report is None:
+        people.print(f"{plan.study.name}: {ending.reason}: {ending.message}", markup=False, soft_wrap=True)
+        return 1
+    Console(highlight=False).print(combination_table(plan, report))
+    people.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def combination_table(plan: StudyPlan, report: EpochReport) -> Table:
+    """A row a combination, a column a metric, at the epoch the checkpoint was chosen at."""
+    metrics = report.best_values["val"]
+    table = Table(title=f"{plan.study.name}: val, epoch {report.best_epoch}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("combination", *metrics):
+        table.add_column(column, justify="left" if column == "combination" else "right", overflow="fold")
+    for name, *values in zip(plan.combinations.names, *metrics.values(), strict=True):
+        table.add_row(name, *(f"{value:.4f}" for value in values))
+    return table

@@ -1,0 +1,117 @@
+"""What a study leaves to read on its own run in MLflow, at the end of the search and of the confirmation."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dmr.studies.reporting.report_file import write_study_report
+from dmr.studies.reporting.study_note import study_note
+from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.stages.stage import PARENT, Bookkeeping
+from dmr.studies.tracking.notes import NOTE
+
+if TYPE_CHECKING:
+    from dmr.analysis.results.load_study import StudyResults
+    from dmr.studies.reporting.confirm_table import ConfirmRow
+    from dmr.studies.stages.confirm_stage import Confirmation
+
+log = logging.getLogger("dmr")
+
+FLUSH_SECONDS = 30.0
+KEPT = "kept"  # the attribute of Optuna's study with the number of trials that had ended when it was read last
+
+
+def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> None:
+    """Make what people read of a study and put it on its run, where MLflow has everything it is made from; once, until
+    more trials have ended.
+
+    Whatever fails here is a warning: the study has its results.
+    """
+    from dmr.analysis.figures.trial_heatmap import write_heatmap
+
+    tracker, folder, plan = ledger.tracker, ledger.folder, ledger.plan
+    stage: Bookkeeping = confirmation or ledger
+    kept = None
+    with stage.outbox.reaching():
+        kept = stage.study.user_attrs.get(KEPT)
+    if kept == stage.finished and folder.heatmap.exists():
+        return
+    if not tracker.flush(timeout=FLUSH_SECONDS):
+        return
+    with _warned("what there is to read of the study"):
+        search = _load(ledger, "search")
+        with _warned("the heatmap"):
+            tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
+        if plan.study.tracking.report:
+            with _warned("the report"):
+                _keep_report(ledger)
+        model = None
+        if plan.study.tracking.report and (confirmation is not None or plan.study.confirm is None):
+            with _warned("the model of the winner"):
+                model = _keep_winner(ledger)
+        with _warned("the note of the study's run"):
+            rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
+            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
+        stage.outbox.put(lambda: stage.study.set_user_attr(KEPT, stage.finished))
+
+
+def _keep_report(ledger: Ledger) -> None:
+    """The report, and the figures on it."""
+    folder = ledger.folder
+    folder.figures.mkdir(exist_ok=True)
+    write_study_report(folder, folder.report, folder.figures)
+    for path in (folder.report, *sorted(folder.figures.glob("*.png"))):
+        ledger.tracker.artifact(PARENT, path)
+
+
+def _keep_winner(ledger: Ledger) -> str | None:
+    """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
+    from dmr.studies.trained_models.exporting import export_run
+    from dmr.studies.trained_models.find_run import find_winner
+
+    tracker, folder = ledger.tracker, ledger.folder
+    if ledger.best is None:
+        return None
+    winner = find_winner(folder.name, folder.path.parent)
+    run = f"{winner.checkpoint.parent.parent.name}/{winner.checkpoint.parent.name}"
+    key = f"winner/{run}"
+    if not tracker.has_model(key):
+        shutil.rmtree(folder.winner, ignore_errors=True)
+        export_run(winner, folder.winner)
+        name = f"{ledger.plan.study.name}-winner"
+        tags = {"study": ledger.plan.study.name, "stage": winner.stage, "run": str(winner.run_id)}
+        note = f"{winner.label}: takes any non-empty combination of modalities, absent ones null or left out."
+        tags |= {"checkpoint": str(winner.checkpoint), NOTE: note}
+        tracker.model(PARENT, key, name=name, tags=tags, params={}, path=folder.winner)
+        tracker.flush(timeout=FLUSH_SECONDS)
+    return tracker.model_id(key)
+
+
+def _load(ledger: Ledger, stage: str) -> StudyResults:
+    from dmr.analysis.results.load_study import load_study
+
+    uri, experiment = ledger.folder.places().tracking_uri, ledger.plan.document["experiment"]
+    key = ledger.folder.study_key
+    return load_study(uri, ledger.plan.study.name, experiment=experiment, key=key, stage=stage)
+
+
+def _confirmed(ledger: Ledger, confirmation: Confirmation) -> list[ConfirmRow]:
+    from dmr.studies.reporting.confirm_table import confirm_rows
+
+    return confirm_rows(_load(ledger, "confirm"), confirmation.configurations, confirmation.seeds)
+
+
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever drawing, a disk or a model raises
+        if type(error) in (LookupError, ValueError):  # MLflow has just gone; no trial has values; not a KeyError
+            log.info("%s: %s", what, error)
+            return
+        log.info("%s cannot be made", what, exc_info=True)
+        log.warning("%s cannot be made: %s", what, " ".join(f"{type(error).__name__}: {error}".split())[:300])

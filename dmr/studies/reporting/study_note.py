@@ -1,0 +1,108 @@
+"""The description of a study's own run in MLflow: what was found, and where to look further."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from dmr.studies.reporting.confirm_table import NUMBERS, ConfirmRow
+from dmr.studies.trial_outcomes import FAILURES
+
+if TYPE_CHECKING:
+    from dmr.analysis.results.load_study import StudyResults
+
+MOST_ROWS = 24  # a tag holds 8 000 characters
+
+
+def study_note(
+    results: StudyResults, experiment_id: str, confirmed: Sequence[ConfirmRow] = (), model: str | None = None
+) -> str:
+    """Markdown: findings, ready filters, and how to reproduce them.
+
+    Args:
+        model: the id of the winner's model.
+    """
+    parts = [_best(results, experiment_id), _ended(results)]
+    if confirmed:
+        parts.append(_confirmed(results, confirmed))
+    parts += [_filters(results, bool(confirmed)), _reproduce(results, model)]
+    return "\n\n".join(parts)
+
+
+def _best(results: StudyResults, experiment_id: str) -> str:
+    from dmr.analysis.results.load_study import summary_values, trial_values
+
+    objectives, summaries = trial_values(results), summary_values(results)
+    if objectives.empty:
+        return "### No trial has succeeded"
+    trial = objectives.index[0]
+    run = results.runs.index[results.runs["trial"] == trial][0]
+    method = results.runs.loc[run, "method"]
+    values = {str(name): float(value) for name, value in objectives.loc[trial].items()}
+    values |= {f"val/{name}": float(value) for name, value in summaries.loc[trial].items()}
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    link = f"[trial {trial}](#/experiments/{experiment_id}/runs/{run})"
+    among = "the first objective's best" if len(results.objectives) > 1 else "best of the search"
+    return f"### {link} (`{method}`) is the {among}\n\n{shown}, over {results.combinations} combinations."
+
+
+def _ended(results: StudyResults) -> str:
+    statuses = Counter(results.runs["status"])
+    text = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    failed = results.runs.loc[results.runs["status"].isin(FAILURES), "trial"]
+    more = f" and {len(failed) - MOST_ROWS} more" if len(failed) > MOST_ROWS else ""
+    which = f" Failed: {', '.join(map(str, sorted(failed)[:MOST_ROWS]))}{more}." if len(failed) else ""
+    return f"{len(results.runs)} trials: {text}.{which}"
+
+
+def _confirmed(results: StudyResults, rows: Sequence[ConfirmRow]) -> str:
+    ordered = sorted(rows, key=lambda row: (row.mean is None, row.mean or 0.0), reverse=results.main_mode == "max")
+    ordered = [row for row in ordered if row.mean is not None] + [row for row in ordered if row.mean is None]
+    head = ("method", "configuration", *NUMBERS)
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in ordered[:MOST_ROWS]:
+        lines.append(" | ".join((f"`{row.configuration.method}`", row.configuration.name, *row.texts())))
+    more = f"\n\n{len(rows) - MOST_ROWS} more are in `dmr confirm {results.study}`." if len(rows) > MOST_ROWS else ""
+    title = f"### Confirmed on test: {results.main_metric} over {results.combinations} combinations"
+    table = "\n".join(f"| {line} |" for line in lines)
+    return (
+        f"{title}\n\n{table}{more}\n\nTrained again with fresh seeds. Mean and bootstrap interval are over the seeds; "
+        "few seeds give intervals that are too narrow."
+    )
+
+
+def _filters(results: StudyResults, confirmed: bool) -> str:
+    """For the search box above the table of runs."""
+    study = f"tags.study = '{results.study}'"
+    filters = {
+        "the trials of the search": f"{study} and tags.stage = 'search'",
+        "those that failed": f"{study} and attributes.status = 'FAILED'",
+    } | {f"those near the best by `{metric}`": f"{study} and {near}" for metric, near in _near_the_best(results)}
+    if confirmed:
+        filters["the runs of the confirmation"] = f"{study} and tags.stage = 'confirm'"
+        filters["its best configurations"] = f"{study} and tags.stage = 'confirm' and tags.config LIKE 'best%'"
+    lines = "\n".join(f"- {what}: `{text}`" for what, text in filters.items())
+    return f"### Filters for the table of runs\n\n{lines}\n\nTables and charts group by the tag `method`."
+
+
+def _near_the_best(results: StudyResults) -> Iterator[tuple[str, str]]:
+    """Each objective with a filter that its best trial passes."""
+    from dmr.analysis.results.load_study import trial_values
+
+    values = trial_values(results)
+    for objective in results.objectives:
+        metric, highest = objective["metric"], objective["mode"] == "max"
+        if len(values):
+            best = values[metric].max() if highest else values[metric].min()
+            bound = math.floor(100 * best) / 100 if highest else math.ceil(100 * best) / 100
+            yield metric, f'metrics."best/{metric}" {">=" if highest else "<="} {bound:g}'
+
+
+def _reproduce(results: StudyResults, model: str | None) -> str:
+    commit = results.tags.get("git_commit")
+    at = f" at commit `{commit}`" if commit else ""
+    text = f"### Reproduce\n\n`dmr run study.yaml`{at} with the artifact `study.yaml` of this run."
+    serve = f"The winner, which takes any modalities: `mlflow models serve -m models:/{model} --env-manager local`."
+    return text if model is None else f"{text}\n\n### Use\n\n{serve}"

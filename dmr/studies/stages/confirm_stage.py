@@ -1,0 +1,164 @@
+"""The bookkeeping of the confirmation: the best configurations of a search, and the file's own values, with new seeds.
+
+Each configuration and seed is a trial of a second Optuna study, `NAME/confirm`. Only these runs read the test split,
+once each, after their checkpoint was chosen on val; before them, its labels say what is had without any modality.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar, NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from dmr.augmentation import AugmentSettings, centre_crop
+from dmr.data.dataset import MultimodalDataset
+from dmr.studies.names import CONFIRM, WANTED
+from dmr.studies.search.ranking import best_first, front, ranked
+from dmr.studies.search.schedulers import StudyScheduler, make_scheduler
+from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.stages.stage import PARENT, Begun, Bookkeeping
+from dmr.studies.storage.study_folder import Stage
+from dmr.studies.study_file.cross_checks import DEFAULTS
+from dmr.studies.study_file.plan import StudyPlan
+from dmr.without_modalities import value_without_modalities
+
+NO_TRIAL = -1
+EARLIER = "earlier"
+WITHOUT = "without_modalities"
+
+
+class Configuration(NamedTuple):
+    """What is trained again.
+
+    Attributes:
+        method: as in tables: the block, or the method.
+        name: `best 1`, `best 2`, ..., `defaults`, or both.
+        trial: of the search; `NO_TRIAL` for the file's own values where the search did not run them.
+    """
+
+    method: str
+    name: str
+    trial: int
+    point: dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """A configuration and a seed; what a run of this stage is known by, however the ranks change."""
+
+    method: str
+    trial: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.method}/{self.trial}/{self.seed}"
+
+
+def choose_configurations(ledger: Ledger) -> list[Configuration]:
+    """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
+    plan, trials = ledger.plan, ledger.study.get_trials(deepcopy=False)
+    chosen = []
+    for part in plan.parts:
+        own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
+        names = {number: f"best {rank}" for rank, number in enumerate(_best(plan, own), start=1)}
+        points = {trial.number: plan.space.point_of(trial.params) for trial in own}
+        defaults = plan.defaults(part)
+        number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
+        names[number] = f"{names[number]}, {DEFAULTS}" if number in names else DEFAULTS
+        points.setdefault(NO_TRIAL, part.whole({}))
+        chosen += [Configuration(plan.label(points[n]), name, n, points[n]) for n, name in names.items()]
+    return chosen
+
+
+def _best(plan: StudyPlan, trials: list[FrozenTrial]) -> list[int]:
+    """The best trials by the first objective; with several objectives, those of the Pareto front."""
+    assert plan.study.confirm is not None
+    found = [ranked(plan, trial) for trial in trials if "best" in trial.user_attrs]
+    chosen = best_first(front(found) if len(plan.study.objective) > 1 else found)
+    return [trial.number for trial in chosen[: plan.study.confirm.top]]
+
+
+class Confirmation(Bookkeeping):
+    """The runs of a confirmation: each configuration with each seed, all epochs."""
+
+    stage: ClassVar[Stage] = "confirm"
+    noun: ClassVar[str] = "confirm run"
+
+    def __init__(self, search: Ledger) -> None:
+        plan = search.plan
+        super().__init__(
+            plan, search.storage, search.tracker, search.folder, f"{plan.study.name}/{CONFIRM}", known=True
+        )
+        assert plan.study.confirm is not None
+        self.configurations = choose_configurations(search)
+        self.seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
+        self.wanted = {Pair(one.method, one.trial, seed).key: one for seed in self.seeds for one in self.configurations}
+
+    def open(self) -> None:
+        """Let Optuna have a waiting trial for each run; what an earlier choice had and this one has not stays, and is
+        called `earlier`.
+        """
+        self.tracker.inputs(PARENT, self.plan.tested_inputs)
+        before = self.study.user_attrs.get(WANTED, {})
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            pair = _pair(trial)
+            if self._name(pair) != before.get(pair.key, EARLIER) and trial.state != TrialState.WAITING:
+                self.tracker.tags(f"{self.stage}/{trial.number}", {"config": self._name(pair)})
+        self._say_without_modalities()
+        self.study.set_user_attr(WANTED, {key: one.name for key, one in self.wanted.items()})
+        known = {_pair(trial).key: trial for trial in trials}
+        for key, one in self.wanted.items():
+            if key not in known:
+                method, number, seed = key.split("/")
+                attributes = {"pair": [method, int(number), int(seed)], "point": one.point}
+                self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes))
+            elif known[key].state.is_finished():
+                self.endings[known[key].user_attrs.get("stop_reason", "error")] += 1
+
+    def _say_without_modalities(self) -> None:
+        """Tell the study's own run, once, the main metric on test of always answering one class."""
+        if WITHOUT in self.study.user_attrs:
+            return
+        seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
+        value = value_without_modalities(seen, "test", self.plan.main_metric)
+        self.tracker.tags(PARENT, {WITHOUT: json.dumps({"test": value})})
+        self.study.set_user_attr(WITHOUT, value)
+
+    @property
+    def dataset(self) -> MultimodalDataset:
+        return self.plan.dataset
+
+    @property
+    def total(self) -> int:
+        return max(len(self.wanted), self.finished)
+
+    @property
+    def remaining(self) -> int:
+        return len(self._waiting())
+
+    def scheduler(self) -> StudyScheduler:
+        return make_scheduler("none", "max", 1, 1, 2)
+
+    def _name(self, pair: Pair) -> str:
+        return self.wanted[pair.key].name if pair.key in self.wanted else EARLIER
+
+    def _waiting(self) -> list[FrozenTrial]:
+        trials = self.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
+        return [trial for trial in trials if _pair(trial).key in self.wanted]
+
+    def _next(self) -> Begun | None:
+        trial = self._waiting()[0]
+        self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        return self._again(trial)
+
+    def _again(self, trial: FrozenTrial) -> Begun:
+        pair = _pair(trial)
+        tags = {"trial": str(pair.trial), "config": self._name(pair)}
+        return Begun(trial, trial.user_attrs["point"], pair.seed, tags)
+
+
+def _pair(trial: FrozenTrial) -> Pair:
+    return Pair(*trial.user_attrs["pair"])

@@ -1,0 +1,175 @@
+"""The bookkeeping of the search: its trials, their points, and the study's own run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from dmr.data.dataset import MultimodalDataset
+from dmr.metrics import METRICS
+from dmr.studies.search.ranking import Keeper, ranked, ranked_values
+from dmr.studies.search.samplers import Proposer
+from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler, make_scheduler
+from dmr.studies.stages.stage import PARENT, Begun, Bookkeeping, TrialRecord
+from dmr.studies.storage.study_folder import Stage, StudyFolder
+from dmr.studies.study_file.cross_checks import DEFAULTS
+from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.run_logging import stage_tags, versions
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import ENDED, StopReason
+from dmr.studies.workers.checkpoint_reporter import remove_checkpoints
+
+log = logging.getLogger("dmr")
+
+
+class Ledger(Bookkeeping):
+    """The trials of a search, as many as the budget has."""
+
+    stage: ClassVar[Stage] = "search"
+    noun: ClassVar[str] = "trial"
+
+    def __init__(
+        self, plan: StudyPlan, storage: optuna.storages.BaseStorage, tracker: Tracker, folder: StudyFolder, known: bool
+    ) -> None:
+        """Args:
+            known: the storage may have this study already; else it must have none of this name.
+
+        Raises:
+            optuna.exceptions.DuplicatedStudyError: it has one.
+        """
+        super().__init__(plan, storage, tracker, folder, plan.study.name, known)
+        self.exhausted = False
+        budget = plan.study.budget.trials
+        self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, budget)
+        self.keeper = Keeper(plan.study.checkpoints.keep)
+        self.own_values = [plan.defaults(part) for part in plan.parts]
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
+                if "best" in trial.user_attrs:
+                    point, block = plan.space.point_of(trial.params), self.proposer.block(trial)
+                    self.keeper.add(ranked(plan, trial), block, self._is_own(point))
+
+    def open(self) -> None:
+        """Begin the study's own run, or go on with it. What an earlier driver did not come to remove goes now."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                remove_checkpoints(self.folder.run(self.stage, trial.number), self.keeper.holds(trial.number))
+        self._open_parent()
+        for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two
+            self.proposer.enqueue(point)
+
+    @property
+    def dataset(self) -> MultimodalDataset:
+        """Without `test`: what is not there cannot be read."""
+        splits = {name: split for name, split in self.plan.dataset.splits.items() if name != "test"}
+        return replace(self.plan.dataset, splits=splits)
+
+    @property
+    def minutes(self) -> float | None:
+        return self.plan.study.budget.minutes
+
+    @property
+    def total(self) -> int:
+        return max(self.plan.study.budget.trials, self.finished)
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.plan.study.budget.trials - self.finished - len(self.live) - len(self.interrupted))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the study has come to its end with this budget, perhaps early: by time, or in a finite space."""
+        return self.study.user_attrs.get(ENDED) == self._budget or super().complete
+
+    def close(self) -> None:
+        self.outbox.put(lambda: self.study.set_user_attr(ENDED, self._budget))
+
+    @property
+    def _budget(self) -> dict[str, Any]:
+        return self.plan.study.budget.model_dump()
+
+    def scheduler(self) -> StudyScheduler:
+        given = self.plan.study.scheduler
+        epochs, grace = self.plan.max_epochs, self.plan.grace_epochs
+        scheduler = make_scheduler(given.name, self.scheduler_metric[1], epochs, grace, given.reduction_factor)
+        scheduler.replay(self.recorded_epochs(), {trial.number for trial in self.interrupted})
+        return scheduler
+
+    def recorded_epochs(self) -> list[RecordedEpoch]:
+        """What a scheduler has to be shown again after a restart, in the order in which it came."""
+        metric, mode = self.scheduler_metric
+        better = max if mode == "max" else min
+        blocks = {trial.number: self.proposer.block(trial) for trial in self.study.get_trials(deepcopy=False)}
+        best: dict[int, float] = {}
+        recorded = []
+        for key, step, values in self.tracker.history():
+            if key.startswith("search/") and metric in values:
+                number = int(key.removeprefix("search/"))
+                best[number] = better(best.get(number, values[metric]), values[metric])
+                recorded.append(RecordedEpoch(number, step + 1, best[number], blocks[number]))
+        return recorded
+
+    def _next(self) -> Begun | None:
+        asked = None if self.exhausted else self.proposer.ask()
+        if asked is not None:
+            return self._begun(*asked)
+        if not self.exhausted:
+            self.exhausted = True
+            log.warning("every point of the search space was tried: the study ends with %d trials", self.finished)
+        return None
+
+    def _again(self, trial: FrozenTrial) -> Begun:
+        return self._begun(trial, self.proposer.complete(trial))
+
+    def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> Begun:
+        tags = {"trial": str(trial.number)} | ({"config": DEFAULTS} if self._is_own(point) else {})
+        return Begun(trial, point, self.plan.study.seed, tags)
+
+    def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
+        if values is None:
+            return [record.number]
+        trial = ranked_values(self.plan, record.number, values)
+        return self.keeper.add(trial, record.block, self._is_own(record.point))
+
+    def _is_own(self, point: dict[str, Any]) -> bool:
+        return self.plan.space.canonical(point) in self.own_values
+
+    def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
+        super()._count(number, reason, best)
+        if best is None:
+            return
+        sign = 1.0 if self.objectives[0].mode == "max" else -1.0
+        if self.best is None or sign * best[0] > sign * self.best[0]:
+            self.best = (best[0], number, best[1])
+
+    def _open_parent(self) -> None:
+        combinations = self.plan.combinations
+        number = 2 ** len(combinations.modalities) - 1
+        dataset = self.plan.dataset
+        samples = {name: len(split) for name, split in dataset.splits.items()}
+        self.tracker.start(
+            PARENT,
+            name=self.plan.study.name,
+            params={"dataset.name": dataset.name, "seed": self.plan.study.seed},
+            tags=stage_tags(self.plan, "study")
+            | ({"deployment": json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
+            | {
+                "modalities": json.dumps(combinations.modalities),
+                "objectives": json.dumps([o.model_dump() for o in self.objectives]),
+                "searched": json.dumps(self.plan.space.keys),
+                "dataset": dataset.name,
+                "samples": json.dumps(samples | {"classes": dataset.num_classes}),
+                "versions": json.dumps(versions()),
+                "main_metric": self.plan.main_metric,
+                "main_metric_mode": METRICS[self.plan.main_metric].direction,
+                "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
+            },
+        )
+        self.tracker.inputs(PARENT, self.plan.searched_inputs)
+        self.tracker.artifact(PARENT, self.folder.study_file)

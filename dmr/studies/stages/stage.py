@@ -1,0 +1,330 @@
+"""The bookkeeping of one stage of a study: what happens to a trial is written to Optuna and MLflow here, nowhere else.
+
+Optuna's database is the truth. A trial is its Optuna number in its stage; its MLflow run has the key `STAGE/NUMBER`.
+While the database's server is away, running trials go on, what happens to them waits in the outbox, and none is begun.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+
+from dmr.checkpoints import load_checkpoint
+from dmr.data.dataset import MultimodalDataset
+from dmr.studies.search.schedulers import StudyScheduler
+from dmr.studies.storage.retry_queue import Outbox
+from dmr.studies.storage.store_passwords import mask_password
+from dmr.studies.storage.study_folder import Stage, StudyFolder
+from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.study_file.schema import metric_direction
+from dmr.studies.study_file.search_blocks import BLOCK
+from dmr.studies.tracking.run_logging import Tested, TrackedRun, end_run, start_run
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import Ending, StopReason, optuna_state
+from dmr.studies.workers.checkpoint_reporter import LAST, remove_checkpoints
+from dmr.training import EpochReport, RunSettings
+
+log = logging.getLogger("dmr")
+
+PARENT = "study"
+
+
+class Begun(NamedTuple):
+    """A trial that is RUNNING in Optuna, with its point, the seed of its training and tags of its run."""
+
+    trial: FrozenTrial | optuna.Trial
+    point: dict[str, Any]
+    seed: int
+    tags: dict[str, str]
+
+
+@dataclass
+class TrialRecord:
+    """A trial that runs: what it is, the last epoch it reported and, where its stage has that, how it did on test."""
+
+    number: int
+    trial_id: int
+    run: TrackedRun
+    point: dict[str, Any]
+    settings: RunSettings
+    report: EpochReport | None = None
+    tested: Tested | None = None
+
+    @property
+    def key(self) -> str:
+        return self.run.key
+
+    @property
+    def block(self) -> str | None:
+        return self.point.get(BLOCK)
+
+    @property
+    def epochs(self) -> int:
+        return 0 if self.report is None else self.report.epoch + 1
+
+
+class Bookkeeping:
+    """Begins, follows and ends the trials of one stage; which trials there are is the stage's own."""
+
+    stage: ClassVar[Stage]
+    noun: ClassVar[str]  # what people call one of its trials
+    best: tuple[float, int, float] | None = None  # value, trial, its worst combination; for the screen
+
+    def __init__(
+        self,
+        plan: StudyPlan,
+        storage: optuna.storages.BaseStorage,
+        tracker: Tracker,
+        folder: StudyFolder,
+        study_name: str,
+        known: bool,
+    ) -> None:
+        """Args:
+            known: the storage may have this study already; else it must have none of this name.
+
+        Raises:
+            optuna.exceptions.DuplicatedStudyError: it has one.
+        """
+        self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
+        self.objectives = plan.study.objective
+        self.live: dict[int, TrialRecord] = {}
+        self.endings: Counter[StopReason] = Counter()
+        self.trouble: str | None = None
+        self.outbox = Outbox()
+        self.unsure = False  # whether the storage may have begun a trial that is not in `live`
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=study_name,
+            directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
+            load_if_exists=known,
+        )
+        if self.study.metric_names is None:  # else pages of Optuna's dashboard show `Objective 0`
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names([str(objective.metric) for objective in self.objectives])
+        self.interrupted = self._running()
+        self.unwritten = self._unwritten_epochs()
+
+    # ---- what a stage has of its own ----
+
+    @property
+    def dataset(self) -> MultimodalDataset:
+        """What its trials may read."""
+        raise NotImplementedError
+
+    @property
+    def minutes(self) -> float | None:
+        """How long it may run, summed over drivers."""
+        return None
+
+    @property
+    def total(self) -> int:
+        """Its trials, in all."""
+        raise NotImplementedError
+
+    @property
+    def remaining(self) -> int:
+        """Trials that have not been started, now or by an earlier driver."""
+        raise NotImplementedError
+
+    @property
+    def complete(self) -> bool:
+        return not (self.remaining or self.interrupted)
+
+    def scheduler(self) -> StudyScheduler:
+        """The scheduler of its trials, which remembers what earlier drivers saw."""
+        raise NotImplementedError
+
+    def _next(self) -> Begun | None:
+        """A new trial; None where there is none left."""
+        raise NotImplementedError
+
+    def _again(self, trial: FrozenTrial) -> Begun:
+        """A trial that an earlier driver left running."""
+        raise NotImplementedError
+
+    def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
+        """The trials whose chosen network need not stay, now that this one has ended; see `_tidy`."""
+        return []
+
+    # ---- what happens to trials ----
+
+    @property
+    def finished(self) -> int:
+        """Trials that have ended, in any way."""
+        return sum(self.endings.values())
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What Optuna's storage, a disk or Ray raises here becomes `trouble`: the study stops and can go on later."""
+        try:
+            yield
+        except Exception as error:
+            log.info("the bookkeeping failed", exc_info=True)
+            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+    def begin(self) -> TrialRecord | None:
+        """The next trial: one that an earlier driver left running, else a new one; None when there is none left, or
+        none now, since the server is away.
+        """
+        begun: Begun | None = None
+        if not self.outbox.send():
+            return None
+        with self.outbox.reaching():
+            self._find_begun()
+            self.unsure = True
+            if self.interrupted:
+                begun = self._again(self.interrupted[0])
+                self.interrupted.pop(0)
+            elif self.remaining:
+                begun = self._next()
+            self.unsure = False
+        if begun is None:
+            return None
+        number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
+        name = f"{self.plan.study.name}-{'' if self.stage == 'search' else f'{self.stage}-'}{number:04d}"
+        run = TrackedRun(f"{self.stage}/{number}", name, self.stage, begun.point, begun.seed, begun.tags)
+        record = TrialRecord(number, begun.trial._trial_id, run, begun.point, settings)
+        self.live[number] = record
+        start_run(self.tracker, self.plan, run, PARENT)
+        for epoch, value in self.unwritten.pop(number, {}).items():
+            self._put_value(record.trial_id, epoch, value)
+        return record
+
+    def epoch(self, number: int, report: EpochReport, system: Mapping[str, float] | None = None) -> None:
+        """An epoch was reported, perhaps with what it took of its machine. One that is reported again, after a restart,
+        is written once.
+        """
+        record = self.live[number]
+        record.report = report
+        self.tracker.metrics(record.key, report.metrics, step=report.epoch)
+        if system:
+            self.tracker.metrics(record.key, system, step=report.epoch)
+        self._check_journal()
+        if len(self.objectives) == 1:
+            self._put_value(record.trial_id, report.epoch, self._values(report)[0])
+
+    def finish(self, number: int, ending: Ending) -> None:
+        """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
+        that goes on, ends again, and is written once.
+        """
+        record = self.live[number]
+        state = optuna_state(ending.reason, record.epochs, len(self.objectives))
+        values = self._values(record.report) if record.report is not None else None
+        attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
+        if record.report is not None and values is not None and state != TrialState.FAIL:
+            attributes["best"] = [values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"]]
+        place = self.folder.run(self.stage, number)
+        end_run(self.tracker, self.plan, record.run, place, record.report, ending, record.tested)
+        self._check_journal()
+        for name, value in attributes.items():
+            self.outbox.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
+        self.outbox.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
+        del self.live[number]
+        self._count(number, ending.reason, attributes.get("best"))
+        self.outbox.put(partial(self._tidy, record, values if "best" in attributes else None))
+        if ending.message:
+            log.warning("%s %d %s: %s", self.noun, number, ending.reason, mask_password(ending.message))
+
+    def end_all(self, ending: Ending) -> bool:
+        """End the trials that run and those an earlier driver left running, which came as far as their checkpoint;
+        False where that has to be done again, since the server is away.
+        """
+        if not self.outbox.send():
+            return False
+        with self.outbox.reaching():
+            self._find_begun()
+        if self.unsure:
+            return False
+        while self.interrupted:
+            if self.begin() is None:
+                return False
+        for number, record in list(self.live.items()):
+            if record.report is None:
+                state = load_checkpoint(self.folder.run(self.stage, number) / LAST, torch.device("cpu"))
+                record.report = EpochReport(**state["report"]) if state is not None else None
+            self.finish(number, ending)
+        return self.outbox.send()
+
+    def close(self) -> None:
+        """The stage is complete."""
+
+    @property
+    def scheduler_metric(self) -> tuple[str, str]:
+        """The metric a scheduler looks at, and its better end."""
+        metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
+        return metric, metric_direction(metric)
+
+    def _running(self) -> list[FrozenTrial]:
+        """Trials that are RUNNING in the storage and not here."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in self.live]
+
+    def _find_begun(self) -> None:
+        """A trial that the storage began before its server went away is one more that was left running."""
+        if self.unsure:
+            self.interrupted = self._running()
+            self.unsure = False
+
+    def _unwritten_epochs(self) -> dict[int, dict[int, float]]:
+        """What the journal knows of trials left running, and the storage, whose server was away, does not: the running
+        best of the objective, by trial and epoch.
+        """
+        found: dict[int, dict[int, float]] = defaultdict(dict)
+        if not self.interrupted or len(self.objectives) > 1:
+            return found
+        (objective,), better = self.objectives, max if self.objectives[0].mode == "max" else min
+        keys = {f"{self.stage}/{trial.number}": trial for trial in self.interrupted}
+        best: dict[str, float] = {}
+        for key, epoch, values in self.tracker.history():
+            value = values.get(str(objective.metric), math.nan)
+            if key in keys and not math.isnan(value):
+                best[key] = better(best.get(key, value), value)
+                if epoch not in keys[key].intermediate_values:
+                    found[keys[key].number][epoch] = best[key]
+        return found
+
+    def _put_value(self, trial_id: int, epoch: int, value: float) -> None:
+        self.outbox.put(partial(self.storage.set_trial_intermediate_value, trial_id, epoch, value))
+
+    def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
+        """End a trial; one that has just been ended, although the server did not say so, is left as it is."""
+        told = self.study.tell(number, values, state=state, skip_if_finished=True)
+        assert told.state == state
+
+    def _tidy(self, record: TrialRecord, values: list[float] | None) -> None:
+        """Optuna knows that the trial has ended: checkpoints that nobody needs any more go.
+
+        Args:
+            values: the objectives; None where it failed.
+        """
+        remove_checkpoints(self.folder.run(self.stage, record.number), keep_best=True)
+        for number in self._outdated(record, values):
+            remove_checkpoints(self.folder.run(self.stage, number), keep_best=False)
+
+    def _check_journal(self) -> None:
+        """Optuna is told only what is in MLflow's journal.
+
+        Raises:
+            OSError: the journal could not be written.
+        """
+        if self.tracker.journal_failed:
+            raise OSError(self.tracker.problem)
+
+    def _values(self, report: EpochReport) -> list[float]:
+        """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
+        return [report.best_metrics[str(objective.metric)] for objective in self.objectives]
+
+    def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
+        self.endings[reason] += 1

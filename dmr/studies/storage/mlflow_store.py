@@ -1,0 +1,136 @@
+"""The MLflow store as such: open it, say in one line what is wrong with it, delete runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from dmr.studies.storage.optuna_storage import engine_settings
+from dmr.studies.storage.retry_queue import storage_problem
+from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
+
+KEY_TAG = "dmr.key"
+NOT_OFFERED = "ENDPOINT_NOT_FOUND"  # what an older server says to a call it does not know
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows pages for language models
+MODELS_AT_ONCE = 50
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with its password
+}
+
+
+class TrackingError(Exception):
+    """The MLflow store cannot be used; one line: which, what is wrong, what to do."""
+
+
+def open_store(tracking_uri: str, experiment: str) -> str:
+    """Create the store and the experiment where they are missing; returns the experiment's id.
+
+    Raises:
+        TrackingError: within about 15 s, if the store cannot be reached or written.
+    """
+    shown = mask_password(tracking_uri)
+    scheme = tracking_uri.split(":", 1)[0] if ":" in tracking_uri else ""
+    if scheme in ("", "file") or len(scheme) == 1:
+        raise TrackingError(
+            f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server"
+        )
+    file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
+    if file is not None:
+        _check_sqlite(file, shown)
+    check_database(tracking_uri)
+    try:
+        with nullcontext() if file is None else _alone(file):
+            client = open_client(tracking_uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                return str(client.create_experiment(experiment, tags=KIND))
+    except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
+        line = ask_for_password(first_line(error), "MLFLOW_TRACKING_URI")
+        raise TrackingError(f"MLflow store {shown}: cannot be used: {line}") from None
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
+        )
+    return str(found.experiment_id)
+
+
+def check_database(tracking_uri: str) -> None:
+    """MLflow's own client tries a database server for 100 s.
+
+    Raises:
+        TrackingError: the URI is one of a server, which does not answer or refuses the password.
+    """
+    if tracking_uri.startswith(("sqlite:", "http:", "https:")):
+        return
+    from sqlalchemy import create_engine
+
+    try:
+        engine = create_engine(tracking_uri, **engine_settings(tracking_uri))
+        engine.connect().close()
+        engine.dispose()
+    except Exception as error:  # SQLAlchemy passes on whatever a database driver raises
+        line = ask_for_password(storage_problem(error), "MLFLOW_TRACKING_URI")
+        raise TrackingError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
+
+
+def _check_sqlite(path: Path, shown: str) -> None:
+    if not path.parent.is_dir():
+        raise TrackingError(f"MLflow store {shown}: there is no directory {path.parent}")
+    try:
+        database = sqlite3.connect(path, timeout=10.0)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.rollback()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise TrackingError(f"MLflow store {shown}: cannot be written: {error}") from None
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Other drivers wait: MLflow's migration of a fresh SQLite store fails where two do it at once."""
+    with open(file, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def fail_soon() -> None:
+    """Let MLflow's client give up within seconds where a server does not answer; its default is minutes."""
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
+def open_client(tracking_uri: str) -> Any:
+    fail_soon()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
+    """Mark every run and model that a journal wrote as deleted. What the store raises is passed on."""
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return
+    ids, wanted = [found.experiment_id], f"tags.`{KEY_TAG}` LIKE '{journal}/%'"
+    while runs := client.search_runs(ids, wanted, max_results=1_000):
+        for run in runs:
+            client.delete_run(run.info.run_id)
+    try:
+        while models := client.search_logged_models(ids, wanted, max_results=MODELS_AT_ONCE):
+            for model in models:
+                client.delete_logged_model(model.model_id)
+    except MlflowException as error:
+        if error.error_code != NOT_OFFERED:
+            raise

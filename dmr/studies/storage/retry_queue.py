@@ -1,0 +1,95 @@
+"""Writes to Optuna's storage that wait for a database server which is away; trials go on meanwhile.
+
+A server that is restarted, or a network that fails, is waited for. What a local SQLite file raises, such as a full
+disk, is not: it is passed on.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from dmr.studies.storage.store_passwords import first_line
+
+log = logging.getLogger("dmr")
+
+RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
+
+
+class Outbox:
+    """Writes in their order, each until it has arrived. A write may have been committed although it seemed to fail, so
+    that each has to be one that can be done again.
+
+    Attributes:
+        problem: why the server cannot be reached; None where it can.
+    """
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._kept: deque[Callable[[], object]] = deque()
+        self._wait, self._next_try = RETRY_AFTER, 0.0
+
+    def put(self, write: Callable[[], object]) -> None:
+        """Raises:
+        Exception: what the write raises, unless the server is away.
+        """
+        self._kept.append(write)
+        self.send()
+
+    def send(self) -> bool:
+        """Write what is kept; whether nothing is left and the server can be asked now."""
+        while self._kept and not self._resting:
+            with self.reaching():
+                self._kept[0]()
+                self._kept.popleft()
+        return not self._kept and not self._resting
+
+    @contextmanager
+    def reaching(self) -> Iterator[None]:
+        """What fails here because the server is away is left undone, with `problem` set."""
+        try:
+            yield
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            reason = storage_problem(error)
+            log.info("Optuna's storage: %s; trying again in %.1f s", reason, self._wait)
+            if self.problem is None:
+                log.warning("Optuna's storage cannot be reached: %s; running trials go on, new ones wait", reason)
+            self.problem, self._next_try = reason, time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, RETRY_AT_MOST)
+        else:
+            if self.problem is not None:
+                log.warning("Optuna's storage is back")
+            self.problem, self._wait = None, RETRY_AFTER
+
+    @property
+    def _resting(self) -> bool:
+        return self.problem is not None and time.monotonic() < self._next_try
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a storage raised this because its server, or the network to it, has failed."""
+    found = _cause(error)
+    if isinstance(found, DisconnectionError | PoolTimeout):
+        return True
+    lost = isinstance(found, OperationalError | InterfaceError) or getattr(found, "connection_invalidated", False)
+    return lost and not isinstance(getattr(found, "orig", None), sqlite3.Error)
+
+
+def storage_problem(error: BaseException) -> str:
+    """One line: what the database said, where Optuna's own text hides it."""
+    found = _cause(error)
+    return first_line(found.orig if isinstance(found, DBAPIError) and found.orig is not None else found)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of SQLAlchemy's behind Optuna's."""
+    return error.__cause__ if error.__cause__ is not None else error

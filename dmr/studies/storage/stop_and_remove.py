@@ -1,0 +1,70 @@
+"""`dmr stop` and `dmr rm`, from another shell than the one that runs the study."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from contextlib import suppress
+
+import optuna
+
+from dmr.studies.errors import StudyError
+from dmr.studies.names import CONFIRM
+from dmr.studies.storage.mlflow_store import delete_runs
+from dmr.studies.storage.optuna_storage import open_optuna
+from dmr.studies.storage.store_passwords import first_line
+from dmr.studies.storage.study_folder import StudyFolder
+
+STOP_SECONDS = 120.0
+
+
+def stop_study(folder: StudyFolder) -> str:
+    """Ask the driver to stop and wait until it has; returns what there is to say.
+
+    Raises:
+        StudyError: no such study, or its driver does not stop.
+    """
+    folder.document()
+    driver = folder.driver()
+    if driver is None:
+        return f"{folder.name} is not running"
+    try:
+        os.kill(driver, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended
+    except PermissionError:
+        raise StudyError(f"{folder.name}: process {driver} belongs to somebody else") from None
+    until = time.monotonic() + STOP_SECONDS
+    while folder.driver() == driver:
+        if time.monotonic() > until:
+            raise StudyError(f"{folder.name}: process {driver} was told to stop and still runs; see {folder.log}")
+        time.sleep(0.2)
+    return f"{folder.name} has stopped; go on with: dmr resume {folder.name}"
+
+
+def remove_study(folder: StudyFolder) -> None:
+    """Delete a study: its runs in MLflow (which keeps deleted runs until `mlflow gc`), Optuna's study, and its folder.
+
+    Raises:
+        StudyError: it runs, or a store cannot be reached; then nothing is deleted from the folder.
+    """
+    document = folder.document()
+    if folder.path.is_symlink():
+        raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
+    places = folder.places()
+    for lock in folder.path.glob("*/lock"):
+        if StudyFolder(folder.path, lock.parent.name).driver() is not None:
+            raise StudyError(f"{lock.parent}: `dmr train` runs there")
+    with folder.locked():
+        try:
+            for journal in folder.journals():
+                delete_runs(places.tracking_uri, document["experiment"], journal)
+            if places.optuna_url != folder.optuna_url:
+                for name in (f"{folder.name}/{CONFIRM}", folder.name):
+                    with suppress(KeyError):  # Optuna has no such study
+                        optuna.delete_study(study_name=name, storage=open_optuna(places.optuna_url))
+        except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
+            raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None
+        shutil.rmtree(folder.path)

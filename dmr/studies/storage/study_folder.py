@@ -1,0 +1,249 @@
+"""Where a study lies: its folder, what it remembers of its places, and the lock that keeps a second driver out."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from dmr.studies.errors import StudyError
+from dmr.studies.names import NAME
+from dmr.studies.storage.locations import check_storage
+from dmr.studies.storage.store_passwords import mask_password, with_password
+from dmr.studies.yaml_io import read_yaml
+
+DEFAULT_STORAGE = "dmr_runs"
+Stage = Literal["search", "confirm"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a study resolved when it was first run, so that it goes on from any working directory."""
+
+    tracking_uri: str
+    optuna_url: str
+
+
+class StudyFolder:
+    """The files of one study below the storage."""
+
+    def __init__(self, storage: Path, name: str) -> None:
+        """Raises:
+        StudyError: a name that could climb out of the storage.
+        """
+        if not NAME.fullmatch(name):
+            raise StudyError(
+                f"study name {name!r}: allowed are letters, digits and . _ - (up to 100, the first no sign)"
+            )
+        self.name = name
+        self.path = storage.resolve() / name
+
+    @property
+    def study_file(self) -> Path:
+        return self.path / "study.yaml"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    def run(self, stage: Stage, number: int) -> Path:
+        """The checkpoints and small files of a trial of a stage."""
+        return self.path / ("trials" if stage == "search" else stage) / f"{number:04d}"
+
+    def groups(self, stage: Stage) -> Path:
+        """Ray Train's own files of the worker groups of a stage, while it runs."""
+        return self.path / f"groups_{stage}"
+
+    @property
+    def winner(self) -> Path:
+        """The best run as an MLflow model."""
+        return self.path / "winner"
+
+    @property
+    def heatmap(self) -> Path:
+        return self.path / "heatmap.png"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def optuna_url(self) -> str:
+        """Optuna's storage, unless it is elsewhere."""
+        return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def exists(self) -> bool:
+        return self.study_file.exists()
+
+    def document(self) -> dict[str, Any]:
+        """The study as resolved.
+
+        Raises:
+            StudyError: there is no such study here.
+        """
+        if not self.exists:
+            raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
+        return read_yaml(self.study_file)
+
+    def places(self) -> Places:
+        """The places with the passwords that the environment has for them.
+
+        Raises:
+            StudyError: the file is damaged.
+        """
+        file = self.path / "places.json"
+        try:
+            kept = Places(**json.loads(file.read_text(encoding="utf-8")))
+            return Places(
+                with_password(kept.tracking_uri, "MLFLOW_TRACKING_URI"),
+                with_password(kept.optuna_url, "DMR_OPTUNA_URL"),
+            )
+        except (OSError, ValueError, TypeError) as error:
+            raise StudyError(f"{file}: cannot be read: {error}") from None
+
+    def remember(self, places: Places) -> None:
+        """Passwords are not kept."""
+        kept = {key: mask_password(uri) for key, uri in asdict(places).items()}
+        write_text(self.path / "places.json", json.dumps(kept, indent=1), mode=0o600)
+
+    @property
+    def study_key(self) -> str | None:
+        """What the study's own run is found by in MLflow, None where no journal was begun."""
+        ids = self.journals()
+        return f"{ids[-1]}/study" if self.journal.exists() and ids else None
+
+    def journals(self) -> list[str]:
+        """The ids of the journals of this study's runs: those of `dmr train`, and last the search's."""
+        ids = []
+        for file in [*sorted(self.path.glob("*/journal.jsonl")), self.journal]:
+            with suppress(OSError, ValueError, KeyError), open(file, encoding="utf-8") as lines:
+                ids.append(str(json.loads(lines.readline())["id"]))
+        return ids
+
+    def seconds_run(self) -> float:
+        """Seconds the study has run so far, summed over its drivers."""
+        try:
+            return float((self.path / "seconds").read_text())
+        except (OSError, ValueError):
+            return 0.0
+
+    def remember_seconds(self, seconds: float) -> None:
+        write_text(self.path / "seconds", f"{seconds:.1f}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study; the lock dies with the process.
+
+        Raises:
+            StudyError: another driver holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StudyError(f"{self.path}: cannot be written: {error.strerror}") from None
+        try:
+            if not _try_lock(descriptor):
+                holder = os.read(descriptor, 64).decode(errors="replace").split(" ")[0]
+                raise StudyError(
+                    f"{self.path}: study {self.name!r} is running in process {holder}; `dmr stop {self.name}` stops it"
+                )
+            os.ftruncate(descriptor, 0)
+            self.end_leftovers()
+            os.pwrite(descriptor, f"{os.getpid()} {psutil.Process().create_time()}".encode(), 0)
+            yield
+            self._processes.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    def remember_processes(self) -> None:
+        """Note what this driver has started on this machine, for the case that it is killed."""
+        found = []
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found.append((child.pid, child.create_time()))
+        write_text(self._processes, json.dumps(found))
+
+    def end_leftovers(self) -> None:
+        """Kill what a dead driver left running on this machine: processes known by their number and time of birth."""
+        try:
+            remembered = json.loads(self._processes.read_text())
+        except (OSError, ValueError):
+            return
+        for number, born in remembered:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(number)
+                if process.create_time() == born:
+                    process.kill()
+        self._processes.unlink(missing_ok=True)
+
+    @property
+    def _processes(self) -> Path:
+        return self.path / "processes.json"
+
+    def driver(self) -> int | None:
+        """The process that runs the study now, None where none does."""
+        try:
+            with open(self.path / "lock", "rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    number, _, born = lock.read().decode().partition(" ")
+                    return int(number) if psutil.Process(int(number)).create_time() == float(born) else None
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            return None
+        return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Tries for half a second: somebody who only asks who holds the lock holds it for an instant."""
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
+def resolve_storage(storage: Path | None) -> Path:
+    """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`.
+
+    Raises:
+        StudyError: it cannot be a directory, or would go with a Ray job.
+    """
+    given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
+    check_storage(given)
+    try:
+        resolved = given.expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        raise StudyError(f"storage {given}: {error}") from None
+    if resolved.exists() and not resolved.is_dir():
+        raise StudyError(f"storage {given}: is no directory")
+    return resolved
+
+
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)

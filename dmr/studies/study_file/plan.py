@@ -1,0 +1,220 @@
+"""A study that can run: the file, its data set and its space, checked against each other before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dmr.augmentation import AugmentSettings, centre_crop
+from dmr.combinations import Combinations, evaluated_combinations
+from dmr.data import open_dataset
+from dmr.data.dataset import DataError, MultimodalDataset
+from dmr.data.missing import take_away
+from dmr.methods import find_method
+from dmr.metrics import MAIN_METRICS
+from dmr.settings import SamplingSettings, TrainSettings
+from dmr.studies.errors import StudyError
+from dmr.studies.study_file.cached_data_check import check_once
+from dmr.studies.study_file.cross_checks import (
+    DEFAULTS,
+    check_complete,
+    check_data,
+    check_deployment,
+    check_part,
+    check_sampler,
+    first_point,
+    first_points,
+    grace_epochs,
+)
+from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
+from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
+from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile, validate_study
+from dmr.studies.study_file.search_blocks import BLOCK, Part, joined_space, parse_parts
+from dmr.studies.study_file.search_space import Space
+from dmr.studies.tracking.dataset_inputs import dataset_inputs
+from dmr.studies.yaml_io import parse_yaml, read_yaml
+from dmr.training import RunSettings
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A checked study.
+
+    Attributes:
+        document: the file as resolved, every default filled in; reading it again gives the same study.
+        parts: the blocks of the search, or all of it; `space` is that of all of them.
+        first: the points to run first, in order.
+    """
+
+    study: StudyFile
+    document: dict[str, Any]
+    parts: tuple[Part, ...]
+    space: Space
+    dataset: MultimodalDataset
+    first: tuple[dict[str, Any], ...]
+    grace_epochs: int
+
+    @property
+    def combinations(self) -> Combinations:
+        return evaluated_combinations(self.dataset.modality_names)
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that is kept of every combination."""
+        return MAIN_METRICS[self.dataset.task]
+
+    @property
+    def max_epochs(self) -> int:
+        """The most epochs a trial can have."""
+        owns = [(with_point(self.document, part.fixed), part.space) for part in self.parts]
+        return int(max(max(values_met(own, space, "train.epochs")) for own, space in owns))
+
+    @cached_property
+    def searched_inputs(self) -> list[dict[str, str]]:
+        """What MLflow is told of the splits a search reads."""
+        return dataset_inputs(self.dataset, self.document["dataset"], ("train", "val"))
+
+    @cached_property
+    def tested_inputs(self) -> list[dict[str, str]]:
+        """The same of what a confirmation reads."""
+        return self.searched_inputs + dataset_inputs(self.dataset, self.document["dataset"], ("test",))
+
+    def part(self, point: Mapping[str, Any]) -> Part:
+        """The part of the search a point belongs to."""
+        return next(part for part in self.parts if part.label == point.get(BLOCK))
+
+    def defaults(self, part: Part) -> dict[str, Any] | None:
+        """The file's own values as a point of the space; None where they lie outside of it."""
+        try:
+            return first_point(DEFAULTS, DEFAULTS, part, with_point(self.document, part.fixed), "")
+        except StudyError:
+            return None
+
+    def label(self, point: Mapping[str, Any]) -> str:
+        """What tables call the method of a trial: its block, so that controls of one method are told apart."""
+        return str(point.get(BLOCK) or self.resolved(point)["model"]["method"])
+
+    def on_one_worker(self) -> StudyPlan:
+        """The same study, whose trials have one worker each; it is the same run."""
+        resources = self.study.resources.model_copy(update={"workers": 1})
+        return replace(self, study=self.study.model_copy(update={"resources": resources}))
+
+    def resolved(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The document with the values of a point of the space in place."""
+        return with_point(self.document, self.part(point).changes(point))
+
+    def run_settings(self, point: Mapping[str, Any], seed: int) -> RunSettings:
+        """What a training run at this point of the space needs."""
+        document = self.resolved(point)
+        study = validate_study(document, self.study.name, self.dataset)
+        model = dict(document["model"])
+        method = find_method(model["method"])
+        own = {f.name: model[f.name] for f in fields(method.Settings)}
+        chosen = choose_encoders(model["encoder"], self.dataset, self.study.name)
+        return RunSettings(
+            method=method.Settings(**own),
+            encoders={modality: encoder.settings for modality, encoder in chosen.items()},
+            sampling=SamplingSettings(**study.sampling.model_dump()),  # type: ignore[attr-defined]
+            train=TrainSettings(**study.train.model_dump()),  # type: ignore[attr-defined]
+            fusion=model["fusion"],
+            select=str(study.objective[0].metric),
+            select_mode=study.objective[0].mode or "max",
+            deployment=study.deployment,
+            seed=seed,
+            augment=AugmentSettings(**study.augment.model_dump()),  # type: ignore[attr-defined]
+        )
+
+    def parameters(self, point: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """What MLflow keeps as a run's parameters: every value under its dotted key, and the logarithm of what is
+        searched on a log scale, since MLflow's parallel coordinates have no log axis.
+        """
+        from math import log10
+
+        parameters = self.part(point).space.parameters
+        logs = {f"log10_{p.key}": log10(point[p.key]) for p in parameters if "log" in p.kind and p.key in point}
+        block = {BLOCK: point[BLOCK]} if BLOCK in point else {}
+        return {"dataset.name": self.dataset.name, "seed": seed, **block, **flat_values(self.resolved(point)), **logs}
+
+
+def load_plan(path: Path, overrides: list[str], trials: int | None, name: str | None) -> StudyPlan:
+    """Read and check a study file.
+
+    Args:
+        overrides: `key=value` with a dotted key of the file and a YAML value.
+        trials: replaces `budget.trials`.
+        name: replaces `name`, which defaults to the file's stem.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    document = read_yaml(path)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise StudyError(f"--set {override}: key=value is needed, for example --set train.epochs=10")
+        set_key(document, key, parse_yaml(text, f"--set {key}"), f"--set {override}")
+    if trials is not None:
+        set_key(document, "budget.trials", trials, "--trials")
+    if name is not None:
+        document["name"] = name
+    document.setdefault("name", path.stem)
+    return make_plan(document, str(path))
+
+
+def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
+    """Check a study document and open its data set.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    study = validate_study(document, where)
+    search = study.search if study.search is not None else default_search(study.model.method)
+    parts = parse_parts(search, study.model.method, where)
+    if len(parts) > study.budget.trials:
+        raise StudyError(f"{where}: budget.trials: got {study.budget.trials}; `search` has {len(parts)} blocks")
+    try:
+        options = study.dataset.model_dump(exclude={"name"})
+        dataset = open_dataset(study.dataset.name, options, study.seed)
+        if study.dataset.name == "arrays":
+            check_once(Path(options["path"]), dataset)
+        dataset = take_away(dataset, study.missing or {}, study.seed)
+    except DataError as error:
+        raise StudyError(str(error)) from None
+    study = validate_study(document, where, dataset)
+    if study.confirm is not None and "test" not in dataset.splits:
+        raise StudyError(f"{where}: confirm: data set {dataset.name} has no test split")
+    check_complete(study, dataset, where)
+    experiment = study.experiment or _experiment_name(dataset.name)
+    if isinstance(search, list):
+        search = [{"name": part.label} | block for part, block in zip(parts, search, strict=True)]
+    resolved = study.model_dump() | {"experiment": experiment, "search": search}
+    if study.dataset.name == "arrays":
+        resolved["dataset"]["path"] = str(Path(options["path"]).resolve())
+    try:
+        seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
+    except ValueError as error:
+        raise StudyError(f"{where}: augment.{error}") from None
+    keys = [key for part in parts for key in (*part.space.keys, *part.fixed)]
+    resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, seen, where)
+    owns = [check_part(resolved, part, where) for part in parts]
+    check_deployment(study.deployment, dataset, where)
+    for part, own in zip(parts, owns, strict=True):
+        check_data(own, part, seen, where)
+        check_sampler(study, part, where)
+    first = first_points(study.first, parts, owns, where)
+    if len(first) > study.budget.trials:
+        raise StudyError(f"{where}: first: {len(first)} points; budget.trials is {study.budget.trials}")
+    grace = grace_epochs(study, parts, owns, where)
+    return StudyPlan(study, resolved, parts, joined_space(parts), dataset, first, grace)
+
+
+def default_search(method: str) -> dict[str, Any]:
+    """The space of a file that names none: the method's own keys and how combinations are drawn."""
+    return find_method(method).search_space | SAMPLING_SEARCH
+
+
+def _experiment_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100] or "dmr"

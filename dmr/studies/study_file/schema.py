@@ -1,0 +1,371 @@
+"""The study file: its keys, defaults and limits. Whatever is wrong is one line: the key, what came, what is allowed.
+
+Limits of the science's own keys come from the dataclasses in `dmr`; they are declared once, there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from dmr.augmentation import AugmentSettings
+from dmr.data import DATASETS
+from dmr.data.dataset import DataError, MultimodalDataset
+from dmr.data.own import own_function
+from dmr.encoders import ENCODERS, find_encoder
+from dmr.fusion import FusionKind
+from dmr.methods import METHODS, find_method
+from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
+from dmr.settings import SamplingSettings, TrainSettings
+from dmr.studies.errors import StudyError
+from dmr.studies.names import NAME
+from dmr.studies.study_file.validation_errors import mistake_lines, nearest, short
+
+SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
+SAMPLING_SEARCH: dict[str, Any] = {
+    "sampling.strategy": {"choice": ["uniform", "bernoulli", "by_size", "hardness"]},
+    "sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}},
+}
+
+
+class Section(BaseModel):
+    """A part of the study file: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def section_of(settings: type, **more: Any) -> type[Section]:
+    """A section with the fields, defaults and limits of a settings dataclass of `dmr`, or of somebody's own.
+
+    Raises:
+        ValueError: it is no dataclass, or a field has no default.
+    """
+    if not dataclasses.is_dataclass(settings):
+        raise ValueError(f"{settings.__name__} is no dataclass")
+    hints = typing.get_type_hints(settings)
+    without = [f.name for f in dataclasses.fields(settings) if f.default is dataclasses.MISSING]
+    if without:
+        raise ValueError(f"{settings.__name__}.{without[0]} has no default")
+    fields: dict[str, Any] = {
+        f.name: (hints[f.name], Field(default=f.default, **f.metadata)) for f in dataclasses.fields(settings)
+    }
+    return create_model(settings.__name__.replace("Settings", ""), __base__=Section, **(more | fields))
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+TrainSection = section_of(TrainSettings)
+SamplingSection = section_of(SamplingSettings)
+AugmentSection = section_of(AugmentSettings)
+
+
+@cache
+def encoder_section(name: str) -> type[Section]:
+    """The keys of an encoder, by its name or `module:Class`.
+
+    Raises:
+        ValueError: there is none, or its settings cannot be keys of a file.
+    """
+    return section_of(find_encoder(name), name=(Literal[name], name))
+
+
+@cache
+def model_section(method: str) -> type[Section]:
+    """The keys of `model` with a method, by its name or `module:Class`.
+
+    Raises:
+        ValueError: there is none, or its settings cannot be keys of a file.
+    """
+    return section_of(
+        find_method(method).Settings,
+        method=(Literal[method], method),
+        encoder=(Any, Field(default_factory=dict)),  # checked by _validate_encoder
+        fusion=(FusionKind, "concat"),
+    )
+
+
+DatasetSections = {name: section_of(source.Settings, name=(Literal[name], name)) for name, source in DATASETS.items()}
+
+
+class OwnDatasetSection(Section, extra="allow"):
+    """The keys of `dataset` with `module:function`: the function's parameters."""
+
+    name: str
+
+
+class ObjectiveSection(Section):
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
+
+
+class SchedulerSection(Section):
+    name: Literal["none", "asha", "median"] = "asha"
+    grace_epochs: int | None = Field(default=None, ge=1)
+    reduction_factor: int = Field(default=3, ge=2)
+    metric: str | None = None
+
+
+class BudgetSection(Section):
+    trials: int = Field(default=24, ge=1, le=1_000_000)
+    minutes: float | None = Field(default=None, gt=0)
+
+
+class ResourcesSection(Section):
+    """`workers`: processes that train one trial together, or [least, most]; `cpus` and `gpus` are of each of them."""
+
+    workers: Any = 1  # checked by _resource_mistakes
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    concurrent: int | None = Field(default=None, ge=1)
+
+    @property
+    def least_and_most(self) -> tuple[int, int]:
+        """Workers of a trial."""
+        return tuple(self.workers) if isinstance(self.workers, list) else (self.workers, self.workers)
+
+    @property
+    def distributed(self) -> bool:
+        return bool(self.workers != 1)
+
+
+class CheckpointsSection(Section):
+    keep: int | None = Field(default=5, ge=1)
+
+
+class ConfirmSection(Section):
+    top: int = Field(default=3, ge=1)
+    seeds: int = Field(default=5, ge=1)
+
+
+class TrackingSection(Section):
+    report: bool = True
+    system_metrics: bool = False
+
+
+MissingRate = Annotated[float, Field(ge=0, le=1)]
+
+
+class StudyFile(Section):
+    """All keys of a study file; those of `dataset` and `model` depend on the data set and the method."""
+
+    name: Name
+    experiment: Name | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    dataset: Any
+    model: Any = None
+    sampling: SamplingSection = SamplingSection()  # type: ignore[valid-type]
+    train: TrainSection = TrainSection()  # type: ignore[valid-type]
+    augment: AugmentSection = AugmentSection()  # type: ignore[valid-type]
+    search: Any = None  # checked by _search_mistakes
+    first: list[Any] = ["defaults"]
+    objective: list[ObjectiveSection] = Field(default=[ObjectiveSection()], min_length=1)
+    deployment: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    missing: dict[Literal["train", "val", "test"], MissingRate | dict[str, MissingRate]] | None = None
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
+    scheduler: SchedulerSection = SchedulerSection()
+    budget: BudgetSection = BudgetSection()
+    resources: ResourcesSection = ResourcesSection()
+    retries: int = Field(default=2, ge=0, le=100)
+    checkpoints: CheckpointsSection = CheckpointsSection()
+    confirm: ConfirmSection | None = None
+    tracking: TrackingSection = TrackingSection()
+
+
+def validate_study(document: Mapping[str, Any], where: str, data: MultimodalDataset | None = None) -> StudyFile:
+    """The study of a document read from YAML, with every default filled in.
+
+    Args:
+        where: what a mistake's line begins with, the file's name.
+        data: the data set; None leaves metrics as they are, unchecked, while it is not open yet.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    mistakes: list[str] = []
+    study = _validated(StudyFile, dict(document), where, "", mistakes)
+    dataset = _validate_dataset(document["dataset"], where, mistakes) if "dataset" in document else None
+    model = _validate_model(document.get("model"), where, mistakes)
+    if mistakes or study is None:
+        raise StudyError(*mistakes)
+    if not NAME.fullmatch(study.name):
+        mistakes.append(f"{where}: name: got {study.name!r}; allowed are letters, digits and . _ - (up to 100)")
+    if study.experiment is not None and not NAME.fullmatch(study.experiment):
+        mistakes.append(
+            f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)"
+        )
+    mistakes.extend(_search_mistakes(study.search, where))
+    mistakes.extend(_resource_mistakes(study.resources, where))
+    study = study.model_copy(update={"dataset": dataset, "model": model})
+    if data is not None and not mistakes:
+        study = _with_objectives(study, data.task)
+        mistakes.extend(_metric_mistakes(study, data, where))
+    if mistakes:
+        raise StudyError(*mistakes)
+    if data is not None:
+        objectives = [o.model_copy(update={"mode": metric_direction(str(o.metric))}) for o in study.objective]
+        study = study.model_copy(update={"objective": objectives})
+    return study
+
+
+def _with_objectives(study: StudyFile, task: str) -> StudyFile:
+    """An objective that names no metric has the task's main one."""
+    named = [o.metric or f"val/{MAIN_METRICS[task]}_mean" for o in study.objective]
+    objectives = [o.model_copy(update={"metric": name}) for o, name in zip(study.objective, named, strict=True)]
+    return study.model_copy(update={"objective": objectives})
+
+
+def metric_names(data: MultimodalDataset, deployment: bool) -> list[str]:
+    """The metrics a trial reports and a search may use."""
+    summaries = SUMMARIES if deployment else SUMMARIES[:-1]
+    return [f"val/{name}_{summary}" for name in metrics_of(data.task, data.num_classes) for summary in summaries]
+
+
+def metric_direction(name: str) -> Literal["max", "min"]:
+    """The better end of `val/{metric}_{summary}`, from the metric's own declaration."""
+    return METRICS[name.removeprefix("val/").rpartition("_")[0]].direction
+
+
+def _search_mistakes(search: Any, where: str) -> Iterator[str]:
+    """`search` is a mapping, or a list of such blocks."""
+    blocks = [("search", search)]
+    if isinstance(search, list):
+        blocks = [(f"search[{n}]", block) for n, block in enumerate(search)]
+        if not blocks:
+            yield f"{where}: search: got []; allowed: a mapping, or a list with at least 1 mapping"
+    for at, block in blocks:
+        if search is None or isinstance(block, dict):
+            yield from (f"{where}: {at}[{key!r}]: got {key!r}; allowed: text" for key in block or () if key != str(key))
+        else:
+            yield f"{where}: {at}: got {short(block)}; allowed: a mapping"
+
+
+def _resource_mistakes(resources: ResourcesSection, where: str) -> Iterator[str]:
+    """How many workers there can be, and which parts of a GPU: Ray keeps books of GPUs, it does not divide them, so
+    that a part that is not 1/n leaves a rest nobody can use, and two workers of a trial on one GPU wait for ever.
+    """
+    workers, gpus = resources.workers, resources.gpus
+    bounds = workers if isinstance(workers, list) else [workers, workers]
+    whole = len(bounds) == 2 and all(type(bound) is int and bound >= 1 for bound in bounds)
+    if not whole or bounds[0] > bounds[1]:
+        yield f"{where}: resources.workers: got {short(workers)}; allowed: a whole number from 1, or [least, most]"
+        return
+    if 0 < gpus < 1 and abs(1 / gpus - round(1 / gpus)) > 0.01:
+        yield f"{where}: resources.gpus: got {gpus:g}; allowed below 1: 1/n, such as 0.5, 0.25 or 0.33"
+    if gpus > 1 and gpus != int(gpus):
+        yield f"{where}: resources.gpus: got {gpus:g}; allowed above 1: whole numbers"
+    if 0 < gpus < 1 and bounds[1] > 1:
+        yield f"{where}: resources.gpus: got {gpus:g} with {bounds[1]} workers; allowed below 1: only with one worker"
+
+
+def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> Iterator[str]:
+    known = metric_names(data, bool(study.deployment))
+    named = [(f"objective[{n}].metric", str(o.metric)) for n, o in enumerate(study.objective)]
+    if study.scheduler.metric is not None:
+        named.append(("scheduler.metric", study.scheduler.metric))
+    for key, metric in named:
+        if metric not in known:
+            hint = " (needs `deployment`)" if metric in metric_names(data, True) else ""
+            yield f"{where}: {key}: nobody reports {metric!r}{hint}; {nearest(metric, known)}"
+    metrics = [str(o.metric) for o in study.objective]
+    if len(set(metrics)) != len(metrics):
+        yield f"{where}: objective: a metric comes twice: {', '.join(metrics)}"
+    for n, (o, metric) in enumerate(zip(study.objective, metrics, strict=True)):
+        if metric in known and o.mode not in (None, metric_direction(metric)):
+            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {metric} has mode {metric_direction(metric)!r}"
+    if len(metrics) > 1 and study.sampler == "cmaes":
+        others = ", ".join(sampler for sampler in SAMPLERS if sampler != "cmaes")
+        yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are {others}"
+
+
+def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section | None:
+    if not isinstance(document, dict):
+        mistakes.append(f"{where}: dataset: got {short(document)}; allowed: a mapping")
+        return None
+    if "name" not in document:
+        mistakes.append(f"{where}: dataset.name: this key is needed")
+        return None
+    name, path = document["name"], document.get("path")
+    if isinstance(name, str) and ":" in name:
+        try:
+            own_function(name, [str(key) for key in document if key != "name"])
+        except DataError as error:
+            mistakes.append(f"{where}: dataset.{error}")
+        return _validated(OwnDatasetSection, document, where, "dataset.", mistakes)
+    if not isinstance(name, str) or name not in DatasetSections:
+        mistakes.append(f"{where}: dataset.name: got {short(name)}; {nearest(str(name), DatasetSections)}")
+        return None
+    if name == "arrays" and path in (None, ""):
+        mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
+    if name != "arrays" and path is not None:
+        mistakes.append(f"{where}: dataset.path: {name} takes no path")
+    if name != "arrays" or path is None:  # studies of earlier versions have `path: null` with every data set
+        document = {key: value for key, value in document.items() if key != "path"}
+    return _validated(DatasetSections[name], document, where, "dataset.", mistakes)
+
+
+def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section | None:
+    document = {} if document is None else document
+    if not isinstance(document, dict):
+        mistakes.append(f"{where}: model: a mapping is needed, got {short(document)}")
+        return None
+    method = document.get("method", "dmrnet")
+    section = _section(method, METHODS, model_section, f"{where}: model.method", mistakes)
+    _validate_encoder(document.get("encoder", {}), where, mistakes)
+    return None if section is None else _validated(section, document, where, "model.", mistakes)
+
+
+def _section(
+    name: Any, known: Mapping[str, Any], make: Callable[[str], type[Section]], at: str, mistakes: list[str]
+) -> type[Section] | None:
+    """The section of a method or encoder: one of the `known` names, or `module:Class`."""
+    if not isinstance(name, str) or (name not in known and ":" not in name):
+        mistakes.append(f"{at}: got {name!r}; {nearest(str(name), known)}")
+        return None
+    try:
+        return make(name)
+    except (ValueError, TypeError, NameError, AttributeError) as error:
+        reason = " ".join(str(error).split()).removeprefix(f"got {name!r}: ")
+        mistakes.append(f"{at}: got {name!r}; {reason}")
+        return None
+
+
+def method_mistake(method: Any) -> str | None:
+    """What is wrong with the name of a method."""
+    mistakes: list[str] = []
+    _section(method, METHODS, model_section, "", mistakes)
+    return mistakes[0].removeprefix(": ") if mistakes else None
+
+
+def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
+    """One encoder for all modalities, `{name, width, ...}`, or a mapping from modality to such a mapping."""
+    if not isinstance(document, dict):
+        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {short(document)}")
+        return
+    for prefix, entry in encoder_entries(document):
+        section = _section(entry.get("name", "mlp"), ENCODERS, encoder_section, f"{where}: {prefix}name", mistakes)
+        if section is not None:
+            _validated(section, entry, where, prefix, mistakes)
+
+
+def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The `{name, width, ...}` mappings in `model.encoder`, each with the dotted prefix of its keys."""
+    if document and all(isinstance(value, dict) for value in document.values()):
+        return [(f"model.encoder.{modality}.", entry) for modality, entry in document.items()]
+    return [("model.encoder.", dict(document))]
+
+
+def _validated(
+    section: type[SectionType], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]
+) -> SectionType | None:
+    try:
+        return section.model_validate(document)
+    except ValidationError as error:
+        mistakes.extend(f"{where}: {line}" for line in mistake_lines(error, section, prefix))
+        return None

@@ -1,0 +1,94 @@
+"""The blocks of a search: parts of a study with keys fixed and a space of their own, and an equal share of the budget.
+
+A search without blocks is one part without a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dmr.studies.errors import StudyError
+from dmr.studies.names import NAME
+from dmr.studies.study_file.search_space import Parameter, Space, parse_space
+
+BLOCK = "block"  # the key that says, in a point, to which block it belongs
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is searched on its own.
+
+    Attributes:
+        label: of a block; None where the search has no blocks.
+        at: its place in the file, for mistakes.
+        fixed: dotted keys that have these values in all of its trials.
+        space: its searched keys.
+    """
+
+    label: str | None
+    at: str
+    fixed: Mapping[str, Any]
+    space: Space
+
+    def whole(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """A point of this part as a point of the study."""
+        return dict(point) if self.label is None else {BLOCK: self.label, **point}
+
+    def changes(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """What a point of the study changes in the document."""
+        return {**self.fixed, **{key: value for key, value in point.items() if key != BLOCK}}
+
+
+def parse_parts(search: Any, method: str, where: str) -> tuple[Part, ...]:
+    """The parts of a `search:` mapping or list of mappings.
+
+    Args:
+        method: the file's own, which labels a block that fixes none.
+
+    Raises:
+        StudyError: a line a mistake.
+    """
+    if not isinstance(search, list):
+        return (Part(None, "search", {}, parse_space(search, f"{where}: search")),)
+    parts, mistakes, labels = [], [], set()
+    for n, block in enumerate(search):
+        at = f"search[{n}]"
+        keys = {key: value for key, value in block.items() if key != "name"}
+        label = block.get("name", str(keys.get("model.method", method)).rpartition(":")[2])
+        if not isinstance(label, str) or not NAME.fullmatch(label):
+            mistakes.append(f"{where}: {at}.name: got {label!r}; allowed are letters, digits and . _ - (up to 100)")
+        elif label in labels:
+            mistakes.append(f"{where}: {at}.name: {label!r} is the name of another block; give this one its own")
+        labels.add(str(label))
+        fixed = {key: value for key, value in keys.items() if not isinstance(value, dict)}
+        try:
+            searched = {key: value for key, value in keys.items() if isinstance(value, dict)}
+            parts.append(Part(label, at, fixed, parse_space(searched, f"{where}: {at}")))
+        except StudyError as error:
+            mistakes.extend(error.lines)
+    if mistakes:
+        raise StudyError(*mistakes)
+    return tuple(parts)
+
+
+def joined_space(parts: Sequence[Part]) -> Space:
+    """One space of all parts: the block, and each block's parameters under the condition that it is this one.
+
+    Optuna knows a block's parameters by names of their own, since it refuses one parameter with two kinds of range.
+    """
+    labels = tuple(part.label for part in parts)
+    if labels == (None,):
+        return parts[0].space
+    parameters = [Parameter(BLOCK, "choice", labels)]
+    for part in parts:
+        for p in part.space.parameters:
+            name, when = f"{part.label}/{p.key}", {BLOCK: (part.label,), **p.when}
+            parameters.append(replace(p, name=name, when=when))
+    return Space(tuple(parameters))
+
+
+def shares(budget: int, parts: int) -> list[int]:
+    """Trials of each part; the first ones get those left over."""
+    return [budget // parts + (n < budget % parts) for n in range(parts)]

@@ -1,0 +1,166 @@
+"""A training run as MLflow keeps it: the same for the trials of a search and for a run of its own."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import io
+import math
+import platform
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dmr.studies.storage.store_passwords import mask_password
+from dmr.studies.storage.study_folder import write_text
+from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.notes import NOTE, run_note
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import FAILURES, Ending, mlflow_status
+from dmr.studies.workers.checkpoint_reporter import BEST, DIAGNOSTICS
+from dmr.training import EpochReport
+
+SAMPLES = "samples.npz"
+PACKAGES = ("torch", "ray", "optuna", "mlflow", "dmr-studies")
+
+
+class Tested(NamedTuple):
+    """How a run did on test: summaries over combinations, and values (C,) by metric. The results of single samples are
+    in the file `SAMPLES` of its folder.
+    """
+
+    metrics: dict[str, float]
+    values: dict[str, list[float]]
+
+
+class TrackedRun(NamedTuple):
+    """What a run is known by, and trains.
+
+    Attributes:
+        key: its key in the journal.
+        tags: beside those that every run of the study has.
+    """
+
+    key: str
+    name: str
+    stage: str
+    point: Mapping[str, Any]
+    seed: int
+    tags: Mapping[str, str]
+
+    def own_tags(self, plan: StudyPlan) -> dict[str, str]:
+        return {"seed": str(self.seed), "method": plan.label(self.point), **self.tags}
+
+    def model_params(self, plan: StudyPlan) -> dict[str, Any]:
+        """What tells the models of a study apart."""
+        return {"method": plan.label(self.point), "seed": self.seed, **self.point}
+
+
+def stage_tags(plan: StudyPlan, stage: str) -> dict[str, str]:
+    """The tags of every run of a study."""
+    tags = {"study": plan.study.name, "stage": stage, "mlflow.source.name": "dmr", "mlflow.source.type": "LOCAL"}
+    if (user := user_name()) is not None:
+        tags["mlflow.user"] = user
+    if (commit := git_commit()) is not None:
+        tags |= {"git_commit": commit, "mlflow.source.git.commit": commit}
+    return tags
+
+
+def start_run(tracker: Tracker, plan: StudyPlan, run: TrackedRun, parent: str | None = None) -> None:
+    """Begin a run, or go on with it."""
+    params = plan.parameters(run.point, run.seed)
+    tags = stage_tags(plan, run.stage) | run.own_tags(plan)
+    tracker.start(run.key, name=run.name, parent=parent, tags=tags, params=params)
+    tracker.inputs(run.key, plan.tested_inputs if run.stage == "confirm" else plan.searched_inputs)
+
+
+def end_run(
+    tracker: Tracker,
+    plan: StudyPlan,
+    run: TrackedRun,
+    folder: Path,
+    report: EpochReport | None,
+    ending: Ending,
+    tested: Tested | None = None,
+) -> None:
+    """Keep how the run ended, its small files in `folder` and, unless it failed, where its checkpoint lies, as a model
+    with the values of the epoch that was chosen at, those on test among them where it was `tested`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    key = run.key
+    tags: dict[str, str] = {"stop_reason": ending.reason}
+    if report is not None and ending.reason not in FAILURES:
+        best = {f"best/{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")}
+        names = plan.combinations.names
+        best_values = report.best_values
+        if tested is not None:
+            best |= {f"best/{name}": value for name, value in tested.metrics.items()}
+            best_values = best_values | {"test": tested.values}
+            tracker.artifact(key, folder / SAMPLES)
+        for split, metrics in best_values.items():
+            values = zip(names, metrics[plan.main_metric], strict=True)
+            best |= {f"best/{split}/{plan.main_metric}/{name}": v for name, v in values if not math.isnan(v)}
+        where = {"checkpoint": str(folder / BEST)}
+        note = f"{run_note(plan, run, report, ending)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
+        of_model = {"study": plan.study.name, "stage": run.stage, **run.own_tags(plan), **where, NOTE: note}
+        tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
+        tracker.metrics(
+            key, {"best/epoch": report.best_epoch, **best}, step=0, model=key
+        )  # MLflow draws bars of one step
+        write_text(folder / "combinations.csv", combinations_csv(best_values, names))
+        tracker.artifact(key, folder / "combinations.csv")
+        tags |= where
+    if (folder / DIAGNOSTICS).exists():
+        tracker.artifact(key, folder / DIAGNOSTICS)
+    if ending.details or ending.message:
+        text = mask_password(f"{ending.reason}: {ending.message}\n\n{ending.details}")
+        write_text(folder / "error.txt", text)
+        tracker.artifact(key, folder / "error.txt")
+    tracker.tags(key, tags | {NOTE: run_note(plan, run, report, ending)})
+    tracker.end(key, mlflow_status(ending.reason, 0 if report is None else report.epoch + 1))
+
+
+def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names: tuple[str, ...]) -> str:
+    """Every metric of every combination at the best epoch: split, metric, combination, value. What is not defined, such
+    as a metric of a combination that no sample has, has no row.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("split", "metric", "combination", "value"))
+    for split, metrics in best_values.items():
+        for metric, values in metrics.items():
+            pairs = zip(names, values, strict=True)
+            writer.writerows((split, metric, name, repr(value)) for name, value in pairs if not math.isnan(value))
+    return text.getvalue()
+
+
+@cache
+def user_name() -> str | None:
+    """Who runs this, None where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return None
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit checked out in the working directory, None where there is none."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run gives; one that is not installed as such is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -1,0 +1,351 @@
+"""The single writer to MLflow: everything goes to a local journal first and is shipped in batches by one thread.
+
+Nothing here raises into the caller or blocks it. What could not be shipped stays in the journal and is shipped exactly
+once later, by this process or by the next one that opens the journal: MLflow drops a metric row whose key, timestamp,
+step and value it already has and an input it already has, and a run or a model is found again by its tag before one is
+created a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dmr.studies.storage.mlflow_store import KEY_TAG, NOT_OFFERED, open_client
+from dmr.studies.storage.store_passwords import first_line
+from dmr.studies.tracking.journal import Journal, Record
+from dmr.studies.tracking.logged_models import ship_model
+
+log = logging.getLogger("dmr")
+
+MAX_METRICS, MAX_OTHERS, MAX_PARAM = 1_000, 100, 6_000
+SHIP_EVERY = 0.5
+RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
+NEVER_ACCEPTED = "INVALID_PARAMETER_VALUE"
+
+T = TypeVar("T")
+
+
+class Tracker:
+    """Records what happens to runs, which are known by keys such as `study` and `search/7`, and ships it to MLflow."""
+
+    def __init__(self, journal: Path, tracking_uri: str, experiment_id: str) -> None:
+        self.journal = Journal(journal)
+        self.problem: str | None = None
+        self.journal_failed = False
+        self._uri, self.experiment_id = tracking_uri, experiment_id
+        self._offset_file = journal.with_suffix(".shipped")
+        self._groups: set[tuple[str, int, str]] = set()
+        self._inputs: set[tuple[str, str]] = set()
+        self._runs: dict[str, str] = {}
+        self._models: dict[str, str] = {}
+        self._modelled: set[str] = set()
+        started = set()
+        for record in self.journal.read_all():
+            self._remember(record)
+            if record["op"] == "start":
+                started.add(record["key"])
+        self._unsure = started - set(self._runs)
+        self._unsure_models = self._modelled - set(self._models)
+        self._shipped = self._read_offset()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def start(
+        self,
+        key: str,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        parent: str | None = None,
+    ) -> None:
+        """Begin a run, or go on with it where it was begun before."""
+        self._append(
+            {"op": "start", "key": key, "name": name, "tags": dict(tags), "parent": parent}
+            | {"params": _texts(params)},
+            durable=True,
+        )
+
+    def inputs(self, key: str, datasets: Sequence[Mapping[str, str]]) -> None:
+        """The data sets a run reads: the fields of MLflow's Dataset, and `context`. Each is recorded once."""
+        new = [dict(dataset) for dataset in datasets if (key, dataset["digest"]) not in self._inputs]
+        if new:
+            self._append({"op": "input", "key": key, "datasets": new})
+
+    def model(
+        self,
+        key: str,
+        model: str,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        path: Path | None = None,
+    ) -> None:
+        """A model that a run made, known by the key `model`; recorded once. It has the files of the folder `path`;
+        without one it only says what there is and where.
+        """
+        if model not in self._modelled:
+            record = {"op": "model", "key": key, "model": model, "name": name, "tags": dict(tags)}
+            record["params"] = _texts(params)
+            self._append(record | ({"path": str(path)} if path is not None else {}))
+
+    def metrics(self, key: str, values: Mapping[str, float], *, step: int, model: str | None = None) -> None:
+        """Record values at a step, and that they are those of a `model` recorded before. The same values at the same
+        step, told by the first name, are recorded once.
+        """
+        group = (key, step, next(iter(values)))
+        if group in self._groups:
+            return
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        if len(finite) < len(values):
+            finite["diverged"] = 1.0
+        record = {"op": "metrics", "key": key, "step": step, "group": group[2], "values": finite}
+        self._append(record | ({"model": model} if model is not None else {}))
+
+    def tags(self, key: str, tags: Mapping[str, str]) -> None:
+        self._append({"op": "tags", "key": key, "tags": dict(tags)})
+
+    def artifact(self, key: str, path: Path) -> None:
+        """A local file, copied when it is shipped."""
+        self._append({"op": "artifact", "key": key, "path": str(path)})
+
+    def end(self, key: str, status: str) -> None:
+        """FINISHED, FAILED or KILLED."""
+        self._append({"op": "end", "key": key, "status": status}, durable=True)
+
+    def run_id(self, key: str) -> str | None:
+        """The MLflow run's id, once it was created."""
+        return self._runs.get(key)
+
+    def model_id(self, model: str | None) -> str | None:
+        """The MLflow model's id, once it was created."""
+        return None if model is None else self._models.get(model)
+
+    def history(self) -> Iterator[tuple[str, int, dict[str, float]]]:
+        """All metrics recorded so far, in order: key, step, values."""
+        for record in self.journal.read_all():
+            if record["op"] == "metrics":
+                yield record["key"], record["step"], record["values"]
+
+    def has_model(self, model: str) -> bool:
+        """Whether it was recorded."""
+        return model in self._modelled
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the journal that are not in MLflow yet."""
+        return self.journal.end - self._shipped
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all is in MLflow; False if it is not by then."""
+        until = time.monotonic() + timeout
+        while self.pending and time.monotonic() < until and self._thread.is_alive():
+            self._wake.set()
+            time.sleep(0.02)
+        return not self.pending
+
+    def close(self, timeout: float) -> bool:
+        """Ship what can be shipped, stop; False if something stays in the journal."""
+        done = self.flush(timeout)
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout=30.0)
+        self._write_offset()
+        self.journal.close()
+        return done
+
+    def _append(self, record: Record, durable: bool = False) -> None:
+        record["t"] = time.time_ns() // 1_000_000
+        try:
+            self.journal.append(record, durable)
+        except OSError as error:
+            self.journal_failed = True
+            self.problem = f"{self.journal.path}: {error.strerror or error}"
+            return
+        self._remember(record)
+        self._wake.set()
+
+    def _remember(self, record: Record) -> None:
+        if record["op"] == "run":
+            self._runs[record["key"]] = record["id"]
+        elif record["op"] == "metrics":
+            self._groups.add((record["key"], record["step"], record["group"]))
+        elif record["op"] == "input":
+            self._inputs |= {(record["key"], dataset["digest"]) for dataset in record["datasets"]}
+        elif record["op"] == "model":
+            self._modelled.add(record["model"])
+        elif record["op"] == "model_id":
+            self._models[record["key"]] = record["id"]
+
+    def _work(self) -> None:
+        wait = RETRY_AFTER
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while self.pending and not self._closing.is_set():
+                try:
+                    self._ship()
+                except Exception as error:  # whatever a store raises: the journal keeps it, and it is tried again
+                    self.problem = first_line(error)
+                    log.info("MLflow: %s; trying again in %.1f s", self.problem, wait)
+                    self._closing.wait(wait)
+                    wait = min(2 * wait, RETRY_AT_MOST)
+                else:
+                    self.problem = None if not self.journal_failed else self.problem
+                    wait = RETRY_AFTER
+            self._closing.wait(SHIP_EVERY)
+
+    def _ship(self) -> None:
+        """Ship the next records; the offset moves only when all of them are in MLflow."""
+        client = open_client(self._uri)
+        shipment = _Shipment(client, self)
+        after = self._shipped
+        for record, after in self.journal.read(self._shipped):  # noqa: B007
+            shipment.take(record)
+        shipment.send_all()
+        self._shipped = after
+        self._write_offset()
+
+    def create_run(self, client: Any, record: Record) -> str:
+        """The run of a start record: found again where an earlier process may have created it, else created."""
+        key = record["key"]
+        tag = f"{self.journal.id}/{key}"
+        run_id = self._find(client, tag) if key in self._unsure else None
+        if run_id is None:
+            tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
+            if record["parent"] is not None:
+                tags["mlflow.parentRunId"] = self._runs.get(record["parent"], "")
+            self._unsure.add(key)  # a server may have made it although the call fails
+            run_id = client.create_run(
+                self.experiment_id, start_time=record["t"], tags=tags, run_name=record["name"]
+            ).info.run_id
+        self._append({"op": "run", "key": key, "id": run_id}, durable=True)
+        self._runs[key] = run_id
+        return run_id
+
+    def create_model(self, client: Any, record: Record) -> None:
+        """The model of a record, with its files, as an output of its run; found again where an earlier process may have
+        begun it.
+        """
+        model = record["model"]
+        if model not in self._models:
+            tag = {KEY_TAG: f"{self.journal.id}/{model}"}
+            unsure = model in self._unsure_models
+            self._unsure_models.add(model)  # a server may have made it although a call fails
+            run_id = self._runs[record["key"]]
+            model_id = ship_model(client, self.experiment_id, run_id, record, tag, unsure)
+            self._append({"op": "model_id", "key": model, "id": model_id})
+
+    def _find(self, client: Any, tag: str) -> str | None:
+        found = client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{tag}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _read_offset(self) -> int:
+        try:
+            return min(int(self._offset_file.read_text()), self.journal.end)
+        except (OSError, ValueError):
+            return 0
+
+    def _write_offset(self) -> None:
+        partial = self._offset_file.with_suffix(".partial")
+        try:
+            partial.write_text(str(self._shipped))
+            os.replace(partial, self._offset_file)
+        except OSError as error:
+            log.info("%s: %s; records will be sent again, which is harmless", self._offset_file, error)
+
+
+def _texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as MLflow takes them."""
+    return {name: str(value)[:MAX_PARAM] for name, value in params.items()}
+
+
+class _Shipment:
+    """Some records on their way: metrics and tags of a run are gathered until something else happens to the run."""
+
+    def __init__(self, client: Any, tracker: Tracker) -> None:
+        self.client, self.tracker = client, tracker
+        self.metrics: dict[str, list[Any]] = defaultdict(list)
+        self.tags: dict[str, list[Any]] = defaultdict(list)
+
+    def take(self, record: Record) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        op, key = record["op"], record.get("key", "")
+        if op == "metrics":
+            model_id = self.tracker.model_id(record.get("model"))
+            values, at = record["values"].items(), (record["t"], record["step"], model_id)
+            self.metrics[key] += [Metric(name, value, *at) for name, value in values]
+        elif op == "tags":
+            self.tags[key] += [RunTag(name, value) for name, value in record["tags"].items()]
+        elif op in ("start", "input", "model", "artifact", "end"):
+            self.send(key)
+            getattr(self, f"_{op}")(key, record)
+
+    def send_all(self) -> None:
+        for key in {*self.metrics, *self.tags}:
+            self.send(key)
+
+    def send(self, key: str) -> None:
+        """Send what is gathered for a run."""
+        run_id = self.tracker.run_id(key)
+        metrics, tags = self.metrics.pop(key, []), self.tags.pop(key, [])
+        while metrics or tags:
+            self._call(self.client.log_batch, run_id, metrics=metrics[:MAX_METRICS], tags=tags[:MAX_OTHERS])
+            metrics, tags = metrics[MAX_METRICS:], tags[MAX_OTHERS:]
+
+    def _start(self, key: str, record: Record) -> None:
+        from mlflow.entities import Param
+
+        run_id = self.tracker.run_id(key)
+        if run_id is not None:
+            self._call(self.client.update_run, run_id, status="RUNNING")
+        else:
+            run_id = self.tracker.create_run(self.client, record)
+        params = [Param(name, value) for name, value in record["params"].items()]
+        for start in range(0, len(params), MAX_OTHERS):
+            self._call(self.client.log_batch, run_id, params=params[start : start + MAX_OTHERS])
+
+    def _input(self, key: str, record: Record) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        inputs = []
+        for fields in record["datasets"]:
+            own = {name: value for name, value in fields.items() if name != "context"}
+            inputs.append(DatasetInput(Dataset(**own), [InputTag(MLFLOW_DATASET_CONTEXT, fields["context"])]))
+        self._call(self.client.log_inputs, self.tracker.run_id(key), inputs, may_lack=True)
+
+    def _model(self, key: str, record: Record) -> None:
+        self._call(self.tracker.create_model, self.client, record, may_lack=True)
+
+    def _artifact(self, key: str, record: Record) -> None:
+        if not Path(record["path"]).is_file():
+            log.info("%s is gone and was not logged to MLflow", record["path"])
+            return
+        self._call(self.client.log_artifact, self.tracker.run_id(key), record["path"])
+
+    def _end(self, key: str, record: Record) -> None:
+        self._call(self.client.set_terminated, self.tracker.run_id(key), status=record["status"], end_time=record["t"])
+
+    def _call(self, function: Callable[..., T], *args: Any, may_lack: bool = False, **kwargs: Any) -> T | None:
+        """Call MLflow; what it will never accept, or an older server `may_lack`, is left out with a line in the log."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return function(*args, **kwargs)
+        except MlflowException as error:
+            if error.error_code != NEVER_ACCEPTED and not (may_lack and error.error_code == NOT_OFFERED):
+                raise
+            log.warning("MLflow did not accept a record: %s", first_line(error))
+            return None

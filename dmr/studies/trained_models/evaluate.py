@@ -1,0 +1,148 @@
+"""`dmr evaluate`: the chosen checkpoint of a run on a split, or on the data of another place."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dmr.augmentation import centre_crop
+from dmr.combinations import (
+    SEPARATOR,
+    Combinations,
+    all_combinations,
+    combination_name,
+    evaluated_combinations,
+)
+from dmr.data.batches import Batches
+from dmr.data.dataset import DataError, MultimodalDataset
+from dmr.data.site import open_site
+from dmr.evaluation import evaluate
+from dmr.metrics import METRICS, Values
+from dmr.studies.errors import StudyError
+from dmr.studies.study_file.validation_errors import nearest
+from dmr.studies.trained_models.export import network_state
+from dmr.studies.trained_models.find_run import TrainedRun
+from dmr.studies.trained_models.prediction_files import predictions_to
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Form = Literal["text", "csv", "json"]
+SPOILED = "whoever chooses by these values spoils the test split; `dmr confirm` reads it once, after the choice"
+
+
+def evaluate_run(
+    run: TrainedRun, combinations: str, split: str | None, data: Path | None, predictions: Path | None, form: Form
+) -> int:
+    """Print every metric of every combination; returns the exit code.
+
+    Raises:
+        StudyError: the split, the data, a combination or the checkpoint cannot be used.
+    """
+    split, dataset = _data_of(run, split, data)
+    wanted = parse_combinations(combinations, dataset.modality_names)
+    state = network_state(run.checkpoint)
+    gpu = run.plan.study.resources.gpus > 0 and torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    design = run.settings.design(dataset)
+    try:
+        network = design.restored(state).to(device)
+    except RuntimeError as error:
+        raise StudyError(f"{run.checkpoint}: {' '.join(str(error).split())[:300]}") from None
+    seen = centre_crop(dataset, run.settings.augment)
+    observer = None if predictions is None else predictions_to(predictions, seen, split, wanted)
+    with design.autocast(device):
+        found = evaluate(network, seen, Batches(seen.splits[split], device), wanted, observer=observer)
+    if observer is not None:
+        observer.write()
+    if split == "test" and data is None and run.stage != "confirm":
+        sys.stderr.write(f"{run.label}: {SPOILED}\n")
+    frame = value_frame(found.values, wanted)
+    if form == "csv":
+        sys.stdout.write(frame.to_csv(index=False))
+    elif form == "json":
+        sys.stdout.write(frame.to_json(orient="records", double_precision=15) + "\n")
+    else:
+        title = (
+            f"{run.label}: {split}{'' if data is None else f' of {dataset.name}'}, {len(seen.splits[split])} samples"
+        )
+        Console(highlight=False).print(value_table(title, found.values, wanted))
+    return 0
+
+
+def _data_of(run: TrainedRun, split: str | None, data: Path | None) -> tuple[str, MultimodalDataset]:
+    known = run.plan.dataset
+    if data is not None:
+        try:
+            return open_site(data, split, known)
+        except DataError as error:
+            raise StudyError(str(error)) from None
+    split = split or "val"
+    if split not in known.splits:
+        raise StudyError(f"--split {split}: data set {known.name} has {', '.join(known.splits)}")
+    return split, known
+
+
+def parse_combinations(text: str, modalities: tuple[str, ...]) -> Combinations:
+    """`all` evaluated ones, or some by name, joined by commas.
+
+    Raises:
+        StudyError: no such modality, or nothing named.
+    """
+    if text == "all":
+        return evaluated_combinations(modalities)
+    names = {}
+    for given in text.split(","):
+        parts = given.strip().split(SEPARATOR)
+        for part in parts:
+            if part not in modalities:
+                raise StudyError(f"--combinations {given}: {part!r} is no modality; {nearest(part, modalities)}")
+        names[combination_name(modalities, parts)] = tuple(m for m, name in enumerate(modalities) if name in parts)
+    everything = all_combinations(modalities).members
+    return Combinations(modalities, tuple(member for member in everything if member in names.values()))
+
+
+def value_frame(values: Values, combinations: Combinations) -> pd.DataFrame:
+    """A row a combination, a column a metric; what is not defined is empty."""
+    import pandas as pd
+
+    return pd.DataFrame({"combination": combinations.names, **values})
+
+
+def value_table(title: str, values: Values, combinations: Combinations) -> Table:
+    """The same for people, with mean and worst of several combinations."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("combination", *values):
+        table.add_column(column, justify="left" if column == "combination" else "right", overflow="fold")
+    for name, *row in zip(combinations.names, *values.values(), strict=True):
+        table.add_row(name, *map(_cell, values, row))
+    if len(combinations) > 1:
+        table.add_section()
+        for summary in ("mean", "worst"):
+            cells = [_summary(summary, name, column) for name, column in values.items()]
+            table.add_row(summary, *map(_cell, values, cells))
+    return table
+
+
+def _summary(summary: str, metric: str, column: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """Over the combinations that some sample has; only of what is a metric of its own."""
+    there = column[~np.isnan(column)]
+    if metric not in METRICS or not len(there):
+        return math.nan
+    if summary == "mean":
+        return float(there.mean())
+    return float(there.min() if METRICS[metric].direction == "max" else there.max())
+
+
+def _cell(metric: str, value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.0f}" if metric == "samples" else f"{value:.4f}"

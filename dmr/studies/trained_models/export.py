@@ -1,0 +1,131 @@
+"""An MLflow model of a trained network: a folder that needs nothing else, takes any modalities and has nothing pickled.
+
+MLflow's `Array` columns refuse whole numbers and a cell that is missing in one row of several; the columns of the
+signature are therefore of type `any`, and `dmr.serving` checks what comes.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dmr
+from dmr.checkpoints import load_checkpoint
+from dmr.data.dataset import MultimodalDataset
+from dmr.encoders import encoder_name
+from dmr.methods import method_name
+from dmr.serving import Served, served, write_network
+from dmr.studies.errors import StudyError
+from dmr.training import RunSettings
+
+SCRIPT = Path(__file__).with_name("served_model.py")
+NEEDED = ("mlflow", "torch", "numpy", "pandas")
+EXAMPLE_VALUES = 50_000
+
+
+def save_model(
+    dataset: MultimodalDataset,
+    settings: RunSettings,
+    checkpoint: Path,
+    path: Path,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Write the network of a checkpoint as an MLflow model into the folder `path`, which is not there yet.
+
+    Args:
+        dataset: what it was trained on; only its shapes and names are used.
+        settings: those it was trained with.
+        metadata: what else MLflow keeps of it.
+
+    Raises:
+        StudyError: the checkpoint cannot be used.
+    """
+    import mlflow
+    from mlflow.models import ModelSignature
+
+    whole = served(dataset, settings.design(dataset))
+    state = network_state(checkpoint)
+    try:
+        whole.design.restored(state)
+    except RuntimeError as error:
+        raise StudyError(f"{checkpoint}: {' '.join(str(error).split())[:300]}") from None
+    description = whole.description()
+    facts = {name: description[name] for name in ("class_names", "modalities", "method", "size")}
+    with tempfile.TemporaryDirectory() as folder:
+        network = Path(folder) / "network"
+        network.mkdir()
+        write_network(network, whole, state)
+        inputs, outputs = _schemas(whole)
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(SCRIPT),
+            artifacts={"network": str(network)},
+            code_paths=[str(Path(dmr.__file__).parent), *_own_code(settings)],
+            signature=ModelSignature(inputs, outputs),
+            input_example=_example(whole),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDED],
+            metadata=facts | (metadata or {}),
+        )
+
+
+def network_state(checkpoint: Path) -> dict[str, Any]:
+    """The weights in a checkpoint that was chosen.
+
+    Raises:
+        StudyError: there is none, or it is damaged.
+    """
+    if not checkpoint.exists():
+        raise StudyError(f"{checkpoint}: no checkpoint is left of this run")
+    state = load_checkpoint(checkpoint, torch.device("cpu"))
+    if state is None or not isinstance(state.get("network"), dict):
+        raise StudyError(f"{checkpoint}: the checkpoint is damaged")
+    return dict(state["network"])
+
+
+def _schemas(whole: Served) -> tuple[Any, Any]:
+    """What a model takes and what it gives."""
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Array
+
+    inputs = Schema([ColSpec(AnyType(), modality.name, required=False) for modality in whole.modalities])
+    predicted: Any = DataType.long
+    probabilities: Any = Array(DataType.double)
+    if whole.design.size is not None:
+        predicted, probabilities = Array(Array(predicted)), Array(Array(probabilities))
+    named = [] if whole.design.size is not None else [ColSpec(DataType.string, "predicted_name")]
+    outputs = [
+        ColSpec(DataType.string, "combination"),
+        ColSpec(predicted, "predicted_class"),
+        *named,
+        ColSpec(probabilities, "probabilities"),
+        ColSpec(DataType.double, "variance", required=False),
+    ]
+    return inputs, Schema(outputs)
+
+
+def _example(whole: Served) -> Any:
+    """A row with every modality and one with the first alone, all zero; None where it would be long."""
+    import pandas as pd
+
+    zeros = {modality.name: np.zeros(modality.shape).tolist() for modality in whole.modalities}
+    if sum(np.prod(modality.shape) for modality in whole.modalities) > EXAMPLE_VALUES:
+        return None
+    first = whole.modalities[0].name
+    return pd.DataFrame([zeros, {name: value if name == first else None for name, value in zeros.items()}])
+
+
+def _own_code(settings: RunSettings) -> list[str]:
+    """The files or packages of a method and encoders of one's own."""
+    names = [method_name(settings.method), *map(encoder_name, settings.encoders.values())]
+    modules = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name}
+    files = []
+    for name in sorted(modules - {"dmr"}):
+        file = Path(str(sys.modules[name].__file__))
+        files.append(str(file.parent if file.name == "__init__.py" else file))
+    return files

@@ -1,0 +1,152 @@
+"""Trained networks on disk: the run of an id, the winner of a study, and what each was trained with."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from dmr.studies.errors import StudyError
+from dmr.studies.names import CONFIRM
+from dmr.studies.search.ranking import Ranked, best_first
+from dmr.studies.stages.confirm_stage import Pair
+from dmr.studies.stages.stage import PARENT
+from dmr.studies.storage.study_folder import Stage, StudyFolder
+from dmr.studies.storage.study_status import load_search
+from dmr.studies.study_file.plan import StudyPlan, make_plan
+from dmr.studies.workers.checkpoint_reporter import BEST
+from dmr.training import RunSettings
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose checkpoint may be used.
+
+    Attributes:
+        run_id: in MLflow; None where it is not there yet.
+        label: for people: `digits trial 3`.
+    """
+
+    folder: StudyFolder
+    plan: StudyPlan
+    stage: Literal["search", "confirm", "train"]
+    label: str
+    run_id: str | None
+    settings: RunSettings
+    checkpoint: Path
+
+
+def find_run(run_id: str, storage: Path) -> TrainedRun:
+    """The run that MLflow knows by this id, found by the journals of the studies below `storage`.
+
+    Raises:
+        StudyError: no study has it, or it is none that has been trained.
+    """
+    for journal in sorted([*storage.glob("*/journal.jsonl"), *storage.glob("*/*/journal.jsonl")]):
+        key = next((key for key, known in _runs(journal, f'"id":"{run_id}"') if known == run_id), None)
+        if key is not None:
+            return _run_of(StudyFolder(journal.parent.parent, journal.parent.name), key, run_id)
+    raise StudyError(
+        f"run {run_id}: no study in {storage} has it; --storage says where studies lie, and the column `run` of "
+        "`dmr table` has the ids"
+    )
+
+
+def find_winner(name: str, storage: Path) -> TrainedRun:
+    """The best trial of a study by its first objective on val or, where that was confirmed, the best of its confirm
+    runs, again by val.
+
+    Raises:
+        StudyError: there is no such study, or no trial of it has succeeded.
+    """
+    folder = StudyFolder(storage, name)
+    if not folder.exists and list(folder.path.glob("train-*")):
+        raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
+    document = folder.document()
+    sign = 1.0 if document["objective"][0]["mode"] == "max" else -1.0
+    best = _best(_trials(folder, name), sign)
+    if best is None:
+        raise StudyError(f"{name}: no trial has succeeded")
+    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if Pair(*run.user_attrs["pair"]).trial == best]
+    confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
+    key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
+    run_id = next((known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key), None)
+    return _run_of(folder, key, run_id)
+
+
+def _best(trials: list[FrozenTrial], sign: float) -> int | None:
+    """The number of the best trial; None where none has succeeded."""
+    found = [Ranked(t.number, (sign * t.user_attrs["best"][0],)) for t in trials if "best" in t.user_attrs]
+    return best_first(found)[0].number if found else None
+
+
+def _trials(folder: StudyFolder, name: str) -> list[FrozenTrial]:
+    study = load_search(folder, name)
+    return [] if study is None else study.get_trials(deepcopy=False)
+
+
+def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
+    if key == PARENT:
+        raise StudyError(f"run {run_id}: this is study {folder.name!r} itself; give the run of a trial")
+    if not folder.exists:
+        raise StudyError(f"{folder.path}: there is no study.yaml: an earlier version has trained this run")
+    plan = make_plan(folder.document(), str(folder.study_file))
+    name = plan.study.name
+    if key == "train":
+        settings = plan.run_settings({}, plan.study.seed)
+        return TrainedRun(folder, plan, "train", f"{name} train", run_id, settings, folder.path / BEST)
+    number = int(key.partition("/")[2])
+    stage: Stage = "confirm" if key.startswith(f"{CONFIRM}/") else "search"
+    found = _trials(folder, name if stage == "search" else f"{name}/{CONFIRM}")
+    trial = next((trial for trial in found if trial.number == number), None)
+    if trial is None:
+        raise StudyError(f"run {run_id}: Optuna's storage has no {stage} trial {number} of study {name!r}")
+    checkpoint = folder.run(stage, number) / BEST
+    if stage == "search":
+        label, seed, point = f"{name} trial {number}", plan.study.seed, plan.space.point_of(trial.params)
+    else:
+        label, seed, point = (
+            f"{name} confirm run {number}",
+            Pair(*trial.user_attrs["pair"]).seed,
+            trial.user_attrs["point"],
+        )
+    if stage == "search" and trial.state.is_finished() and not checkpoint.exists():
+        raise StudyError(f"{label}: {_why_removed(trial, plan.study.checkpoints.keep)}")
+    return TrainedRun(folder, plan, stage, label, run_id, plan.run_settings(point, seed), checkpoint)
+
+
+def _why_removed(trial: FrozenTrial, keep: int | None) -> str:
+    if "best" not in trial.user_attrs:
+        return "it failed, and checkpoints of failed trials are not kept"
+    if keep is None:
+        return "its checkpoint is not there any more"
+    return f"its checkpoint was removed: only the best {keep} trials (of each block) keep theirs (`checkpoints.keep`)"
+
+
+def _runs(journal: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Key and id of the runs in the lines of a journal that have this text."""
+    with open(journal, "rb") as file:
+        if file.seek(0, 2) == 0:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines:
+            at = lines.find(text.encode())
+            while at >= 0:
+                end = lines.find(b"\n", at)
+                record = _record(lines[lines.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(lines)])
+                if record.get("op") == "run":
+                    yield record["key"], record["id"]
+                at = lines.find(text.encode(), end) if end >= 0 else -1
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """A line of a journal; the last one may be a part of one."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,201 @@
+"""One trial, in a process of Ray Tune's: Ray Train in local mode around `dmr.training.fit`.
+
+The process is reused for the next trial: whatever a trial needs it makes anew, and fit() leaves torch's global
+generator as it was. Only the data set is kept, once a process.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import json
+import os
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmr.checkpoints import load_checkpoint
+from dmr.combinations import evaluated_combinations
+from dmr.data.dataset import MultimodalDataset
+from dmr.studies.search.schedulers import TIME, VALUE
+from dmr.studies.storage.study_folder import Stage, StudyFolder
+from dmr.studies.tracking.run_logging import SAMPLES, Tested
+from dmr.studies.trial_outcomes import StopReason
+from dmr.studies.workers.checkpoint_reporter import BEST, FolderReporter, StorageFailed
+from dmr.studies.workers.system_metrics import SystemMonitor
+from dmr.training import EpochReport, RunSettings
+
+if TYPE_CHECKING:
+    import torch
+
+PAYLOAD, SYSTEM = "payload", "system"
+HUNG = "hung.txt"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What all trials of a study share.
+
+    Attributes:
+        folder: the study's.
+        stage: `confirm` also evaluates on test.
+        scheduled: the metric a scheduler looks at, and its better end.
+        cpus, gpus: of one worker.
+        workers: of one trial, at least and at most.
+        system_metrics: whether what a trial takes of its machine is recorded.
+    """
+
+    folder: StudyFolder
+    stage: Stage
+    scheduled: tuple[str, str]
+    cpus: float
+    gpus: float
+    workers: tuple[int, int] = (1, 1)
+    system_metrics: bool = False
+
+    def check_seen(self) -> None:
+        """Raises:
+        StorageFailed: this node does not see the study's folder.
+        """
+        if not self.folder.exists:
+            raise StorageFailed(f"{self.folder.path}: node {os.uname().nodename} does not see it")
+
+
+class EpochWatch:
+    """Ends this process where an epoch takes too long, and leaves the traceback of every thread in `hung.txt`.
+
+    The watch is faulthandler's thread in C, which also works while Python is stuck.
+    """
+
+    def __init__(self, folder: Path, minutes: float | None, rank: int = 0) -> None:
+        self.minutes = minutes
+        if minutes is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            name = HUNG if rank == 0 else f"rank{rank}-{HUNG}"
+            self.file = open(folder / name, "w")  # noqa: SIM115  # open as long as the process may end
+
+    def start(self) -> None:
+        if self.minutes is not None:
+            faulthandler.dump_traceback_later(60.0 * self.minutes, exit=True, file=self.file)
+
+    def stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+class TuneReporter(FolderReporter):
+    """Hands epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
+
+    def __init__(
+        self, folder: Path, followed: tuple[str, str], watch: EpochWatch, monitor: SystemMonitor | None
+    ) -> None:
+        super().__init__(folder, followed)
+        self.watch, self.monitor = watch, monitor
+
+    def report(self, report: EpochReport) -> None:
+        from ray import tune
+
+        self.watch.stop()
+        system = {} if self.monitor is None else {SYSTEM: self.monitor.sample()}
+        payload = json.dumps(asdict(report) | system)
+        tune.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: payload})
+        self.watch.start()
+
+
+def run_trial(config: dict[str, Any], context: TrialContext, dataset: MultimodalDataset) -> None:
+    """Tune's trainable: trains the trial of `config` (its `number` and `settings`), and reports how it failed, if so.
+
+    Only the death of the process is left to Tune; an exception is an ending like any other.
+    """
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def loop() -> None:
+        train_here(config["number"], config["settings"], context, dataset)
+
+    TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0, use_gpu=context.gpus > 0)).fit()
+
+
+def train_here(number: int, settings: RunSettings, context: TrialContext, dataset: MultimodalDataset) -> None:
+    """Train in this process, on its share of the machine."""
+    import torch
+    from ray import tune
+
+    from dmr.training import fit
+
+    torch.set_num_threads(max(1, int(context.cpus)))
+    device = torch.device("cuda" if context.gpus > 0 else "cpu")
+    folder = context.folder.run(context.stage, number)
+    try:
+        context.check_seen()
+        watch = EpochWatch(folder, settings.train.epoch_minutes)
+        watch.start()
+        monitor = SystemMonitor(device) if context.system_metrics else None
+        fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch, monitor))
+        if context.stage == "confirm":
+            tune.report({PAYLOAD: json.dumps({"tested": test_here(settings, folder, device, dataset)._asdict()})})
+    except StorageFailed as error:
+        tune.report({PAYLOAD: json.dumps({"trouble": str(error)})})
+    except Exception as error:
+        ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
+        tune.report({PAYLOAD: json.dumps({"ending": ending})})
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        if device.type == "cuda":
+            leave_card()
+
+
+def leave_card() -> None:
+    """Give back the memory of the card that torch keeps for this process, also after it ran out: others share the card,
+    and this process may be idle now.
+    """
+    import torch
+
+    gc.collect()  # a failed step's tensors may hang in a cycle with its traceback
+    torch.cuda.empty_cache()
+
+
+def test_here(settings: RunSettings, folder: Path, device: torch.device, dataset: MultimodalDataset) -> Tested:
+    """Evaluate the chosen checkpoint on test; the results of single samples are left in the run's folder.
+
+    Raises:
+        StorageFailed: the file of the samples cannot be written.
+        RuntimeError: the checkpoint cannot be read.
+    """
+    import numpy as np
+
+    from dmr.training import test
+
+    state = load_checkpoint(folder / BEST, device)
+    if state is None:
+        raise RuntimeError(f"{folder / BEST}: cannot be read")
+    report = test(dataset, settings, device, state["network"])
+    names = np.array(evaluated_combinations(dataset.modality_names).names)
+    partial = folder / f"partial-{SAMPLES}"
+    try:
+        np.savez_compressed(partial, scores=report.scores, combinations=names)
+        os.replace(partial, folder / SAMPLES)
+    except OSError as error:
+        raise StorageFailed(f"{folder}: cannot be written: {error}") from error
+    return Tested(report.metrics, report.values)
+
+
+def reason_of(error: Exception) -> StopReason:
+    """`diverged`, `out_of_memory` or `error`."""
+    import torch
+
+    from dmr.training import Diverged
+
+    if isinstance(error, Diverged):
+        return "diverged"
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if memory or (isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)):
+        return "out_of_memory"
+    return "error"
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return (f"{name}: {text}" if text and name != "Diverged" else text or name)[:300]

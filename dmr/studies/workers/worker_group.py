@@ -1,0 +1,165 @@
+"""One trial on several workers: a worker group of Ray Train's, from inside a trial of Ray Tune's.
+
+The trial's own process trains nothing. It starts the group and hands on what the first rank reports: Tune's `report`
+works there and Train's does not, in the workers it is the other way round. What goes wrong with the training is an
+ending, as in a trial of one process; what goes wrong with a process ends the group, and Tune starts the trial again,
+which goes on from the checkpoint in its folder.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import traceback
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import train, tune
+from ray.train.torch import TorchTrainer, get_device
+from ray.util.queue import Empty, Queue
+
+from dmr.studies.search.schedulers import TIME, VALUE
+from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
+from dmr.studies.workers.local_trial import (
+    HUNG,
+    PAYLOAD,
+    SYSTEM,
+    EpochWatch,
+    TrialContext,
+    one_line,
+    reason_of,
+    test_here,
+)
+from dmr.studies.workers.system_metrics import SystemMonitor
+from dmr.training import EpochReport, RunSettings
+
+HEALTH_CHECK_SECONDS = "0.2"  # how often Train looks at its workers; a report waits for it
+STARTS = 10  # of a group whose workers do not come up, a minute each
+POLL_SECONDS = 0.2
+PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "ncclRemoteError")
+
+
+class RankFailed(Exception):
+    """What a rank reports when its training fails: the payload, as JSON."""
+
+
+class _Forward(train.UserCallback):
+    """Hands on what the first rank reports.
+
+    Ray's `TuneReportCallback` does the same through a queue of Tune's own, which blocks for ever where the trial's
+    function returns, or reports for itself, while something is in it.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.queue.put(metrics[0])
+
+
+class RankReporter(FolderReporter):
+    """Hands the epochs of the first rank to Ray Train; the others only come along, since a report waits for all."""
+
+    def __init__(
+        self, folder: Path, followed: tuple[str, str], watch: EpochWatch, rank: int, monitor: SystemMonitor | None
+    ) -> None:
+        super().__init__(folder, followed)
+        self.watch, self.rank, self.monitor = watch, rank, monitor
+
+    def report(self, report: EpochReport) -> None:
+        self.watch.stop()
+        system = {} if self.monitor is None else {SYSTEM: self.monitor.sample()}
+        payload = json.dumps(asdict(report) | system)
+        train.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: payload} if self.rank == 0 else {})
+        self.watch.start()
+
+
+def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) -> None:
+    """Tune's trainable: trains the trial of `config` (its `number` and `settings`) on several workers.
+
+    Args:
+        data: a reference to the data set, in a list so that Tune does not fetch it: this process does not need it.
+
+    Raises:
+        ray.train.TrainingFailedError: a worker died, or none could be started.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
+    for file in context.folder.run(context.stage, config["number"]).glob(f"*{HUNG}"):  # of a group that had more ranks
+        file.unlink()
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        partial(train_rank, config["number"], config["settings"], context, data),
+        scaling_config=train.ScalingConfig(
+            num_workers=context.workers[0] if context.workers[0] == context.workers[1] else context.workers,
+            use_gpu=context.gpus > 0,
+            resources_per_worker={"CPU": context.cpus, **({"GPU": context.gpus} if context.gpus else {})},
+        ),
+        run_config=train.RunConfig(
+            name=f"{config['number']:04d}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(context.folder.groups(context.stage)),
+            callbacks=[_Forward(queue)],
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=STARTS),
+        ),
+    )
+    with ThreadPoolExecutor(1, "group") as thread:
+        training = thread.submit(trainer.fit)
+        while True:
+            try:
+                tune.report(queue.get(timeout=POLL_SECONDS))
+            except Empty:
+                if training.done():
+                    break
+    queue.shutdown(force=True)
+    error = training.exception()
+    if error is not None:
+        payload = _payload_of(error)
+        if payload is None:
+            raise error
+        tune.report({PAYLOAD: payload})
+
+
+def _payload_of(error: BaseException) -> str | None:
+    """What a failing rank had to say; None where a process died, whatever the other ranks made of it."""
+    failures = error.worker_failures.values() if isinstance(error, train.WorkerGroupError) else [error]
+    told = [str(failure) for failure in failures if isinstance(failure, RankFailed)]
+    return told[0] if told and len(told) == len(failures) else None
+
+
+def train_rank(number: int, settings: RunSettings, context: TrialContext, data: list[Any]) -> None:
+    """Train in this worker, on its share of every batch.
+
+    Raises:
+        RankFailed: the training went wrong.
+    """
+    import ray
+    import torch
+
+    from dmr.training import fit
+
+    torch.set_num_threads(max(1, int(context.cpus)))
+    rank, device = train.get_context().get_world_rank(), get_device()
+    folder = context.folder.run(context.stage, number)
+    dataset = ray.get(data[0])
+    try:
+        context.check_seen()
+        watch = EpochWatch(folder, settings.train.epoch_minutes, rank)
+        watch.start()
+        monitor = SystemMonitor(device) if context.system_metrics and rank == 0 else None
+        fit(dataset, settings, device, RankReporter(folder, context.scheduled, watch, rank, monitor))
+        if context.stage == "confirm":
+            found = {"tested": test_here(settings, folder, device, dataset)._asdict()} if rank == 0 else {}
+            train.report({PAYLOAD: json.dumps(found)} if rank == 0 else {})
+    except StorageFailed as error:
+        raise RankFailed(json.dumps({"trouble": str(error)})) from None
+    except Exception as error:
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in PEER):
+            raise  # another rank is gone: that one knows why
+        ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
+        raise RankFailed(json.dumps({"ending": ending})) from None
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from dmr.analysis.figures import parameter_effects as importance
+from dmr.analysis.figures.all_figures import comparison_figures, study_figures
+from dmr.analysis.results.load_study import stage_of
+from dmr.combinations import all_combinations
+
+LONG = ("accelerometer_wrist_left", "accelerometer_wrist_right", "electrocardiogram", "gyroscope_chest")
+SHORT = ("rgb", "ir", "a", "b", "c", "d")
+KINDS = [
+    "methods", "methods_difference", "trials", "trials_difference", "parameters", "pareto", "rates", "variance",
+    "classes",
+]  # fmt: skip
+Make = Callable[..., Any]
+
+
+def artifacts(modalities: tuple[str, ...]) -> Callable[[str, str], bytes | None]:
+    combinations = all_combinations(modalities)
+
+    def read(run: str, path: str) -> bytes | None:
+        lines = ["epoch,combination,loss,variance,hard"]
+        for epoch in range(30):
+            values = zip(combinations.names, combinations.sizes.tolist(), strict=True)
+            lines += [
+                f"{epoch},{name},{1 / (epoch + size)},{1 - 0.01 * epoch * size},{int(size == 1)}"
+                for name, size in values
+            ]
+        if path == "combinations.csv":
+            lines = ["split,metric,combination,value"]
+            for split in ("val", "test"):
+                lines += [f"{split},iou_{label},{name},0.5" for label in ("wall", "box") for name in combinations.names]
+        return "\n".join(lines).encode()
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("modalities", "mode"), [(LONG[:2], "min"), (SHORT[:3], "max"), (LONG[:4], "max"), (SHORT, "min")]
+)
+def test_every_kind_is_drawn_and_no_text_covers_another(
+    modalities: tuple[str, ...],
+    mode: str,
+    make_study: Make,
+    make_comparison: Make,
+    check_texts: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importance, "TREES", 10)
+    generator = np.random.default_rng(0)
+    sizes = all_combinations(modalities).sizes / len(modalities)
+
+    def values(rows: int) -> np.ndarray:
+        drawn = 0.2 + 0.6 * sizes + 0.1 * generator.random((rows, len(sizes)))
+        return drawn if mode == "max" else -np.log(drawn)
+
+    points = {
+        "block": ["dmrnet", "dropout"] * 6,
+        "train.learning_rate": generator.random(12).tolist(),
+        "sampling.strategy": ["uniform", "bernoulli", "by_size"] * 4,
+    }
+    study = make_study(modalities, values(12), points, points["block"], defaults=(0, 1), mode=mode)
+    entries = {f"{name} {config}": values(5) for name in ("dmrnet", "dropout") for config in ("best 1", "defaults")}
+    comparison = make_comparison(modalities, entries, "dropout best 1", mode)
+    drawn = list(study_figures(study, None, comparison, artifacts(modalities)))
+    assert [name for name, _, _ in drawn] == KINDS
+    for name, caption, figure in drawn:
+        assert isinstance(figure, Figure), (name, figure)
+        assert caption.endswith(".")
+        written = " ".join(text.get_text().replace("\n", " ") for text in check_texts(figure))
+        for fact in ("data digits", "split ", f"all {len(sizes)} combinations", "seed"):
+            assert fact in written, (name, fact)
+
+
+def test_without_values_or_artifacts_each_kind_says_why(make_study: Make) -> None:
+    study = make_study(SHORT[:2], [])
+    reasons = {
+        name: figure for name, _, figure in study_figures(study, stage_of(study, "confirm"), None, lambda *_: None)
+    }
+    assert list(reasons) == KINDS
+    assert all(isinstance(reason, str) for reason in reasons.values())
+    assert reasons["methods"] == "no configurations to compare: nothing is confirmed and no trial has values"
+    assert reasons["pareto"] == "study made_up: no trial has values to draw yet"
+    assert "no diagnostics.csv of its best runs has a predicted variance" in str(reasons["variance"])
+
+
+def test_one_trial_and_one_seed(make_study: Make, make_comparison: Make, check_texts: Make) -> None:
+    study = make_study(SHORT[:2], [[0.5, 0.5, 0.5]], {"train.learning_rate": [0.1]})
+    comparison = make_comparison(SHORT[:2], {"dmrnet best 1": [[0.5, 0.5, 0.5]]}, "dmrnet best 1")
+    drawn = {name: figure for name, _, figure in study_figures(study, None, comparison, lambda *_: None)}
+    assert {name for name, figure in drawn.items() if isinstance(figure, Figure)} == {
+        "methods",
+        "trials",
+        "pareto",
+        "rates",
+    }
+    for figure in drawn.values():
+        if isinstance(figure, Figure):
+            check_texts(figure)
+    assert drawn["methods_difference"] == "there is nothing to compare with dmrnet best 1"
+    assert drawn["parameters"] == "study made_up: 1 trials with values; to say what a parameter does takes 8"
+    assert "it is not known which trial has the file's own values" in str(drawn["trials_difference"])
+    assert "have no iou_CLASS of combinations" in str(drawn["classes"])
+
+
+def test_damaged_artifacts_are_a_reason(make_study: Make) -> None:
+    study = make_study(SHORT[:2], [[0.5, 0.5, 0.5]])
+    for content in (b"", b"\xff\xfe", b"a,b\n1,2\n", b"epoch,combination,loss,variance,hard\n0,rgb,0.5,,0\n"):
+        drawn = {name: figure for name, _, figure in study_figures(study, None, None, lambda *_, c=content: c)}
+        assert "predicted variance" in str(drawn["variance"])
+        assert "iou_CLASS" in str(drawn["classes"])
+
+
+def test_the_hard_set_of_the_variance_is_the_files(make_study: Make) -> None:
+    study = make_study(SHORT[:2], [[0.5, 0.6, 0.7]])
+    rows = ("0,rgb,1,2,0", "0,ir,1,3,1", "0,rgb-ir,1,1,0", "1,rgb,1,2,1", "1,ir,1,3,0", "1,rgb-ir,1,1,0")
+    content = "\n".join(("epoch,combination,loss,variance,hard", *rows)).encode()
+    drawn = {name: figure for name, _, figure in study_figures(study, None, None, lambda *_: content)}
+    cells = drawn["variance"].axes[4]
+    (dots,) = [c for c in cells.collections if type(c).__name__ == "PathCollection"]
+    assert sorted(map(tuple, dots.get_offsets().tolist())) == [(0.5, 1.5), (1.5, 0.5)]
+
+
+def test_a_comparison_has_two(make_comparison: Make) -> None:
+    values = {"a best 1": [[0.5, 0.5, 0.5]], "b best 1": [[0.5, 0.4, 0.5]]}
+    drawn = list(comparison_figures(make_comparison(SHORT[:2], values, "a best 1")))
+    assert [(name, type(figure)) for name, _, figure in drawn] == [("methods", Figure), ("methods_difference", Figure)]
+
+
+def test_classes_are_means_over_the_seeds_of_the_best(make_study: Make, make_comparison: Make) -> None:
+    comparison = make_comparison(SHORT[:2], {"a best 1": [[0.5] * 3, [0.6] * 3], "b best 1": [[0.1] * 3]}, "a best 1")
+    files = {"a best 1 1": 0.2, "a best 1 2": 0.4}
+
+    def read(run: str, path: str) -> bytes | None:
+        head = "split,metric,combination,value\nval,iou_box,rgb,0.9\ntest,miou,rgb,0.9\n"
+        return f"{head}test,iou_box,rgb,{files[run]}\n".encode() if path == "combinations.csv" else None
+
+    study = replace(make_study(SHORT[:2], [[0.5] * 3]), main_metric="miou")
+    figure = {name: figure for name, _, figure in study_figures(study, None, comparison, read)}["classes"]
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text()[0] == "0"] == ["0.30"]
+    assert "a best 1; mean over 2 seeds" in figure.texts[1].get_text().replace("\n", " ")

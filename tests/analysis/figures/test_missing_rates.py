@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dmr.analysis.figures.missing_rates import RATES, expected_at, rate_table
+from dmr.combinations import all_combinations
+
+Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_expected_is_the_mean_over_what_is_met(count: int) -> None:
+    combinations = all_combinations([f"m{number}" for number in range(count)])
+    values = np.random.default_rng(0).random(len(combinations))
+    by_members = dict(zip(combinations.members, values, strict=True))
+    for rate, found in zip(RATES, expected_at(values, combinations), strict=True):
+        total = met = 0.0
+        for works in itertools.product([True, False], repeat=count):
+            chance = np.prod([1 - rate if one else rate for one in works])
+            members = tuple(m for m, one in enumerate(works) if one)
+            if members:
+                met, total = met + chance, total + chance * by_members[members]
+        assert found == pytest.approx(total / met)
+
+
+def test_rows_are_how_trials_drew_combinations(make_study: Make) -> None:
+    values = [[0.1 * trial, 0.0, 0.1 * trial] for trial in range(8)]
+    strategy = ["uniform", "uniform", *["bernoulli"] * 6]
+    keep = [None, None, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    table = rate_table(
+        make_study(("rgb", "ir"), values, {"sampling.strategy": strategy, "sampling.keep_prob": keep}), None
+    )
+    assert table.cells.index.tolist() == [
+        "bernoulli, keep_prob 0.30 to 0.50 (3 trials)",
+        "bernoulli, keep_prob 0.60 to 0.80 (3 trials)",
+        "uniform (2 trials)",
+    ]
+    assert table.cells[0.0].tolist() == pytest.approx([0.3, 0.6, 0.05])  # medians; nothing missing: the full one
+    assert "rows: trials by sampling.strategy, sampling.keep_prob" in table.subtitle
+
+
+def test_without_a_searched_sampling_rows_are_configurations_else_methods(
+    make_study: Make, make_comparison: Make
+) -> None:
+    study = make_study(("rgb", "ir"), [[0.1, 0.2, 0.9], [0.1, 0.2, 0.5]], methods=["a", "a"])
+    table = rate_table(study, make_comparison(("rgb", "ir"), {"b best 1": [[0, 0, 0.4], [0, 0, 0.6]]}, "b best 1"))
+    assert table.cells.index.tolist() == ["b best 1"]
+    assert table.cells[0.0].tolist() == pytest.approx([0.5])
+    assert "split test; a row a configuration" in table.subtitle
+    table = rate_table(study, None)
+    assert table.cells.index.tolist() == ["a (2 trials)"]
+    assert table.cells[0.0].tolist() == pytest.approx([0.7])

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from dmr.analysis.figures.label_placement import place_labels
+from dmr.analysis.figures.pareto_points import entry_points, pareto_front, trial_points
+from dmr.analysis.statistics import bootstrap_mean
+
+Make = Callable[..., Any]
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_front_is_what_nothing_dominates(mode: str) -> None:
+    generator = np.random.default_rng(0)
+    sign = 1 if mode == "max" else -1
+    for _ in range(20):
+        points = generator.integers(0, 7, (25, 2)).astype(float)  # with ties and equal points
+        known = [
+            not any((sign * other >= sign * own).all() and (other != own).any() for other in points) for own in points
+        ]
+        assert pareto_front(*points.T, mode).tolist() == known
+
+
+def test_nan_is_on_no_front() -> None:
+    assert pareto_front([np.nan, 1.0, 2.0], [9.0, 1.0, np.nan]).tolist() == [False, True, False]
+
+
+def test_points_of_trials(make_study: Make) -> None:
+    study = make_study(("rgb", "ir"), [[0.2, 0.4, 0.9], [0.5, 0.4, 0.7], [0.1, 0.3, 0.6]], defaults=(1,))
+    frame = trial_points(study, {"dmrnet": 1}).frame
+    assert frame["full"].tolist() == [0.9, 0.7, 0.6]
+    assert frame["worst"].tolist() == [0.2, 0.4, 0.1]
+    assert frame["front"].tolist() == [True, True, False]
+    assert frame["role"].tolist() == ["", "defaults best", ""]
+
+
+def test_points_of_configurations_have_intervals_over_seeds(make_comparison: Make) -> None:
+    values = np.array([[0.2, 0.4, 0.9], [0.5, 0.3, 0.8], [0.4, 0.6, 0.7]])
+    frame = entry_points(make_comparison(("rgb", "ir"), {"a best 1, defaults": values}, "a best 1, defaults")).frame
+    worst = bootstrap_mean([0.2, 0.3, 0.4], 0)
+    row = frame.iloc[0]
+    assert (row["full"], row["worst"]) == pytest.approx((0.8, 0.3))
+    assert (row["worst_low"], row["worst_high"]) == (worst.low, worst.high)
+    assert row["role"] == "defaults best"
+
+
+def test_labels_that_find_no_place_are_left_out(check_texts: Make) -> None:
+    figure = Figure((3, 3))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    points = np.full((60, 2), 0.5)
+    labels = [f"a configuration {number}" for number in range(60)]
+    written = place_labels(axes, points, np.empty((0, 2)), points, labels)
+    assert 3 < len(written) < 60
+    assert len(check_texts(figure)) == len(written)

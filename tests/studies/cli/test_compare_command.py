@@ -1,0 +1,127 @@
+"""`dmr compare` before and after the comparison itself: which studies are of the same data, and what is shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from dmr.analysis.comparison.comparison import Comparison, compare
+from dmr.analysis.results.load_study import StudyResults
+from dmr.combinations import all_combinations
+from dmr.studies.cli.compare_command import compare_studies, draw_comparison, write_comparison
+from dmr.studies.cli.comparison_screen import show_comparison
+from dmr.studies.errors import StudyError
+
+METHODS = ("dmrnet", "late_fusion_transformer", "dedicated")
+
+
+def comparison(modalities: tuple[str, ...], seeds: int = 3, **tags: Any) -> Comparison:
+    """Three methods, whose runs have drawn accuracies."""
+    names, draw = all_combinations(modalities).names, np.random.default_rng(0)
+    runs, rows = [], []
+    for trial, method in enumerate(METHODS):
+        for config in ("best 1", "defaults"):
+            for seed in range(1, seeds + 1):
+                run = f"{method}/{config}/{seed}"
+                runs.append((run, trial, "confirm", "completed", method, config, seed, 1.0, method))
+                rows += [(run, trial, "confirm", "test", "accuracy", name, draw.random()) for name in names]
+    columns = ["run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model"]
+    results = StudyResults(
+        study="s",
+        dataset="d",
+        modalities=modalities,
+        objectives=({"metric": "val/accuracy_mean", "mode": "max"},),
+        searched=("block",),
+        main_metric="accuracy",
+        main_mode="max",
+        combinations=f"all {len(names)}",
+        parent_run_id="p",
+        tags={name: json.dumps(value) for name, value in tags.items()},
+        runs=pd.DataFrame(runs, columns=columns).set_index("run"),
+        table=pd.DataFrame(rows, columns=["run", "trial", "stage", "split", "metric", "combination", "value"]),
+    )
+
+    def samples(run: str) -> tuple[np.ndarray, tuple[str, ...]]:
+        method = run.partition("/")[0]
+        return (np.random.default_rng(len(method)).random((len(names), 400)) < 1 / len(method)).astype(
+            np.float32
+        ), names
+
+    return compare([results], samples=samples, method="dmrnet")
+
+
+def shown(found: Comparison, width: int) -> str:
+    text = io.StringIO()
+    show_comparison(found, Console(file=text, width=width, highlight=False))
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(
+    "modalities", [("left", "right"), tuple("abcd"), tuple(f"sensor_{n}" for n in range(6))], ids=len
+)
+def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...]) -> None:
+    odds = dict.fromkeys(modalities, 0.5)
+    found = comparison(modalities, deployment=odds, without_modalities={"test": 0.1})
+    row = found.summary.loc["dmrnet best 1"]
+    values = [f"{row['mean']:.4f}", f"{row['low']:.4f}–{row['high']:.4f}", f"{row['gap_to_dedicated']:+.4f}"]
+    for width in (80, 120, 200):
+        text = shown(found, width)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= width
+        for value in (*values, f"{row[f'shapley_{modalities[0]}']:+.4f}"):
+            assert value in text
+        assert ("largest differences" in text) == (len(modalities) == 6)
+
+
+def test_one_seed_alone_has_no_empty_columns() -> None:
+    text = shown(comparison(("left", "right"), seeds=1), 200)
+    assert "interval" not in text
+    assert "Shapley" not in text
+
+
+def test_what_is_written_is_what_was_computed(tmp_path: Path) -> None:
+    found = comparison(("left", "right"))
+    summary, combinations = map(pd.read_csv, write_comparison(found, tmp_path / "out"))
+    pd.testing.assert_frame_equal(summary.set_index("label"), found.summary, check_exact=True, check_dtype=False)
+    pd.testing.assert_frame_equal(combinations, found.by_combination, check_exact=True, check_dtype=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(StudyError, match=r"file: cannot be made: File exists$"):
+        write_comparison(found, tmp_path / "file")
+    drawn = draw_comparison(found, tmp_path / "out")
+    assert [path.name for path in drawn] == ["methods.png", "methods_difference.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": {"name": "digits"}}, "dataset: name arrays, path /a; name digits"),
+        ({"dataset": {"name": "arrays", "path": "/b"}}, "dataset: name arrays, path /a; name arrays, path /b"),
+        ({"missing": {"rgb": 0.5}}, "missing: nothing; rgb 0.5"),
+    ],
+)
+def test_studies_of_different_data_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    document = {"dataset": {"name": "arrays", "path": "/a"}, "missing": None, "seed": 0}
+    for name, content in (("one", document), ("other", document | {"seed": 1} | changes)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(StudyError, match=f"^one and other cannot be compared, their data differ: {message}$"):
+        compare_studies(["one", "other"], tmp_path, None)
+
+
+def test_the_seed_counts_where_it_splits_the_data(tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "other")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.yaml").write_text(yaml.safe_dump({"dataset": {"name": "digits"}, "seed": seed}))
+    with pytest.raises(StudyError, match=r"^one and other cannot be compared, their data differ: seed: 0; 1$"):
+        compare_studies(["one", "other"], tmp_path, None)
+    with pytest.raises(StudyError, match=r"no study 'third' here"):
+        compare_studies(["one", "third"], tmp_path, None)

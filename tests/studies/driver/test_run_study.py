@@ -1,0 +1,40 @@
+"""What a driver does before it hands trials to Ray Tune."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dmr.studies.driver import run_study as launch
+from dmr.studies.driver.ray_cluster import Need
+from dmr.studies.driver.run_study import Launch
+from dmr.studies.errors import StudyError
+from dmr.studies.storage.study_folder import StudyFolder
+
+
+def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "ray_running", lambda address, groups: nullcontext())
+    monkeypatch.setattr(launch, "measure_need", lambda plan: Need(4.0, 0.0, (1, 1), ((2.0, 0.0),)))
+    ledger: Any = SimpleNamespace(
+        plan=SimpleNamespace(study=SimpleNamespace(name="s", resources=SimpleNamespace(distributed=False))),
+        folder=StudyFolder(tmp_path, "s"),
+        stage="search",
+        minutes=None,
+        trouble=None,
+        complete=False,
+        guarded=nullcontext,
+        tracker=SimpleNamespace(journal_failed=False),
+        outbox=SimpleNamespace(send=lambda: True),
+    )
+    ledger.folder.path.mkdir()
+    with (
+        ExitStack() as engine,
+        pytest.raises(StudyError, match=r"needs 4 CPUs .* there are 2 CPUs .* can ever run here"),
+    ):
+        Launch(ledger, SimpleNamespace(), engine).run()  # type: ignore[arg-type]

@@ -1,0 +1,205 @@
+"""What a study leaves to read on its own run in MLflow, and that making it never ends the study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pandas as pd
+import pytest
+import torch
+from mlflow.entities import LoggedModel, Run
+from mlflow.tracking import MlflowClient
+
+from dmr.studies.reporting import publish as keep
+from dmr.studies.reporting.publish import keep_reading
+from dmr.studies.stages.confirm_stage import Confirmation
+from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.study_file.plan import make_plan
+from dmr.studies.tracking.notes import NOTE
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import Ending
+from dmr.studies.workers.checkpoint_reporter import FolderReporter
+from dmr.studies.workers.local_trial import test_here as evaluate_on_test
+from dmr.studies.yaml_io import to_yaml
+from dmr.training import EpochReport, fit
+
+DOCUMENT: dict[str, Any] = {
+    "name": "s.1",
+    "dataset": {"name": "digits"},
+    "model": {"method": "dropout", "encoder": {"name": "mlp", "width": 8}},
+    "train": {"epochs": 1},
+    "search": {"train.learning_rate": {"log_uniform": [1e-3, 1e-2]}},
+    "scheduler": {"name": "none"},
+    "budget": {"trials": 2},
+}
+
+
+class Quiet(FolderReporter):
+    def report(self, report: EpochReport) -> None:
+        """Nobody listens."""
+
+
+class Study:
+    """A study in a folder, driven without Ray."""
+
+    def __init__(self, path: Path, uri: str, experiment: str, **keys: Any) -> None:
+        self.plan = make_plan(DOCUMENT | keys, "s.yaml")
+        self.uri, self.experiment = uri, experiment
+        self.folder = StudyFolder(path, "s.1")
+        self.folder.path.mkdir(exist_ok=True)
+        self.folder.remember(Places(uri, self.folder.optuna_url))
+        write_text(self.folder.study_file, to_yaml(self.plan.document))
+        self.client = MlflowClient(uri)
+        self.begin()
+
+    def begin(self) -> None:
+        """A driver starts."""
+        storage = optuna.storages.get_storage(self.folder.optuna_url)
+        self.tracker = Tracker(self.folder.journal, self.uri, self.experiment)
+        self.ledger = Ledger(self.plan, storage, self.tracker, self.folder, known=True)
+        self.ledger.open()
+
+    def train(self, stage: Ledger | Confirmation) -> None:
+        """The next trial of a stage."""
+        record = stage.begin()
+        assert record is not None
+        place, device = self.folder.run(stage.stage, record.number), torch.device("cpu")
+        found = fit(stage.dataset, record.settings, device, Quiet(place, stage.scheduler_metric))
+        stage.epoch(record.number, found)
+        if stage.stage == "confirm":
+            record.tested = evaluate_on_test(record.settings, place, device, stage.dataset)
+        stage.finish(record.number, Ending("completed"))
+
+    @property
+    def parent(self) -> Run:
+        assert self.tracker.flush(timeout=30.0)
+        return self.client.get_run(str(self.tracker.run_id("study")))
+
+    def models(self) -> list[LoggedModel]:
+        """Those of this study."""
+        assert self.tracker.flush(timeout=30.0)
+        wanted = f"tags.`dmr.key` LIKE '{self.tracker.journal.id}/%'"
+        return self.client.search_logged_models([self.experiment], wanted)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return uri, open_store(uri, "digits")
+
+
+@pytest.fixture
+def start(tmp_path: Path, store: tuple[str, str]) -> Iterator[Callable[..., Study]]:
+    made: list[Study] = []
+
+    def start(**keys: Any) -> Study:
+        made.append(Study(tmp_path, *store, **keys))
+        return made[-1]
+
+    yield start
+    for study in made:
+        study.tracker.close(timeout=30.0)
+
+
+def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
+    start: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = start(confirm={"top": 1, "seeds": 1})
+    for _ in range(2):
+        study.train(study.ledger)
+    keep_reading(study.ledger)
+    best = study.ledger.best
+    assert best is not None
+    note = study.parent.data.tags[NOTE]
+    assert f"val/accuracy_mean {best[0]:.4f}" in note
+    assert (
+        f"[trial {best[1]}](#/experiments/{study.experiment}/runs/{study.tracker.run_id(f'search/{best[1]}')})" in note
+    )
+    assert "2 trials: 2 completed" in note
+    assert "Confirmed" not in note
+    assert {model.name for model in study.models()} == {"s-1-0000", "s-1-0001"}  # the winner waits for the confirmation
+
+    confirmation = Confirmation(study.ledger)
+    confirmation.open()
+    while confirmation.remaining:
+        study.train(confirmation)
+    for _ in range(2):
+        keep_reading(study.ledger, confirmation)
+    study.tracker.close(timeout=30.0)
+    study.folder.journal.with_suffix(".shipped").unlink()
+    study.begin()  # everything is sent again
+    note = study.parent.data.tags[NOTE]
+    (winner,) = [model for model in study.models() if model.name == "s-1-winner"]
+    assert "Confirmed on test" in note
+    assert f"models:/{winner.model_id}" in note
+    run = study.client.get_run(str(winner.tags["run"]))
+    assert (run.data.tags["stage"], run.data.tags["trial"]) == ("confirm", str(best[1]))
+    assert f"{run.data.metrics['best/test/accuracy_mean']:.4f}" in note
+    assert len(study.models()) == 2 + confirmation.total + 1
+    inputs = {(i.tags[0].value, i.dataset.name) for i in study.parent.inputs.dataset_inputs}
+    assert inputs == {("train", "digits"), ("val", "digits"), ("test", "digits")}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.uri)  # MLflow sets it too, and leaves it there
+    mlflow.set_tracking_uri(study.uri)
+    predicted = mlflow.pyfunc.load_model(f"models:/{winner.model_id}").predict(pd.DataFrame({"top_left": [[1.0] * 16]}))
+    assert predicted["combination"].tolist() == ["top_left"]
+    for text in re.findall(r"`(tags\.study = .*?)`$", note, flags=re.MULTILINE):
+        found = len(study.client.search_runs([study.experiment], text))
+        assert (found == 0) == ("FAILED" in text), text
+
+
+def test_the_documented_filters(start: Callable[..., Study]) -> None:
+    study = start(name="s.1")
+    for _ in range(2):
+        study.train(study.ledger)
+    assert study.tracker.flush(timeout=30.0)
+    ours = f"tags.`dmr.key` LIKE '{study.tracker.journal.id}/%'"
+
+    def number(text: str) -> int:
+        return len(study.client.search_runs([study.experiment], f"{ours} and {text}"))
+
+    assert number('metrics."best/val/accuracy_mean" > 0.05 and metrics."best/val/accuracy_worst" <= 1') == 2
+    assert number("metrics.`best/val/accuracy/top_left-top_right` > 0") == 2
+    assert number('params."train.learning_rate" = "0.001" and tags.method = "dropout"') == 1  # the file's own value
+    assert number("tags.stop_reason = 'completed' and tags.stage = 'search' and attributes.status = 'FINISHED'") == 2
+    digest = study.plan.searched_inputs[0]["digest"]
+    assert number(f"dataset.name = 'digits' and dataset.digest = '{digest}' and dataset.context = 'train'") == 3
+
+
+def test_what_cannot_be_made_is_a_warning(
+    start: Callable[..., Study], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = start()
+    study.train(study.ledger)
+
+    def broken(*_: Any) -> None:
+        raise KeyError("no model today")
+
+    monkeypatch.setattr(keep, "_keep_winner", broken)
+    keep_reading(study.ledger)
+    assert "the model of the winner cannot be made: KeyError: 'no model today'" in caplog.text
+    assert NOTE in study.parent.data.tags
+
+
+def test_a_study_in_which_every_trial_failed_has_a_note_that_says_so(
+    start: Callable[..., Study], caplog: pytest.LogCaptureFixture
+) -> None:
+    study = start()
+    for _ in range(2):
+        record = study.ledger.begin()
+        assert record is not None
+        study.ledger.finish(record.number, Ending("diverged", "the loss is not finite"))
+    keep_reading(study.ledger)
+    note = study.parent.data.tags[NOTE]
+    assert note.startswith("### No trial has succeeded")
+    assert "Failed: 0, 1." in note
+    run = study.client.get_run(str(study.tracker.run_id("search/1")))
+    assert run.data.tags[NOTE].endswith("diverged: `the loss is not finite`")
+    assert study.models() == []
+    assert not [record for record in caplog.records if record.levelname == "WARNING" and "cannot" in record.message]

@@ -1,0 +1,205 @@
+"""The bookkeeping on real stores: what a restart finds."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from dmr.checkpoints import save_checkpoint
+from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.retry_queue import Outbox
+from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.study_file.plan import StudyPlan, make_plan
+from dmr.studies.tracking.tracker import Tracker
+from dmr.studies.trial_outcomes import Ending
+from dmr.studies.workers.checkpoint_reporter import BEST, LAST
+from dmr.training import EpochReport
+
+METRICS = {"val/accuracy_mean": 0.5, "val/accuracy_worst": 0.25, "train/loss": 1.0}
+BEST_VALUES = {"val": {"accuracy": [0.5] * 15}}
+
+
+@pytest.fixture
+def plan() -> StudyPlan:
+    return make_plan({"name": "s", "dataset": {"name": "digits"}, "budget": {"trials": 3}}, "s.yaml")
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Iterator[Tracker]:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracker = Tracker(tmp_path / "journal.jsonl", uri, open_store(uri, "digits"))
+    yield tracker
+    tracker.close(timeout=30.0)
+
+
+def report(epoch: int) -> EpochReport:
+    return EpochReport(epoch, METRICS, 0, METRICS, BEST_VALUES)
+
+
+def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its_checkpoint(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    first = Ledger(plan, storage, tracker, folder, known=True)
+    first.open()
+    for _ in range(2):
+        record = first.begin()
+        assert record is not None
+        for epoch in range(20):
+            first.epoch(record.number, report(epoch))
+        folder.run("search", record.number).mkdir(parents=True)
+        save_checkpoint(folder.run("search", record.number) / LAST, {"report": asdict(report(19))})
+
+    second = Ledger(plan, storage, tracker, folder, known=True)
+    second.open()
+    second.begin()  # one goes on, the other has not come back yet, when the time is up
+    second.end_all(Ending("time_budget"))
+    trials = second.study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.PRUNED, TrialState.PRUNED]
+    assert [trial.user_attrs["epochs"] for trial in trials] == [20, 20]
+    assert [len(trial.intermediate_values) for trial in trials] == [20, 20]
+    assert second.remaining == 1
+
+
+def test_first_points_are_enqueued_once_whenever_the_driver_was_killed(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    for _ in range(3):
+        ledger = Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
+        ledger.open()
+    assert [trial.state for trial in ledger.study.get_trials()] == [TrialState.WAITING]
+
+
+def test_a_journal_that_cannot_be_written_keeps_optuna_from_being_told(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True)
+    ledger.open()
+    record = ledger.begin()
+    assert record is not None
+    ledger.epoch(record.number, report(0))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracker.journal, "append", full)
+    with ledger.guarded():
+        ledger.finish(record.number, Ending("pruned"))
+    assert ledger.trouble is not None
+    assert "No space left on device" in ledger.trouble
+    assert ledger.study.get_trials()[0].state == TrialState.RUNNING
+
+
+def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(study_name="s", storage=storage)
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError, match="s"):
+        Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=False)
+
+
+def test_the_study_says_on_which_data_and_with_which_versions_it_ran(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    Ledger(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True).open()
+    (record,) = [record for record in tracker.journal.read_all() if record["op"] == "start"]
+    splits = {name: len(split) for name, split in plan.dataset.splits.items()}
+    assert json.loads(record["tags"]["samples"]) == splits | {"classes": 10}
+    versions = json.loads(record["tags"]["versions"])
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"] == torch.__version__
+    assert {"ray", "optuna", "mlflow"} <= set(versions)
+
+
+class Trials:
+    """Ends trials of a study that keeps the checkpoint of one, and those with the file's own values."""
+
+    def __init__(
+        self, tracker: Tracker, folder: StudyFolder, storage: optuna.storages.BaseStorage, budget: int
+    ) -> None:
+        document = {
+            "name": "s",
+            "dataset": {"name": "digits"},
+            "budget": {"trials": budget},
+            "checkpoints": {"keep": 1},
+        }
+        plan = make_plan(document, "s.yaml")
+        self.folder, self.ledger = folder, Ledger(plan, storage, tracker, folder, known=True)
+        self.ledger.open()
+
+    def begin(self) -> int:
+        """A trial that runs and has both checkpoints."""
+        record = self.ledger.begin()
+        assert record is not None
+        place = self.folder.run("search", record.number)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in (BEST, LAST):
+            (place / name).touch()
+        return record.number
+
+    def end(self, number: int, value: float, ending: Ending) -> None:
+        metrics = METRICS | {"val/accuracy_mean": value}
+        self.ledger.epoch(number, EpochReport(0, metrics, 0, metrics, BEST_VALUES))
+        self.ledger.finish(number, ending)
+
+    def left(self) -> list[str]:
+        return sorted(f"{file.parent.name[-1]}/{file.stem}" for file in self.folder.path.glob("trials/*/*.pt"))
+
+
+def test_checkpoints_that_nobody_needs_go_as_trials_end(tracker: Tracker, tmp_path: Path) -> None:
+    trials = Trials(tracker, StudyFolder(tmp_path, "s"), optuna.storages.InMemoryStorage(), 6)
+    for _ in range(5):
+        trials.begin()
+    trials.end(0, 0.1, Ending("completed"))  # the file's own values
+    trials.end(1, 0.6, Ending("completed"))
+    trials.end(2, 0.9, Ending("error", "a fault"))
+    trials.end(3, 0.7, Ending("pruned"))
+    assert trials.left() == ["0/best", "3/best", "4/best", "4/last"]
+    trials.end(4, 0.5, Ending("completed"))
+    assert trials.left() == ["0/best", "3/best"]
+
+
+def test_a_checkpoint_goes_only_when_optuna_knows_and_else_when_the_study_is_opened_again(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    trials = Trials(tracker, folder, storage, 4)
+    for _ in range(4):
+        trials.begin()
+    trials.end(0, 0.1, Ending("completed"))
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.ledger.study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.end(1, 0.6, Ending("completed"))
+    trials.ledger.outbox = Outbox()  # what a killed process had not told yet is lost
+    assert {"1/best", "1/last"} <= set(trials.left())
+    with monkeypatch.context() as patch:
+        patch.setattr("dmr.studies.stages.stage.remove_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.end(2, 0.5, Ending("error", "a fault"))
+    assert {"2/best", "2/last"} <= set(trials.left())
+    (folder.run("search", 2) / "best.partial").touch()
+
+    again = Trials(tracker, folder, storage, 4)
+    assert again.left() == ["0/best", "1/best", "1/last", "3/best", "3/last"]
+    assert not (folder.run("search", 2) / "best.partial").exists()
+    again.begin()
+    again.begin()
+    again.end(1, 0.6, Ending("completed"))
+    again.end(3, 0.2, Ending("completed"))
+    assert again.left() == ["0/best", "1/best"]

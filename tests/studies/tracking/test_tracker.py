@@ -1,0 +1,204 @@
+"""The journal and MLflow: everything is there exactly once, whatever was sent twice or failed half-way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+from mlflow.tracking import MlflowClient
+
+from dmr.studies.storage.mlflow_store import TrackingError, check_database, delete_runs, open_store
+from dmr.studies.tracking.journal import Journal
+from dmr.studies.tracking.tracker import Tracker
+
+TRAIN, VAL = (
+    {"name": "d", "digest": digest, "source_type": "code", "source": "{}", "schema": "{}", "profile": "{}"}
+    | {"context": context}
+    for digest, context in (("1", "train"), ("2", "val"))
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A store's URI and an experiment's id."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return uri, open_store(uri, "e")
+
+
+def record(tracker: Tracker, files: Path) -> None:
+    """A study with one trial of three epochs, not finite in the last, and a model of the study that has files."""
+    tracker.start("study", name="s", tags={"stage": "study"}, params={"seed": 0})
+    tracker.start("search/0", name="s-0", tags={"stage": "search"}, params={"a": 0.1}, parent="study")
+    for _ in range(2):
+        tracker.inputs("search/0", [TRAIN, VAL])
+    for epoch in range(3):
+        values = {"loss": 1.0 / (epoch + 1), "accuracy": float("nan") if epoch == 2 else 0.5}
+        tracker.metrics("search/0", values, step=epoch)
+        tracker.metrics("search/0", values, step=epoch)
+    for _ in range(2):
+        tracker.model("search/0", "search/0", name="s.0", tags={"checkpoint": "best.pt"}, params={"a": 0.1})
+        tracker.metrics("search/0", {"best/accuracy": 0.5}, step=0, model="search/0")
+    tracker.tags("search/0", {"stop_reason": "diverged"})
+    tracker.end("search/0", "FAILED")
+    files.mkdir(exist_ok=True)
+    (files / "MLmodel").write_text("flavors: {}")
+    tracker.model("study", "winner", name="w", tags={}, params={}, path=files)
+
+
+def check(store: tuple[str, str], tracker: Tracker) -> None:
+    uri, experiment = store
+    client = MlflowClient(uri)
+    runs = client.search_runs([experiment], f"tags.`dmr.key` LIKE '{tracker.journal.id}/%'")
+    assert len(runs) == 2
+    (child,) = [run for run in runs if run.data.tags["stage"] == "search"]
+    (parent,) = [run for run in runs if run.data.tags["stage"] == "study"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.info.status == "FAILED"
+    assert child.data.params == {"a": "0.1"}
+    points = {name: client.get_metric_history(child.info.run_id, name) for name in child.data.metrics}
+    assert [(p.step, p.value) for p in points["loss"]] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert [p.step for p in points["accuracy"]] == [0, 1]
+    assert [(p.step, p.value) for p in points["diverged"]] == [(2, 1.0)]
+    inputs = child.inputs.dataset_inputs
+    assert sorted((i.dataset.digest, i.tags[0].value) for i in inputs) == [("1", "train"), ("2", "val")]
+    stub, winner = models(store, tracker)
+    assert (stub.name, stub.params, stub.source_run_id) == ("s-0", {"a": "0.1"}, child.info.run_id)
+    assert [(metric.key, metric.value) for metric in stub.metrics or ()] == [("best/accuracy", 0.5)]
+    assert [output.model_id for output in child.outputs.model_outputs] == [stub.model_id]
+    assert [output.model_id for output in parent.outputs.model_outputs] == [winner.model_id]
+    assert [Path(file.path).name for file in client.list_logged_model_artifacts(winner.model_id)] == ["MLmodel"]
+    assert {model.status.name for model in (stub, winner)} == {"READY"}
+
+
+def models(store: tuple[str, str], tracker: Tracker) -> list[LoggedModel]:
+    wanted = f"tags.`dmr.key` LIKE '{tracker.journal.id}/%'"
+    found = MlflowClient(store[0]).search_logged_models([store[1]], wanted)
+    return sorted(found, key=lambda model: model.tags["dmr.key"])
+
+
+def test_what_is_recorded_twice_is_there_once(store: tuple[str, str], tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    check(store, tracker)
+
+
+def test_a_journal_without_its_offset_is_sent_again_and_changes_nothing(store: tuple[str, str], tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    (tmp_path / "journal.shipped").unlink()
+    again = Tracker(tmp_path / "journal.jsonl", *store)
+    assert again.close(timeout=30.0)
+    check(store, again)
+
+
+def test_a_run_the_server_made_although_the_call_failed_is_found_again(
+    store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = MlflowClient.create_run, []
+
+    def made_but_not_answered(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        run = real(self, *args, **kwargs)
+        if len(failures) < 2:
+            failures.append(run.info.run_id)
+            raise ConnectionError("timed out")
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", made_but_not_answered)
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    assert len(failures) == 2
+    check(store, tracker)
+
+
+@pytest.mark.parametrize("call", ["create_logged_model", "log_outputs", "log_model_artifacts", "finalize_logged_model"])
+def test_a_study_killed_before_a_model_was_whole_in_mlflow_has_it_once(
+    store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real = getattr(MlflowClient, call)
+
+    def made_but_not_answered(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise ConnectionError("timed out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, made_but_not_answered)
+        killed = Tracker(tmp_path / "journal.jsonl", *store)
+        record(killed, tmp_path / "files")
+        assert not killed.close(timeout=1.0)
+    again = Tracker(tmp_path / "journal.jsonl", *store)
+    assert again.close(timeout=30.0)
+    check(store, again)
+
+
+def test_a_server_that_knows_no_models_gets_everything_else(
+    store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise MlflowException("not found", ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr(MlflowClient, "create_logged_model", unknown)
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    assert models(store, tracker) == []
+    run = MlflowClient(store[0]).get_run(str(tracker.run_id("search/0")))
+    assert (run.info.status, run.data.metrics["best/accuracy"]) == ("FAILED", 0.5)
+
+
+def test_the_models_of_a_study_are_deleted_with_it(store: tuple[str, str], tmp_path: Path) -> None:
+    kept, deleted = (Tracker(tmp_path / f"{name}.jsonl", *store) for name in ("kept", "deleted"))
+    for tracker in (kept, deleted):
+        record(tracker, tmp_path / "files")
+        assert tracker.close(timeout=30.0)
+    delete_runs(store[0], "e", deleted.journal.id)
+    assert models(store, deleted) == []
+    check(store, kept)
+
+
+def test_the_journal_of_an_earlier_version_goes_on(store: tuple[str, str], tmp_path: Path) -> None:
+    """It has neither inputs nor models, and was shipped in part."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    start = {"op": "start", "name": "s", "params": {}, "t": 1, "tags": {"stage": "study"}}
+    journal.append(start | {"key": "study", "parent": None})
+    journal.append(start | {"key": "search/0", "parent": "study", "tags": {"stage": "search"}, "params": {"a": "0.1"}})
+    journal.append(
+        {
+            "op": "metrics",
+            "key": "search/0",
+            "step": 0,
+            "group": "loss",
+            "values": {"loss": 1.0, "accuracy": 0.5},
+            "t": 2,
+        }
+    )
+    journal.close()
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    check(store, tracker)
+
+
+def test_a_store_that_does_not_answer_is_one_line() -> None:
+    shown = r"^MLflow store postgresql://me:\*\*\*@127.0.0.1:1/db: cannot be used: .+"
+    with pytest.raises(TrackingError, match=shown):
+        check_database("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append({"op": "tags", "key": "a", "tags": {}})
+    journal.close()
+    whole = (tmp_path / "journal.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").write_bytes(whole + b'{"op": "metrics", "key"')
+    again = Journal(tmp_path / "journal.jsonl")
+    again.append({"op": "end", "key": "a", "status": "FINISHED"})
+    assert [r["op"] for r in again.read_all()] == ["journal", "tags", "end"]
+    assert again.id == journal.id
+    again.close()
