@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import Combinations
+from dmr.direction import Direction
 from dmr.ranks import Ranks
 
 ECE_BINS = 15
@@ -33,7 +34,7 @@ class Metric:
     """
 
     name: str
-    direction: Literal["max", "min"]
+    direction: Direction
     unit: str
     task: Literal["classification", "segmentation"]
     compute: Callable[..., Tensor]
@@ -112,15 +113,15 @@ def _pixel_accuracy(confusion: Tensor) -> Tensor:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "max", "share of samples", "classification", _accuracy),
-        Metric("macro_f1", "max", "0 to 1", "classification", _macro_f1),
-        Metric("nll", "min", "nats", "classification", _nll),
-        Metric("ece", "min", "0 to 1", "classification", _ece),
-        Metric("acer", "min", "share of samples", "classification", _acer, two_classes=True),
-        Metric("apcer", "min", "share of attacks", "classification", _apcer, two_classes=True),
-        Metric("bpcer", "min", "share of genuine samples", "classification", _bpcer, two_classes=True),
-        Metric("miou", "max", "0 to 1", "segmentation", _miou),
-        Metric("pixel_accuracy", "max", "share of pixels", "segmentation", _pixel_accuracy),
+        Metric("accuracy", Direction.MAX, "share of samples", "classification", _accuracy),
+        Metric("macro_f1", Direction.MAX, "0 to 1", "classification", _macro_f1),
+        Metric("nll", Direction.MIN, "nats", "classification", _nll),
+        Metric("ece", Direction.MIN, "0 to 1", "classification", _ece),
+        Metric("acer", Direction.MIN, "share of samples", "classification", _acer, two_classes=True),
+        Metric("apcer", Direction.MIN, "share of attacks", "classification", _apcer, two_classes=True),
+        Metric("bpcer", Direction.MIN, "share of genuine samples", "classification", _bpcer, two_classes=True),
+        Metric("miou", Direction.MAX, "0 to 1", "segmentation", _miou),
+        Metric("pixel_accuracy", Direction.MAX, "share of pixels", "segmentation", _pixel_accuracy),
     )
 }
 MAIN_METRICS = {"classification": "accuracy", "segmentation": "miou"}
@@ -259,7 +260,7 @@ def summarise(
     for name, value in values.items():
         if name not in METRICS:
             continue
-        worst = np.min if METRICS[name].direction == "max" else np.max
+        worst = np.min if METRICS[name].direction is Direction.MAX else np.max
         summary[f"{name}_mean"] = float(value[covered].mean())
         summary[f"{name}_worst"] = float(worst(value[covered]))
         if covered[combinations.full]:

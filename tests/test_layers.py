@@ -183,7 +183,7 @@ def test_the_science_needs_torch_and_numpy_alone(module: str) -> None:
 def test_the_analysis_reads_without_the_orchestration(module: str) -> None:
     assert packages_of(module) & {"dmr.studies", "ray", "optuna", "torch"} == set()
     science = {found.module for found in IMPORTS[module] if layer_of(found.module) == "dmr" and found.module in FILES}
-    assert science <= {"dmr.combinations", "dmr.files"}
+    assert science <= {"dmr.combinations", "dmr.direction", "dmr.files"}
 
 
 @files_of("dmr.studies")

@@ -17,6 +17,7 @@ from dmr.augmentation import AugmentSettings
 from dmr.data import DATASETS
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.own import own_function
+from dmr.direction import Direction
 from dmr.encoders import ENCODERS, find_encoder
 from dmr.fusion import FusionKind
 from dmr.methods import METHODS, find_method
@@ -103,6 +104,11 @@ class OwnDatasetSection(Section, extra="allow"):
 class ObjectiveSection(Section):
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
+
+    @property
+    def direction(self) -> Direction:
+        """Of an objective that was resolved: then it has a mode."""
+        return Direction(str(self.mode))
 
 
 class SchedulerSection(Section):
@@ -209,7 +215,7 @@ def validate_study(document: Mapping[str, Any], where: str, data: MultimodalData
     if mistakes:
         raise StudyError(*mistakes)
     if data is not None:
-        objectives = [o.model_copy(update={"mode": metric_direction(str(o.metric))}) for o in study.objective]
+        objectives = [o.model_copy(update={"mode": metric_direction(str(o.metric)).value}) for o in study.objective]
         study = study.model_copy(update={"objective": objectives})
     return study
 
@@ -227,7 +233,7 @@ def metric_names(data: MultimodalDataset, deployment: bool) -> list[str]:
     return [f"val/{name}_{summary}" for name in metrics_of(data.task, data.num_classes) for summary in summaries]
 
 
-def metric_direction(name: str) -> Literal["max", "min"]:
+def metric_direction(name: str) -> Direction:
     """The better end of `val/{metric}_{summary}`, from the metric's own declaration."""
     return METRICS[name.removeprefix("val/").rpartition("_")[0]].direction
 
@@ -278,7 +284,7 @@ def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> I
         yield f"{where}: objective: a metric comes twice: {', '.join(metrics)}"
     for n, (o, metric) in enumerate(zip(study.objective, metrics, strict=True)):
         if metric in known and o.mode not in (None, metric_direction(metric)):
-            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {metric} has mode {metric_direction(metric)!r}"
+            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {metric} has mode {metric_direction(metric).value!r}"
     if len(metrics) > 1 and study.sampler == "cmaes":
         others = ", ".join(sampler for sampler in SAMPLERS if sampler != "cmaes")
         yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are {others}"
