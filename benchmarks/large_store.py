@@ -28,13 +28,13 @@ import psutil
 import torch
 from common import environment, table
 
-from dmr.studies.stages.search_stage import Ledger
-from dmr.studies.stages.stage import PARENT
+from dmr.files import write_text
+from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
-from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import StudyPlan, make_plan
-from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
+from dmr.studies.tracking.tracker import PARENT, Tracker
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.yaml_io import to_yaml
 from dmr.training import EpochReport, fit
 
@@ -95,7 +95,7 @@ def make_study(place: Path, trials: int) -> None:
     os.chdir(place)  # a local store puts artifacts into the working directory
     uri = f"sqlite:///{place / 'mlflow.db'}"
     tracker = Tracker(folder.journal, uri, open_store(uri, plan.document["experiment"]))
-    ledger = Ledger(plan, optuna.storages.InMemoryStorage(), tracker, folder, known=False)
+    ledger = SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, folder, known=False)
     ledger.open()
     draw, seen = np.random.default_rng(0), {}
     while (record := ledger.begin()) is not None:
@@ -104,16 +104,16 @@ def make_study(place: Path, trials: int) -> None:
             seen[record.block] = fit(plan.dataset, settings, torch.device("cpu"), Nowhere())
         for epoch in range(EPOCHS):
             ledger.epoch(record.number, drawn_report(seen[record.block], epoch, plan, draw))
-        ledger.finish(record.number, Ending("completed"))
+        ledger.finish(record.number, TrialOutcome("completed"))
         if record.number % 20 == 19 and not tracker.flush(timeout=600.0):
-            raise RuntimeError(f"MLflow: {tracker.problem}")
+            raise RuntimeError(f"MLflow: {tracker.error}")
         if record.number % 200 == 199:
             print(f"{record.number + 1} trials", file=sys.stderr, flush=True)
     tracker.end(PARENT, "FINISHED")
     if not tracker.close(timeout=600.0):
-        raise RuntimeError(f"MLflow: {tracker.problem}")
+        raise RuntimeError(f"MLflow: {tracker.error}")
     write_text(folder.study_file, to_yaml(plan.document))
-    folder.remember(Places(uri, folder.optuna_url))  # last: it says that the study is whole
+    folder.remember(StoreUris(uri, folder.optuna_url))  # last: it says that the study is whole
 
 
 def drawn_report(seen: EpochReport, epoch: int, plan: StudyPlan, draw: np.random.Generator) -> EpochReport:

@@ -36,8 +36,10 @@ def run(folder: Path, file: Path, overrides: list[str], trials: int) -> None:
     plan = load_plan(file, overrides, trials, "benchmark")
     study = StudyFolder(folder / "dmr_runs", "benchmark")
     finish = run_study(plan, study, None)
-    assert finish.unsent is None, finish.unsent
-    states = [t.state.name for t in optuna.load_study(study_name="benchmark", storage=study.places().optuna_url).trials]
+    assert finish.tracking_error is None, finish.tracking_error
+    states = [
+        t.state.name for t in optuna.load_study(study_name="benchmark", storage=study.store_uris().optuna_url).trials
+    ]
     assert states == ["COMPLETE"] * trials, states
 
 

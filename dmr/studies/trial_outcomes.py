@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from optuna.trial import TrialState
+if TYPE_CHECKING:
+    from optuna.trial import TrialState
 
 StopReason = Literal["completed", "pruned", "time_budget", "diverged", "out_of_memory", "error", "lost"]
-ENDED = "ended"  # the attribute of Optuna's study that keeps the budget it has come to the end of
 FAILURES: tuple[StopReason, ...] = ("diverged", "out_of_memory", "error", "lost")
 
 
 @dataclass(frozen=True)
-class Ending:
+class TrialOutcome:
     """Why a trial ended; `message` is one line, `details` a traceback, for those that failed."""
 
     reason: StopReason
@@ -23,6 +23,8 @@ class Ending:
 
 def optuna_state(reason: StopReason, epochs: int, objectives: int) -> TrialState:
     """The state of a trial that finished `epochs` epochs, in a study with so many objectives."""
+    from optuna.trial import TrialState  # processes that train load this file and no Optuna
+
     if reason in FAILURES or epochs == 0:
         return TrialState.FAIL
     if reason == "completed" or objectives > 1:
@@ -34,3 +36,12 @@ def mlflow_status(reason: StopReason, epochs: int) -> str:
     if reason in FAILURES:
         return "FAILED"
     return "FINISHED" if epochs else "KILLED"
+
+
+class Tested(NamedTuple):
+    """How a run did on test: summaries over combinations, and values (C,) by metric. The results of single samples are
+    in the file `SAMPLES` of its folder.
+    """
+
+    metrics: dict[str, float]
+    values: dict[str, list[float]]

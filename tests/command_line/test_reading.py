@@ -15,13 +15,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dmr.combinations import all_combinations
+from dmr.files import write_text
 from dmr.studies.cli.entry_point import app
-from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
-from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.yaml_io import to_yaml
 from dmr.training import EpochReport
 
@@ -61,8 +62,8 @@ def write_study(place: Path, name: str, modalities: int, trials: list[tuple[Any,
     folder.path.mkdir(parents=True)
     uri, optuna_url = f"sqlite:///{place / 'mlflow.db'}", f"sqlite:///{place / 'optuna.db'}"
     tracker = Tracker(folder.journal, uri, open_store(uri, "reading"))
-    ledger = Ledger(plan, optuna.storages.RDBStorage(optuna_url), tracker, folder, known=True)
-    folder.remember(Places(uri, optuna_url))
+    ledger = SearchStage(plan, optuna.storages.RDBStorage(optuna_url), tracker, folder, known=True)
+    folder.remember(StoreUris(uri, optuna_url))
     write_text(folder.study_file, to_yaml(plan.document))
     ledger.open()
     for number, (reason, accuracy) in enumerate(trials):
@@ -70,8 +71,8 @@ def write_study(place: Path, name: str, modalities: int, trials: list[tuple[Any,
         if accuracy is not None:
             ledger.epoch(number, report(modalities, accuracy, rare=number == 0))
         if reason is not None:
-            ledger.finish(number, Ending(reason, "it broke" if reason in ("error", "lost", "diverged") else ""))
-    assert tracker.close(timeout=60.0), tracker.problem
+            ledger.finish(number, TrialOutcome(reason, "it broke" if reason in ("error", "lost", "diverged") else ""))
+    assert tracker.close(timeout=60.0), tracker.error
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,8 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     """
     from dmr.analysis.comparison.comparison import compare
     from dmr.analysis.results.artifacts import samples_reader
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     folders = [StudyFolder(resolve_storage(storage), name) for name in names]
     documents = [folder.document() for folder in folders]
@@ -61,7 +62,7 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     readers: dict[str, Callable[[str], Samples | None]] = {}
     for folder in folders:
         results.append(load_results(folder.name, storage, None))
-        readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.places().tracking_uri))
+        readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.store_uris().tracking_uri))
     try:
         return compare(
             results,
@@ -99,7 +100,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     Raises:
         StudyError: the folder cannot be made.
     """
-    from dmr.studies.storage.study_folder import write_text
+    from dmr.files import write_text
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

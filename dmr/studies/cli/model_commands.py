@@ -26,7 +26,7 @@ def evaluate(
     storage: StorageOption = None,
 ) -> int:
     """Evaluate a run's chosen checkpoint: every metric of every combination, on standard output."""
-    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.trained_models.evaluate import evaluate_run
     from dmr.studies.trained_models.find_run import find_run
 
@@ -47,7 +47,7 @@ def export(
     storage: StorageOption = None,
 ) -> None:
     """Write a trained network as an MLflow model that takes any combination of modalities."""
-    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.trained_models.exporting import export_run, register
     from dmr.studies.trained_models.find_run import find_run, find_winner
 
@@ -59,5 +59,5 @@ def export(
     people().print(f"{run.label} (run {run.run_id})", markup=False, soft_wrap=True)
     typer.echo(out)
     if model is not None:
-        version = register(run, out, model, run.folder.places().tracking_uri)
+        version = register(run, out, model, run.folder.store_uris().tracking_uri)
         people().print(f"models:/{model}/{version}", markup=False, soft_wrap=True)

@@ -49,7 +49,8 @@ def heatmap(
     """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
     from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, write_heatmap
     from dmr.analysis.results.load_study import stage_of
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
     if difference_to is None or difference_to == DEFAULTS:
@@ -83,11 +84,12 @@ def figures(
     from dmr.analysis.report.page import compared
     from dmr.analysis.results.artifacts import read_artifact
     from dmr.analysis.results.load_study import stage_of
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
     results = load_results(name, storage, None)
-    client = MlflowClient(folder.places().tracking_uri)
+    client = MlflowClient(folder.store_uris().tracking_uri)
     search, confirm = stage_of(results, "search"), stage_of(results, "confirm")
     comparison, _ = compared(results, search, lambda run: None)
     target = output or folder.figures
@@ -114,7 +116,8 @@ def load_results(
     """
     from dmr.analysis.results.load_study import load_study
     from dmr.studies.reporting.stored_results import stored_runs
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
     experiment = folder.document()["experiment"]

@@ -39,7 +39,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
 ) -> int:
     """Run a study: search, a table and a heatmap, and `confirm` if the file says so. Run again, it goes on."""
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.study_file.plan import load_plan
 
     plan = load_plan(study, overrides or [], trials, name)
@@ -56,7 +57,8 @@ def resume(
     name: NameArgument, trials: TrialsOption = None, storage: StorageOption = None, address: AddressOption = None
 ) -> int:
     """Go on with a study after any interruption, or raise its budget."""
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.study_file.dotted_keys import set_key
     from dmr.studies.study_file.plan import make_plan
 
@@ -76,8 +78,10 @@ def confirm(
     address: AddressOption = None,
 ) -> int:
     """Train the best configurations and the file's own values again with fresh seeds, and evaluate them on test."""
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
-    from dmr.studies.storage.study_status import load_search, search_ended
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.optuna_storage import load_search
+    from dmr.studies.storage.study_folder import StudyFolder
+    from dmr.studies.storage.study_status import search_ended
     from dmr.studies.study_file.plan import make_plan
 
     folder = StudyFolder(resolve_storage(storage), name)
@@ -95,7 +99,7 @@ def train(
 ) -> int:
     """One training run with the file's own values, in this process, without a search."""
     from dmr.studies.driver.train_once import train_once
-    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.study_file.plan import load_plan
 
     plan = load_plan(study, ["search={}", "first=[]", *(overrides or [])], None, name)
@@ -105,7 +109,7 @@ def train(
 @command("list")
 def list_studies(storage: StorageOption = None) -> None:
     """The studies in the storage."""
-    from dmr.studies.storage.study_folder import resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_status import list_lines
 
     for line in list_lines(resolve_storage(storage)):
@@ -115,7 +119,8 @@ def list_studies(storage: StorageOption = None) -> None:
 @command("status")
 def status(name: NameArgument, storage: StorageOption = None) -> None:
     """How far a study is, whether it runs, and its best trial."""
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.storage.study_status import status_lines
 
     for line in status_lines(StudyFolder(resolve_storage(storage), name)):
@@ -125,8 +130,9 @@ def status(name: NameArgument, storage: StorageOption = None) -> None:
 @command("stop")
 def stop(name: NameArgument, storage: StorageOption = None) -> None:
     """Stop a study that runs in another shell, so that `dmr resume` can go on with it."""
+    from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.stop_and_remove import stop_study
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     typer.echo(stop_study(StudyFolder(resolve_storage(storage), name)))
 
@@ -138,8 +144,9 @@ def remove(
     storage: StorageOption = None,
 ) -> int:
     """Delete a study: its folder, Optuna's database and its runs in MLflow."""
+    from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.stop_and_remove import remove_study
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
     folder.document()

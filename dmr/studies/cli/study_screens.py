@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
-from dmr.studies.driver.run_study import Finish
+from dmr.studies.driver.run_study import RunResult
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.search_blocks import BLOCK
@@ -54,22 +54,22 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out.print(f"resources: {need.text()}; {concurrent} at a time")
 
 
-def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: Console) -> int:
+def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, people: Console) -> int:
     """The best trials on standard output, where to look further on standard error; returns the exit code."""
     name = plan.study.name
 
     def tell(text: str) -> None:
         people.print(text, markup=False, soft_wrap=True)
 
-    if finish.unsent:
-        tell(f"{unsent_line(finish.unsent, folder)}; `dmr resume {name}` sends it")
+    if finish.tracking_error:
+        tell(f"{unsent_line(finish.tracking_error, folder)}; `dmr resume {name}` sends it")
     if finish.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if finish.outcome == "interrupted" else 1
     from dmr.analysis.results.load_study import load_study
 
     try:
-        uri, experiment = folder.places().tracking_uri, plan.document["experiment"]
+        uri, experiment = folder.store_uris().tracking_uri, plan.document["experiment"]
         results = load_study(uri, name, experiment=experiment, key=folder.study_key)
     except LookupError as error:
         tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")

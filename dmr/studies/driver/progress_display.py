@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -17,33 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dmr.studies.stages.stage import Bookkeeping
+from dmr.studies.stages.stage import Stage
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.trial_outcomes import FAILURES
 
 log = logging.getLogger("dmr")
-
-
-@contextmanager
-def engine_noise_to(path: Path) -> Iterator[TextIO]:
-    """Send what this process and its children write on standard streams to a file; yields the real standard error."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    people = os.fdopen(os.dup(kept[1]), "w", buffering=1, encoding="utf-8", errors="replace")
-    try:
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        yield people
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, original in enumerate(kept, start=1):
-            os.dup2(original, number)
-            os.close(original)
-        os.close(descriptor)
-        people.close()
 
 
 class _Lines(logging.Handler):
@@ -60,8 +33,8 @@ class _Lines(logging.Handler):
 class Screen:
     """Follows one study."""
 
-    def __init__(self, ledger: Bookkeeping, stream: TextIO) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: Stage, stream: TextIO) -> None:
+        self.stage = ledger
         self.console = Console(file=stream, highlight=False)
         self.started = time.monotonic()
         self.finished_before = ledger.finished
@@ -84,29 +57,29 @@ class Screen:
     def trial_ended(self) -> None:
         """A trial has ended: a line, where there is no live table."""
         if not self.console.is_terminal:
-            best = f", {self.best()}" if self.ledger.best else ""
-            self.say(f"{self.ledger.finished}/{self.total} {self.ledger.noun}s{best}, {self.time_left()}")
+            best = f", {self.best()}" if self.stage.best else ""
+            self.say(f"{self.stage.finished}/{self.total} {self.stage.noun}s{best}, {self.time_left()}")
 
     @property
     def total(self) -> int:
-        return self.ledger.total
+        return self.stage.total
 
     def best(self) -> str:
-        assert self.ledger.best is not None
-        value, trial, worst = self.ledger.best
-        metric = self.ledger.objectives[0].metric
-        return f"best {metric} {value:.4f} (trial {trial}, worst combination {worst:.4f})"
+        assert self.stage.best is not None
+        number, values = self.stage.best
+        metric = self.stage.objectives[0].metric
+        return f"best {metric} {values.objective:.4f} (trial {number}, worst combination {values.worst:.4f})"
 
     def time_left(self) -> str:
-        done = self.ledger.finished - self.finished_before
-        left = self.total - self.ledger.finished
+        done = self.stage.finished - self.finished_before
+        left = self.total - self.stage.finished
         if not left or not done:
             return "starting" if left else "done"
         seconds = (time.monotonic() - self.started) / done * left
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
     def render(self) -> Group:
-        ledger = self.ledger
+        ledger = self.stage
         table = Table.grid(padding=(0, 2))
         failed = sum(ledger.endings[reason] for reason in FAILURES)
         table.add_row(
@@ -122,8 +95,8 @@ class Screen:
         lines: list[Table | Text] = [table]
         if ledger.best:
             lines.append(Text(self.best(), style="green"))
-        if ledger.tracker.problem:
-            lines.append(Text(f"MLflow: {ledger.tracker.problem} (kept in the journal)", style="yellow"))
-        if ledger.outbox.problem:
-            lines.append(Text(f"Optuna: {ledger.outbox.problem} (kept until it is back)", style="yellow"))
+        if ledger.tracker.error:
+            lines.append(Text(f"MLflow: {ledger.tracker.error} (kept in the journal)", style="yellow"))
+        if ledger.retry_queue.error:
+            lines.append(Text(f"Optuna: {ledger.retry_queue.error} (kept until it is back)", style="yellow"))
         return Group(*lines)

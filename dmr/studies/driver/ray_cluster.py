@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dmr.studies.driver.autoscaling import places_on_demand
-from dmr.studies.driver.progress_display import engine_noise_to
+from dmr.studies.driver.process_output import engine_noise_to
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.store_passwords import without_secrets
 from dmr.studies.study_file.plan import StudyPlan
@@ -138,7 +137,7 @@ def measure_need(plan: StudyPlan) -> Need:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     need = _need(plan, tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive))
-    missing = max(0, places_on_demand(plan) - need.places)
+    missing = max(0, slots_on_demand(plan) - need.places)
     return replace(need, nodes=need.nodes + ((need.cpus, need.gpus),) * missing)
 
 
@@ -160,3 +159,24 @@ def check_fits(plan: StudyPlan, need: Need) -> None:
     """
     if need.fits < 1:
         raise StudyError(f"{plan.study.name}: resources: {need.text()}: no trial can ever run here")
+
+
+def slots_on_demand(plan: StudyPlan) -> int:
+    """How many workers the trials of a study may ask for where the autoscaler of the cluster this process is connected
+    to adds nodes on demand: those of `resources.concurrent` trials, since nobody asks for nodes before trials wait for
+    them. 0 where it adds none.
+
+    Raises:
+        StudyError: the cluster grows and the study does not say how far.
+    """
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    if not is_autoscaler_v2(fetch_from_server=True):
+        return 0
+    resources = plan.study.resources
+    if resources.concurrent is None:
+        raise StudyError(
+            "resources.concurrent: none is given, and this cluster grows on demand: say how many trials may run at a "
+            "time (--set resources.concurrent=4)"
+        )
+    return resources.concurrent * resources.least_and_most[1]

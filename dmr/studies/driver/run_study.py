@@ -4,54 +4,47 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import signal
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
-from dmr.studies.driver.progress_display import Screen, engine_noise_to
+from dmr.files import write_text
+from dmr.studies.driver.process_output import engine_noise_to, logging_to
+from dmr.studies.driver.progress_display import Screen
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
+from dmr.studies.driver.stage_driver import SECONDS_BETWEEN_TRIES, StageDriver, StageEnd
+from dmr.studies.driver.storage_visibility import check_shared
 from dmr.studies.errors import StudyError
-from dmr.studies.reporting.publish import keep_reading
-from dmr.studies.stages.confirm_stage import Configuration, Confirmation
-from dmr.studies.stages.search_stage import Ledger
-from dmr.studies.stages.stage import PARENT, Bookkeeping
-from dmr.studies.storage.locations import check_shared, in_ray_job
-from dmr.studies.storage.mlflow_store import TrackingError, open_store
+from dmr.studies.reporting.publish import publish
+from dmr.studies.stages.confirm_stage import Configuration, ConfirmStage
+from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.optuna_storage import open_optuna, unusable
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
 from dmr.studies.study_file.plan import StudyPlan
-from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
+from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.yaml_io import to_yaml
 
 log = logging.getLogger("dmr")
 
-Outcome = Literal["complete", "interrupted", "stopped"]
 
-
-class Finish(NamedTuple):
+class RunResult(NamedTuple):
     """How a driver's run ended.
 
     Attributes:
         succeeded: a trial of the search has.
-        unsent: why MLflow lacks something.
+        tracking_error: why MLflow lacks something.
         confirmed: what was trained again; None where there is no confirmation.
     """
 
-    outcome: Outcome
+    outcome: StageEnd
     succeeded: bool
-    unsent: str | None
+    tracking_error: str | None
     confirmed: list[Configuration] | None
 
 
-SECONDS_BETWEEN_NOTES = 5.0
-SECONDS_BETWEEN_TRIES = 0.1
 CLOSE_SECONDS = 30.0
 ENGINE_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
@@ -67,195 +60,7 @@ ENGINE_SETTINGS = {
 }
 
 
-def resolve_places(folder: StudyFolder) -> Places:
-    """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder.
-
-    Raises:
-        StudyError: a Ray job whose runs would be deleted with its working directory.
-    """
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not tracking_uri and in_ray_job():
-        raise StudyError(
-            "MLFLOW_TRACKING_URI: not set, and a Ray job's working directory is a temporary copy: name a server, or "
-            "sqlite:////{absolute path}/mlflow.db"
-        )
-    tracking_uri = tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    return Places(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url)
-
-
-def open_mlflow(uri: str, experiment: str) -> str:
-    """The id of the experiment, made where it is missing.
-
-    Raises:
-        StudyError: the store cannot be used.
-    """
-    try:
-        return open_store(uri, experiment)
-    except TrackingError as error:
-        raise StudyError(str(error)) from None
-
-
-class Launch:
-    """One driver's run of one stage of a study."""
-
-    def __init__(self, ledger: Bookkeeping, screen: Screen, engine: ExitStack) -> None:
-        """Args:
-        engine: keeps the Ray that is started here, if any, for the next stage.
-        """
-        self.plan, self.folder, self.ledger = ledger.plan, ledger.folder, ledger
-        self.screen, self.engine = screen, engine
-        self.interrupted = False
-        self.time_is_up = False
-        self.started = time.monotonic()
-        self.seconds_before = self.folder.seconds_run()
-        self.noted = 0.0
-
-    def run(self) -> Outcome:
-        """Run trials until the budget is done, the time is up, or somebody stops it.
-
-        Raises:
-            StudyError: no trial fits the Ray that is started here.
-        """
-        import ray
-
-        if not self.should_stop() and not self.ledger.complete:
-            if not ray.is_initialized():
-                self.engine.enter_context(ray_running(None, self.plan.study.resources.distributed))
-                check_fits(self.plan, measure_need(self.plan))  # Ray may see fewer CPUs: those of its container
-            self.train()
-        return self.settle()
-
-    def train(self) -> None:
-        """Hand the trials to Ray Tune."""
-        from ray import tune
-
-        from dmr.studies.driver.tune_hooks import Bookkeeper, StudyStopper, TrialSource
-
-        study, resources = self.plan.study, self.plan.study.resources
-        tuner = tune.Tuner(
-            self.trainable(),
-            tune_config=tune.TuneConfig(
-                search_alg=TrialSource(self.ledger, self.room),
-                scheduler=self.ledger.scheduler(),
-                num_samples=-1,
-                reuse_actors=not resources.distributed,  # one that is stopped cannot end its group
-                trial_dirname_creator=lambda trial: f"trial_{trial.config['number']:04d}",
-                trial_name_creator=lambda trial: f"trial_{trial.config['number']:04d}",
-            ),
-            run_config=tune.RunConfig(
-                name="ray" if self.ledger.stage == "search" else f"ray_{self.ledger.stage}",
-                storage_path=str(self.folder.path),
-                callbacks=[Bookkeeper(self.ledger, self.screen)],
-                stop=StudyStopper(self),
-                failure_config=tune.FailureConfig(max_failures=study.retries),
-                verbose=0,
-            ),
-        )
-        with self.signals(), warnings.catch_warnings(), self.ledger.guarded():  # Ray has set handlers of its own
-            warnings.simplefilter("ignore")
-            if not self.interrupted:  # while Ray started
-                tuner.fit()
-        shutil.rmtree(self.folder.groups(self.ledger.stage), ignore_errors=True)
-
-    def trainable(self) -> Any:
-        """What Tune runs a trial by, and what it takes: the process of a trial on several workers takes no CPU, so that
-        it never holds what its workers wait for (Tune insists on something: a megabyte of memory).
-        """
-        import ray
-        from ray import tune
-
-        from dmr.studies.workers.local_trial import TrialContext, run_trial
-
-        resources, metric = self.plan.study.resources, self.ledger.scheduler_metric
-        context = TrialContext(
-            self.folder,
-            self.ledger.stage,
-            metric,
-            resources.cpus,
-            resources.gpus,
-            workers=resources.least_and_most,
-            system_metrics=self.plan.study.tracking.system_metrics,
-        )
-        if resources.distributed:
-            from dmr.studies.workers.worker_group import run_group
-
-            data = [ray.put(self.ledger.dataset)]
-            return tune.with_resources(
-                tune.with_parameters(run_group, context=context, data=data), {"cpu": 0, "memory": 2**20}
-            )
-        return tune.with_resources(
-            tune.with_parameters(run_trial, context=context, dataset=self.ledger.dataset),
-            {"cpu": resources.cpus, "gpu": resources.gpus},
-        )
-
-    def room(self) -> int:
-        """How many trials may run at a time on the nodes there are now."""
-        fits = measure_need(self.plan).fits
-        return min(fits, self.plan.study.resources.concurrent or fits)
-
-    def should_stop(self) -> bool:
-        """Asked by Tune at every step; keeps the clock of the time budget."""
-        elapsed = self.seconds_before + time.monotonic() - self.started
-        if time.monotonic() - self.noted > SECONDS_BETWEEN_NOTES:
-            self.noted = time.monotonic()
-            self.remember_seconds()
-            self.folder.remember_processes()
-        minutes = self.ledger.minutes
-        self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
-        if self.ledger.tracker.journal_failed:
-            self.ledger.trouble = self.ledger.tracker.problem
-        if self.ledger.trouble is None:
-            with self.ledger.guarded():
-                self.ledger.outbox.send()
-        return self.interrupted or self.time_is_up or self.ledger.trouble is not None
-
-    def remember_seconds(self) -> None:
-        """The time budget is the search's alone."""
-        if self.ledger.stage == "search":
-            self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
-
-    def settle(self) -> Outcome:
-        """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
-        if self.time_is_up and not self.interrupted and self.ledger.trouble is None:
-            self.until(lambda: self.ledger.end_all(Ending("time_budget")))
-            left, minutes = self.ledger.remaining, self.ledger.minutes
-            if left:
-                log.warning("the time budget of %g minutes is used up; %d trials were not run", minutes, left)
-        self.until(self.ledger.outbox.send)
-        if not self.interrupted and self.ledger.trouble is None:
-            with self.ledger.guarded():
-                self.ledger.close()
-            self.until(self.ledger.outbox.send)
-        with self.ledger.guarded():
-            self.remember_seconds()
-        if self.ledger.trouble is not None:
-            log.error("the study stops: %s", self.ledger.trouble)
-            return "stopped"
-        return "interrupted" if self.interrupted else "complete"
-
-    def until(self, done: Callable[[], bool]) -> None:
-        """Wait for Optuna's server, until it was told or somebody stops the study."""
-        with self.ledger.guarded():
-            while not self.interrupted and self.ledger.trouble is None and not done():
-                time.sleep(SECONDS_BETWEEN_TRIES)
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the study cleanly; a second SIGINT is not caught."""
-
-        def stop(number: int, _: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Finish:
+def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunResult:
     """Run a study or go on with it, under its lock, until its budget is done or it is stopped.
 
     Raises:
@@ -265,9 +70,9 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
         check_fits(plan, local_need(plan))
-    known = folder.places() if (folder.path / "places.json").exists() else None
+    known = folder.store_uris() if (folder.path / "places.json").exists() else None
     with engine_noise_to(folder.log if known else Path(os.devnull)):
-        places = known or resolve_places(folder)
+        places = known or resolve_store_uris(folder)
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
         if places.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(places.optuna_url)
@@ -279,7 +84,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> Fini
         return _drive(plan, folder, places, experiment_id, known is not None)
 
 
-def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: str, known: bool) -> Finish:
+def _drive(plan: StudyPlan, folder: StudyFolder, places: StoreUris, experiment_id: str, known: bool) -> RunResult:
     """Run a study under its lock. `known`: its folder has been run before."""
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
@@ -288,7 +93,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
         storage = open_optuna(places.optuna_url)
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:
-            ledger = Ledger(plan, storage, tracker, folder, known or places.optuna_url == folder.optuna_url)
+            ledger = SearchStage(plan, storage, tracker, folder, known or places.optuna_url == folder.optuna_url)
             folder.remember(places)
             write_text(folder.study_file, to_yaml(plan.document))
             ledger.open()
@@ -306,50 +111,29 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: Places, experiment_id: 
         except StorageInternalError as error:
             raise unusable(places.optuna_url, error) from None
         finally:
-            sent = tracker.close(timeout=CLOSE_SECONDS if tracker.problem is None else 1.0)
+            sent = tracker.close(timeout=CLOSE_SECONDS if tracker.error is None else 1.0)
     confirmed = confirmation.configurations if confirmation is not None else None
-    return Finish(outcome, ledger.best is not None, None if sent else tracker.problem, confirmed)
+    return RunResult(outcome, ledger.best is not None, None if sent else tracker.error, confirmed)
 
 
-def _run_stage(search: Ledger, confirmation: Confirmation | None, people: TextIO, engine: ExitStack) -> Outcome:
+def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, people: TextIO, engine: ExitStack) -> StageEnd:
     """Run the search or, after it, the confirmation, and keep what there is to read of it."""
     stage = confirmation or search
     with Screen(stage, people) as screen:
-        launch = Launch(stage, screen, engine)
+        launch = StageDriver(stage, screen, engine)
         with launch.signals():
             outcome = launch.run()
             if outcome == "complete":
-                keep_reading(search, confirmation)
+                publish(search, confirmation)
             return outcome
 
 
-def _open_confirmation(search: Ledger) -> Confirmation:
+def _open_confirmation(search: SearchStage) -> ConfirmStage:
     """Waits for Optuna's server where that has just gone."""
     while True:
-        if search.outbox.send():
-            with search.outbox.reaching():
-                confirmation = Confirmation(search)
+        if search.retry_queue.send():
+            with search.retry_queue.reaching():
+                confirmation = ConfirmStage(search)
                 confirmation.open()
                 return confirmation
         time.sleep(SECONDS_BETWEEN_TRIES)
-
-
-class _WithoutPasswords(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return mask_password(super().format(record))
-
-
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Write the logs of this project and of the engines to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_WithoutPasswords("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        handler.close()

@@ -14,17 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dmr.direction import Direction
+from dmr.files import write_text
 from dmr.studies.cli.study_screens import unsent_line
-from dmr.studies.driver.progress_display import engine_noise_to
+from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.ray_cluster import check_fits, local_need
-from dmr.studies.driver.run_study import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
-from dmr.studies.storage.study_folder import StudyFolder, write_text
+from dmr.studies.driver.run_study import CLOSE_SECONDS
+from dmr.studies.storage.mlflow_store import open_mlflow
+from dmr.studies.storage.study_folder import StudyFolder, resolve_store_uris
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.run_logging import TrackedRun, end_run, start_run
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
-from dmr.studies.workers.local_trial import one_line, reason_of
+from dmr.studies.workers.failures import one_line, reason_of
 from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.studies.yaml_io import to_yaml
 from dmr.training import EpochReport, fit
@@ -38,14 +41,14 @@ class TrackedReporter(FolderReporter):
     def __init__(
         self,
         folder: Path,
-        followed: tuple[str, str],
+        followed: tuple[str, Direction],
         tracker: Tracker,
         progress: Progress,
         epochs: int,
         monitor: SystemMonitor | None,
     ) -> None:
-        super().__init__(folder, followed)
-        self.tracker, self.progress, self.monitor = tracker, progress, monitor
+        super().__init__(folder, followed, monitor)
+        self.tracker, self.progress = tracker, progress
         self.task = progress.add_task("training", total=epochs)
 
     def report(self, report: EpochReport) -> None:
@@ -69,10 +72,10 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
     folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
-    places = resolve_places(folder)
+    places = resolve_store_uris(folder)
     with engine_noise_to(Path(os.devnull)):
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
-    report, ending = None, Ending("completed")
+    report, ending = None, TrialOutcome("completed")
     with folder.locked(), logging_to(folder.log):
         folder.remember(places)
         write_text(folder.study_file, to_yaml(plan.document))
@@ -82,7 +85,7 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
             start_run(tracker, plan, run)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=people, transient=True) as progress:
-                followed = (settings.select, settings.select_mode)
+                followed = (settings.select, Direction(settings.select_mode))
                 device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
                 monitor = SystemMonitor(device) if plan.study.tracking.system_metrics else None
                 reporter = TrackedReporter(folder.path, followed, tracker, progress, settings.train.epochs, monitor)
@@ -91,12 +94,12 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
                 except StorageFailed as error:
                     raise OSError(str(error)) from None
                 except Exception as error:
-                    ending = Ending(reason_of(error), one_line(error), traceback.format_exc())
+                    ending = TrialOutcome(reason_of(error), one_line(error), traceback.format_exc())
             end_run(tracker, plan, run, folder.path, report, ending)
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     if not sent:
-        people.print(unsent_line(str(tracker.problem), folder), markup=False, soft_wrap=True)
+        people.print(unsent_line(str(tracker.error), folder), markup=False, soft_wrap=True)
     if report is None:
         people.print(f"{plan.study.name}: {ending.reason}: {ending.message}", markup=False, soft_wrap=True)
         return 1

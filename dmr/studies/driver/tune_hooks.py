@@ -5,26 +5,20 @@ Tune pickles these; they leave everything behind then, since Optuna's database i
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
 from dmr.studies.driver.progress_display import Screen
-from dmr.studies.stages.stage import Bookkeeping
-from dmr.studies.tracking.run_logging import Tested
-from dmr.studies.trial_outcomes import Ending
-from dmr.studies.workers.local_trial import HUNG, PAYLOAD, SYSTEM
-from dmr.training import EpochReport
-
-if TYPE_CHECKING:
-    from dmr.studies.driver.run_study import Launch
-
+from dmr.studies.stages.stage import Stage
+from dmr.studies.storage.trial_files import HUNG
+from dmr.studies.trial_messages import PAYLOAD, EpochMessage, FailedMessage, StorageMessage, TestedMessage, decode
+from dmr.studies.trial_outcomes import TrialOutcome
 
 SECONDS_BETWEEN_LOOKS = 5.0
 FAILURE = "Failure # "  # begins each death of a trial's process in the file of Tune's
@@ -38,70 +32,69 @@ class _LeftBehind:
 
 
 class TrialSource(_LeftBehind, Searcher):
-    """Suggests the ledger's next trial. A searcher of our own: Ray's OptunaSearch leaves trials running for ever after
+    """Suggests the stage's next trial. A searcher of our own: Ray's OptunaSearch leaves trials running for ever after
     a NaN, a time budget or a kill, and stores a pruned trial as complete with its last value.
 
     Args:
-        room: how many trials may run at a time on the nodes there are now; asked again as nodes come and go.
+        capacity: how many trials may run at a time on the nodes there are now; asked again as nodes come and go.
     """
 
-    def __init__(self, ledger: Bookkeeping, room: Callable[[], int]) -> None:
+    def __init__(self, stage: Stage, capacity: Callable[[], int]) -> None:
         super().__init__()
-        self.ledger, self.room = ledger, room
-        self.known_room, self.asked = 0, -math.inf
+        self.stage, self.capacity = stage, capacity
+        self.known_capacity, self.asked = 0, -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         record = None
-        with self.ledger.guarded():
+        with self.stage.guarded():
             if time.monotonic() - self.asked > SECONDS_BETWEEN_LOOKS:
-                self.known_room, self.asked = self.room(), time.monotonic()
-            if len(self.ledger.live) >= self.known_room:
+                self.known_capacity, self.asked = self.capacity(), time.monotonic()
+            if len(self.stage.live) >= self.known_capacity:
                 return None
-            record = self.ledger.begin()
+            record = self.stage.begin()
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
-            return finished if self.ledger.outbox.problem is None else None
+            return finished if self.stage.retry_queue.error is None else None
         return {"number": record.number, "settings": record.settings, "block": record.block}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The Bookkeeper is told as well, and knows the trial."""
+        """The TuneCallback is told as well, and knows the trial."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger reads Optuna's database."""
+        """Nothing to save: the stage reads Optuna's database."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
 
 
-class Bookkeeper(_LeftBehind, tune.Callback):
-    """Takes what trials report to the ledger. An exception here would end the study with a traceback; it is guarded."""
+class TuneCallback(_LeftBehind, tune.Callback):
+    """Takes what trials report to the stage. An exception here would end the study with a traceback; it is guarded."""
 
-    def __init__(self, ledger: Bookkeeping, screen: Screen) -> None:
-        self.ledger, self.screen = ledger, screen
-        self.failed: dict[int, Ending] = {}
+    def __init__(self, stage: Stage, screen: Screen) -> None:
+        self.stage, self.screen = stage, screen
+        self.failed: dict[int, TrialOutcome] = {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        payload = json.loads(result[PAYLOAD])
         number = trial.config["number"]
-        if "trouble" in payload:
-            self.ledger.trouble = payload["trouble"]
-        elif "tested" in payload:
-            self.ledger.live[number].tested = Tested(**payload["tested"])
-        elif "ending" in payload:
-            self.failed[number] = Ending(**payload["ending"])
-        else:
-            system = payload.pop(SYSTEM, {})
-            with self.ledger.guarded():
-                self.ledger.epoch(number, EpochReport(**payload), system)
+        match decode(result[PAYLOAD]):
+            case EpochMessage(report, system):
+                with self.stage.guarded():
+                    self.stage.epoch(number, report, system)
+            case TestedMessage(tested):
+                self.stage.tested(number, tested)
+            case FailedMessage(outcome):
+                self.failed[number] = outcome
+            case StorageMessage(error):
+                self.stage.stop(error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
-        record = self.ledger.live[number]
+        record = self.stage.live[number]
         ending = self.failed.pop(number, None)
         if ending is None:
-            ending = Ending("completed" if record.epochs >= record.settings.train.epochs else "pruned")
+            ending = TrialOutcome("completed" if record.epochs >= record.settings.train.epochs else "pruned")
         self._end(number, ending)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -110,37 +103,37 @@ class Bookkeeper(_LeftBehind, tune.Callback):
         """
         number = trial.config["number"]
         text = Path(trial.error_file).read_text(encoding="utf-8").rpartition(FAILURE)[2].partition("\n")[2]
-        files = sorted(self.ledger.folder.run(self.ledger.stage, number).glob(f"*{HUNG}"))  # one a rank
+        files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one a rank
         hung = "\n".join(file.read_text() for file in files if file.stat().st_size)
         if hung:
-            ending = Ending("lost", "an epoch took longer than train.epoch_minutes", hung)
+            ending = TrialOutcome("lost", "an epoch took longer than train.epoch_minutes", hung)
         else:
             ending = ending_of_death(text)
         self._end(number, ending)
 
-    def _end(self, number: int, ending: Ending) -> None:
+    def _end(self, number: int, ending: TrialOutcome) -> None:
         """After trouble nothing more is written: the trial stays as it is, and goes on with `dmr resume`."""
-        if self.ledger.trouble is None:
-            with self.ledger.guarded():
-                self.ledger.finish(number, ending)
+        if self.stage.error is None:
+            with self.stage.guarded():
+                self.stage.finish(number, ending)
             self.screen.trial_ended()
 
 
-def ending_of_death(text: str) -> Ending:
+def ending_of_death(text: str) -> TrialOutcome:
     """How a trial ended whose process died for the last time, from what Ray says of it."""
     if LOW_MEMORY in text:
-        return Ending("out_of_memory", "Ray killed its process when the node ran out of memory", text)
-    return Ending("lost", "its node died" if NODE_DIED in text else "its process died", text)
+        return TrialOutcome("out_of_memory", "Ray killed its process when the node ran out of memory", text)
+    return TrialOutcome("lost", "its node died" if NODE_DIED in text else "its process died", text)
 
 
 class StudyStopper(_LeftBehind, tune.Stopper):
     """Stops all trials when the driver wants to stop."""
 
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self.should_stop = should_stop
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.launch.should_stop()
+        return self.should_stop()

@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING
 
 from dmr.studies.reporting.report_file import write_study_report
 from dmr.studies.reporting.study_note import study_note
-from dmr.studies.stages.search_stage import Ledger
-from dmr.studies.stages.stage import PARENT, Bookkeeping
+from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.stages.stage import Stage
+from dmr.studies.storage.optuna_attributes import KEPT
 from dmr.studies.tracking.notes import NOTE
+from dmr.studies.tracking.tracker import PARENT
 
 if TYPE_CHECKING:
     from dmr.analysis.results.load_study import StudyResults
     from dmr.studies.reporting.confirm_table import ConfirmRow
-    from dmr.studies.stages.confirm_stage import Confirmation
+    from dmr.studies.stages.confirm_stage import ConfirmStage
 
 log = logging.getLogger("dmr")
 
 FLUSH_SECONDS = 30.0
-KEPT = "kept"  # the attribute of Optuna's study with the number of trials that had ended when it was read last
 
 
-def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> None:
+def publish(ledger: SearchStage, confirmation: ConfirmStage | None = None) -> None:
     """Make what people read of a study and put it on its run, where MLflow has everything it is made from; once, until
     more trials have ended.
 
@@ -34,9 +35,9 @@ def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> No
     from dmr.analysis.figures.trial_heatmap import write_heatmap
 
     tracker, folder, plan = ledger.tracker, ledger.folder, ledger.plan
-    stage: Bookkeeping = confirmation or ledger
+    stage: Stage = confirmation or ledger
     kept = None
-    with stage.outbox.reaching():
+    with stage.retry_queue.reaching():
         kept = stage.study.user_attrs.get(KEPT)
     if kept == stage.finished and folder.heatmap.exists():
         return
@@ -56,10 +57,10 @@ def keep_reading(ledger: Ledger, confirmation: Confirmation | None = None) -> No
         with _warned("the note of the study's run"):
             rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
-        stage.outbox.put(lambda: stage.study.set_user_attr(KEPT, stage.finished))
+        stage.retry_queue.put(lambda: stage.study.set_user_attr(KEPT, stage.finished))
 
 
-def _keep_report(ledger: Ledger) -> None:
+def _keep_report(ledger: SearchStage) -> None:
     """The report, and the figures on it."""
     folder = ledger.folder
     folder.figures.mkdir(exist_ok=True)
@@ -68,7 +69,7 @@ def _keep_report(ledger: Ledger) -> None:
         ledger.tracker.artifact(PARENT, path)
 
 
-def _keep_winner(ledger: Ledger) -> str | None:
+def _keep_winner(ledger: SearchStage) -> str | None:
     """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
     from dmr.studies.trained_models.exporting import export_run
     from dmr.studies.trained_models.find_run import find_winner
@@ -91,15 +92,15 @@ def _keep_winner(ledger: Ledger) -> str | None:
     return tracker.model_id(key)
 
 
-def _load(ledger: Ledger, stage: str) -> StudyResults:
+def _load(ledger: SearchStage, stage: str) -> StudyResults:
     from dmr.analysis.results.load_study import load_study
 
-    uri, experiment = ledger.folder.places().tracking_uri, ledger.plan.document["experiment"]
+    uri, experiment = ledger.folder.store_uris().tracking_uri, ledger.plan.document["experiment"]
     key = ledger.folder.study_key
     return load_study(uri, ledger.plan.study.name, experiment=experiment, key=key, stage=stage)
 
 
-def _confirmed(ledger: Ledger, confirmation: Confirmation) -> list[ConfirmRow]:
+def _confirmed(ledger: SearchStage, confirmation: ConfirmStage) -> list[ConfirmRow]:
     from dmr.studies.reporting.confirm_table import confirm_rows
 
     return confirm_rows(_load(ledger, "confirm"), confirmation.configurations, confirmation.seeds)

@@ -24,7 +24,8 @@ def report(
 ) -> None:
     """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
     from dmr.studies.reporting.stored_results import stored_runs
-    from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
     path = output or folder.report
@@ -52,7 +53,7 @@ def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = N
 
     document = folder.document()
     source = Source(
-        tracking_uri=folder.places().tracking_uri,
+        tracking_uri=folder.store_uris().tracking_uri,
         experiment=document["experiment"],
         study=folder.name,
         key=folder.study_key,

@@ -19,7 +19,7 @@ def stored_runs(folder: StudyFolder) -> Iterator[str]:
         StudyError: within seconds, if the store cannot be read or has no such study.
     """
     fail_soon()
-    uri = folder.places().tracking_uri
+    uri = folder.store_uris().tracking_uri
     try:
         check_database(uri)
         yield uri

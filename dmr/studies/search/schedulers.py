@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-TIME = "epochs"
-VALUE = "scheduled"
+from dmr.studies.trial_messages import TIME, VALUE
+
 CONTINUE: str = TrialScheduler.CONTINUE
 STOP: str = TrialScheduler.STOP
 

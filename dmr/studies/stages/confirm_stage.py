@@ -14,19 +14,31 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
-from dmr.studies.names import CONFIRM, WANTED
-from dmr.studies.search.ranking import best_first, front, ranked
+from dmr.direction import Direction
+from dmr.studies.search.ranking import best_first, front
 from dmr.studies.search.schedulers import StudyScheduler, make_scheduler
-from dmr.studies.stages.search_stage import Ledger
-from dmr.studies.stages.stage import PARENT, Begun, Bookkeeping
-from dmr.studies.storage.study_folder import Stage
+from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.stages.stage import Stage, StartedTrial, ranked_trial
+from dmr.studies.storage.optuna_attributes import (
+    CONFIRM,
+    WANTED,
+    WITHOUT_MODALITIES,
+    Pair,
+    best_of,
+    confirm_attributes,
+    ended_reason,
+    pair_of,
+    point_of_confirm_run,
+    wanted_runs,
+)
+from dmr.studies.storage.study_folder import StageName
 from dmr.studies.study_file.cross_checks import DEFAULTS
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.tracker import PARENT
 from dmr.without_modalities import value_without_modalities
 
 NO_TRIAL = -1
 EARLIER = "earlier"
-WITHOUT = "without_modalities"
 
 
 class Configuration(NamedTuple):
@@ -44,19 +56,7 @@ class Configuration(NamedTuple):
     point: dict[str, Any]
 
 
-class Pair(NamedTuple):
-    """A configuration and a seed; what a run of this stage is known by, however the ranks change."""
-
-    method: str
-    trial: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.method}/{self.trial}/{self.seed}"
-
-
-def choose_configurations(ledger: Ledger) -> list[Configuration]:
+def choose_configurations(ledger: SearchStage) -> list[Configuration]:
     """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
     plan, trials = ledger.plan, ledger.study.get_trials(deepcopy=False)
     chosen = []
@@ -75,18 +75,18 @@ def choose_configurations(ledger: Ledger) -> list[Configuration]:
 def _best(plan: StudyPlan, trials: list[FrozenTrial]) -> list[int]:
     """The best trials by the first objective; with several objectives, those of the Pareto front."""
     assert plan.study.confirm is not None
-    found = [ranked(plan, trial) for trial in trials if "best" in trial.user_attrs]
+    found = [ranked_trial(plan, trial) for trial in trials if best_of(trial) is not None]
     chosen = best_first(front(found) if len(plan.study.objective) > 1 else found)
     return [trial.number for trial in chosen[: plan.study.confirm.top]]
 
 
-class Confirmation(Bookkeeping):
+class ConfirmStage(Stage):
     """The runs of a confirmation: each configuration with each seed, all epochs."""
 
-    stage: ClassVar[Stage] = "confirm"
+    stage: ClassVar[StageName] = "confirm"
     noun: ClassVar[str] = "confirm run"
 
-    def __init__(self, search: Ledger) -> None:
+    def __init__(self, search: SearchStage) -> None:
         plan = search.plan
         super().__init__(
             plan, search.storage, search.tracker, search.folder, f"{plan.study.name}/{CONFIRM}", known=True
@@ -101,31 +101,31 @@ class Confirmation(Bookkeeping):
         called `earlier`.
         """
         self.tracker.inputs(PARENT, self.plan.tested_inputs)
-        before = self.study.user_attrs.get(WANTED, {})
+        before = wanted_runs(self.study)
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:
-            pair = _pair(trial)
+            pair = pair_of(trial)
             if self._name(pair) != before.get(pair.key, EARLIER) and trial.state != TrialState.WAITING:
                 self.tracker.tags(f"{self.stage}/{trial.number}", {"config": self._name(pair)})
         self._say_without_modalities()
         self.study.set_user_attr(WANTED, {key: one.name for key, one in self.wanted.items()})
-        known = {_pair(trial).key: trial for trial in trials}
+        known = {pair_of(trial).key: trial for trial in trials}
         for key, one in self.wanted.items():
             if key not in known:
                 method, number, seed = key.split("/")
-                attributes = {"pair": [method, int(number), int(seed)], "point": one.point}
+                attributes = confirm_attributes(Pair(method, int(number), int(seed)), one.point)
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes))
             elif known[key].state.is_finished():
-                self.endings[known[key].user_attrs.get("stop_reason", "error")] += 1
+                self.endings[ended_reason(known[key])] += 1
 
     def _say_without_modalities(self) -> None:
         """Tell the study's own run, once, the main metric on test of always answering one class."""
-        if WITHOUT in self.study.user_attrs:
+        if WITHOUT_MODALITIES in self.study.user_attrs:
             return
         seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
         value = value_without_modalities(seen, "test", self.plan.main_metric)
-        self.tracker.tags(PARENT, {WITHOUT: json.dumps({"test": value})})
-        self.study.set_user_attr(WITHOUT, value)
+        self.tracker.tags(PARENT, {WITHOUT_MODALITIES: json.dumps({"test": value})})
+        self.study.set_user_attr(WITHOUT_MODALITIES, value)
 
     @property
     def dataset(self) -> MultimodalDataset:
@@ -140,25 +140,21 @@ class Confirmation(Bookkeeping):
         return len(self._waiting())
 
     def scheduler(self) -> StudyScheduler:
-        return make_scheduler("none", "max", 1, 1, 2)
+        return make_scheduler("none", Direction.MAX, 1, 1, 2)
 
     def _name(self, pair: Pair) -> str:
         return self.wanted[pair.key].name if pair.key in self.wanted else EARLIER
 
     def _waiting(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        return [trial for trial in trials if _pair(trial).key in self.wanted]
+        return [trial for trial in trials if pair_of(trial).key in self.wanted]
 
-    def _next(self) -> Begun | None:
+    def _next(self) -> StartedTrial | None:
         trial = self._waiting()[0]
         self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         return self._again(trial)
 
-    def _again(self, trial: FrozenTrial) -> Begun:
-        pair = _pair(trial)
+    def _again(self, trial: FrozenTrial) -> StartedTrial:
+        pair = pair_of(trial)
         tags = {"trial": str(pair.trial), "config": self._name(pair)}
-        return Begun(trial, trial.user_attrs["point"], pair.seed, tags)
-
-
-def _pair(trial: FrozenTrial) -> Pair:
-    return Pair(*trial.user_attrs["pair"])
+        return StartedTrial(trial, point_of_confirm_run(trial), pair.seed, tags)

@@ -12,25 +12,28 @@ from optuna.trial import FrozenTrial
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
-from dmr.studies.search.ranking import Keeper, ranked, ranked_values
+from dmr.studies.search.checkpoint_retention import CheckpointRetention
+from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer
 from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler, make_scheduler
-from dmr.studies.stages.stage import PARENT, Begun, Bookkeeping, TrialRecord
-from dmr.studies.storage.study_folder import Stage, StudyFolder
+from dmr.studies.stages.stage import BestTrial, Stage, StartedTrial, TrialRecord, ranked_trial
+from dmr.studies.storage.optuna_attributes import ENDED, BestValues, best_of, ended_reason
+from dmr.studies.storage.study_folder import StageName, StudyFolder
+from dmr.studies.storage.trial_files import remove_checkpoints
 from dmr.studies.study_file.cross_checks import DEFAULTS
 from dmr.studies.study_file.plan import StudyPlan
-from dmr.studies.tracking.run_logging import stage_tags, versions
-from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import ENDED, StopReason
-from dmr.studies.workers.checkpoint_reporter import remove_checkpoints
+from dmr.studies.tracking.provenance import versions
+from dmr.studies.tracking.run_logging import stage_tags
+from dmr.studies.tracking.tracker import PARENT, Tracker
+from dmr.studies.trial_outcomes import StopReason
 
 log = logging.getLogger("dmr")
 
 
-class Ledger(Bookkeeping):
+class SearchStage(Stage):
     """The trials of a search, as many as the budget has."""
 
-    stage: ClassVar[Stage] = "search"
+    stage: ClassVar[StageName] = "search"
     noun: ClassVar[str] = "trial"
 
     def __init__(
@@ -46,14 +49,14 @@ class Ledger(Bookkeeping):
         self.exhausted = False
         budget = plan.study.budget.trials
         self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, budget)
-        self.keeper = Keeper(plan.study.checkpoints.keep)
+        self.keeper = CheckpointRetention(plan.study.checkpoints.keep)
         self.own_values = [plan.defaults(part) for part in plan.parts]
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
-                self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))
-                if "best" in trial.user_attrs:
+                self._count(trial.number, ended_reason(trial), best_of(trial))
+                if best_of(trial) is not None:
                     point, block = plan.space.point_of(trial.params), self.proposer.block(trial)
-                    self.keeper.add(ranked(plan, trial), block, self._is_own(point))
+                    self.keeper.add(ranked_trial(plan, trial), block, self._is_own(point))
 
     def open(self) -> None:
         """Begin the study's own run, or go on with it. What an earlier driver did not come to remove goes now."""
@@ -88,7 +91,7 @@ class Ledger(Bookkeeping):
         return self.study.user_attrs.get(ENDED) == self._budget or super().complete
 
     def close(self) -> None:
-        self.outbox.put(lambda: self.study.set_user_attr(ENDED, self._budget))
+        self.retry_queue.put(lambda: self.study.set_user_attr(ENDED, self._budget))
 
     @property
     def _budget(self) -> dict[str, Any]:
@@ -103,19 +106,18 @@ class Ledger(Bookkeeping):
 
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
-        metric, mode = self.scheduler_metric
-        better = max if mode == "max" else min
+        metric, direction = self.scheduler_metric
         blocks = {trial.number: self.proposer.block(trial) for trial in self.study.get_trials(deepcopy=False)}
         best: dict[int, float] = {}
         recorded = []
         for key, step, values in self.tracker.history():
             if key.startswith("search/") and metric in values:
                 number = int(key.removeprefix("search/"))
-                best[number] = better(best.get(number, values[metric]), values[metric])
+                best[number] = direction.best((best.get(number, values[metric]), values[metric]))
                 recorded.append(RecordedEpoch(number, step + 1, best[number], blocks[number]))
         return recorded
 
-    def _next(self) -> Begun | None:
+    def _next(self) -> StartedTrial | None:
         asked = None if self.exhausted else self.proposer.ask()
         if asked is not None:
             return self._begun(*asked)
@@ -124,29 +126,29 @@ class Ledger(Bookkeeping):
             log.warning("every point of the search space was tried: the study ends with %d trials", self.finished)
         return None
 
-    def _again(self, trial: FrozenTrial) -> Begun:
+    def _again(self, trial: FrozenTrial) -> StartedTrial:
         return self._begun(trial, self.proposer.complete(trial))
 
-    def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> Begun:
+    def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> StartedTrial:
         tags = {"trial": str(trial.number)} | ({"config": DEFAULTS} if self._is_own(point) else {})
-        return Begun(trial, point, self.plan.study.seed, tags)
+        return StartedTrial(trial, point, self.plan.study.seed, tags)
 
     def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
         if values is None:
             return [record.number]
-        trial = ranked_values(self.plan, record.number, values)
+        trial = ranked(self.plan, record.number, values)
         return self.keeper.add(trial, record.block, self._is_own(record.point))
 
     def _is_own(self, point: dict[str, Any]) -> bool:
         return self.plan.space.canonical(point) in self.own_values
 
-    def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
+    def _count(self, number: int, reason: StopReason, best: BestValues | None) -> None:
         super()._count(number, reason, best)
         if best is None:
             return
-        sign = 1.0 if self.objectives[0].mode == "max" else -1.0
-        if self.best is None or sign * best[0] > sign * self.best[0]:
-            self.best = (best[0], number, best[1])
+        direction = self.objectives[0].direction
+        if self.best is None or direction.better(best.objective, than=self.best.values.objective):
+            self.best = BestTrial(number, best)
 
     def _open_parent(self) -> None:
         combinations = self.plan.combinations

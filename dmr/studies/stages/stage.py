@@ -1,7 +1,8 @@
 """The bookkeeping of one stage of a study: what happens to a trial is written to Optuna and MLflow here, nowhere else.
 
 Optuna's database is the truth. A trial is its Optuna number in its stage; its MLflow run has the key `STAGE/NUMBER`.
-While the database's server is away, running trials go on, what happens to them waits in the outbox, and none is begun.
+While the database's server is away, running trials go on, what happens to them waits in the retry queue, and none is
+begun.
 """
 
 from __future__ import annotations
@@ -22,25 +23,33 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
+from dmr.direction import Direction
+from dmr.studies.search.ranking import Ranked, ranked
 from dmr.studies.search.schedulers import StudyScheduler
-from dmr.studies.storage.retry_queue import Outbox
+from dmr.studies.storage.optuna_attributes import BEST, EPOCHS, STOP_REASON, BestValues, best_of
+from dmr.studies.storage.retry_queue import RetryQueue
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.study_folder import Stage, StudyFolder
+from dmr.studies.storage.study_folder import StageName, StudyFolder
+from dmr.studies.storage.trial_files import LAST, remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.schema import metric_direction
 from dmr.studies.study_file.search_blocks import BLOCK
-from dmr.studies.tracking.run_logging import Tested, TrackedRun, end_run, start_run
-from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending, StopReason, optuna_state
-from dmr.studies.workers.checkpoint_reporter import LAST, remove_checkpoints
+from dmr.studies.tracking.run_logging import TrackedRun, end_run, start_run
+from dmr.studies.tracking.tracker import PARENT, Tracker
+from dmr.studies.trial_outcomes import StopReason, Tested, TrialOutcome, optuna_state
 from dmr.training import EpochReport, RunSettings
 
 log = logging.getLogger("dmr")
 
-PARENT = "study"
+
+class BestTrial(NamedTuple):
+    """The best trial so far, by the first objective."""
+
+    number: int
+    values: BestValues
 
 
-class Begun(NamedTuple):
+class StartedTrial(NamedTuple):
     """A trial that is RUNNING in Optuna, with its point, the seed of its training and tags of its run."""
 
     trial: FrozenTrial | optuna.Trial
@@ -74,12 +83,12 @@ class TrialRecord:
         return 0 if self.report is None else self.report.epoch + 1
 
 
-class Bookkeeping:
+class Stage:
     """Begins, follows and ends the trials of one stage; which trials there are is the stage's own."""
 
-    stage: ClassVar[Stage]
+    stage: ClassVar[StageName]
     noun: ClassVar[str]  # what people call one of its trials
-    best: tuple[float, int, float] | None = None  # value, trial, its worst combination; for the screen
+    best: BestTrial | None = None  # for the screen
 
     def __init__(
         self,
@@ -100,13 +109,13 @@ class Bookkeeping:
         self.objectives = plan.study.objective
         self.live: dict[int, TrialRecord] = {}
         self.endings: Counter[StopReason] = Counter()
-        self.trouble: str | None = None
-        self.outbox = Outbox()
-        self.unsure = False  # whether the storage may have begun a trial that is not in `live`
+        self.error: str | None = None
+        self.retry_queue = RetryQueue()
+        self.needs_reconciling = False  # whether the storage may have begun a trial that is not in `live`
         self.study = optuna.create_study(
             storage=storage,
             study_name=study_name,
-            directions=["maximize" if o.mode == "max" else "minimize" for o in self.objectives],
+            directions=["maximize" if o.direction is Direction.MAX else "minimize" for o in self.objectives],
             load_if_exists=known,
         )
         if self.study.metric_names is None:  # else pages of Optuna's dashboard show `Objective 0`
@@ -146,11 +155,11 @@ class Bookkeeping:
         """The scheduler of its trials, which remembers what earlier drivers saw."""
         raise NotImplementedError
 
-    def _next(self) -> Begun | None:
+    def _next(self) -> StartedTrial | None:
         """A new trial; None where there is none left."""
         raise NotImplementedError
 
-    def _again(self, trial: FrozenTrial) -> Begun:
+    def _again(self, trial: FrozenTrial) -> StartedTrial:
         """A trial that an earlier driver left running."""
         raise NotImplementedError
 
@@ -172,24 +181,24 @@ class Bookkeeping:
             yield
         except Exception as error:
             log.info("the bookkeeping failed", exc_info=True)
-            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     def begin(self) -> TrialRecord | None:
         """The next trial: one that an earlier driver left running, else a new one; None when there is none left, or
         none now, since the server is away.
         """
-        begun: Begun | None = None
-        if not self.outbox.send():
+        begun: StartedTrial | None = None
+        if not self.retry_queue.send():
             return None
-        with self.outbox.reaching():
+        with self.retry_queue.reaching():
             self._find_begun()
-            self.unsure = True
+            self.needs_reconciling = True
             if self.interrupted:
                 begun = self._again(self.interrupted[0])
                 self.interrupted.pop(0)
             elif self.remaining:
                 begun = self._next()
-            self.unsure = False
+            self.needs_reconciling = False
         if begun is None:
             return None
         number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
@@ -215,37 +224,47 @@ class Bookkeeping:
         if len(self.objectives) == 1:
             self._put_value(record.trial_id, report.epoch, self._values(report)[0])
 
-    def finish(self, number: int, ending: Ending) -> None:
+    def tested(self, number: int, tested: Tested) -> None:
+        """A trial's checkpoint was evaluated on test."""
+        self.live[number].tested = tested
+
+    def stop(self, error: str) -> None:
+        """Something outside the trials is wrong: nothing more is written, and the study can go on later."""
+        self.error = error
+
+    def finish(self, number: int, ending: TrialOutcome) -> None:
         """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
         that goes on, ends again, and is written once.
         """
         record = self.live[number]
         state = optuna_state(ending.reason, record.epochs, len(self.objectives))
         values = self._values(record.report) if record.report is not None else None
-        attributes: dict[str, Any] = {"stop_reason": ending.reason, "epochs": record.epochs}
+        attributes: dict[str, Any] = {STOP_REASON: ending.reason, EPOCHS: record.epochs}
         if record.report is not None and values is not None and state != TrialState.FAIL:
-            attributes["best"] = [values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"]]
+            attributes[BEST] = list(
+                BestValues(values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"])
+            )
         place = self.folder.run(self.stage, number)
         end_run(self.tracker, self.plan, record.run, place, record.report, ending, record.tested)
         self._check_journal()
         for name, value in attributes.items():
-            self.outbox.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
-        self.outbox.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
+            self.retry_queue.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
+        self.retry_queue.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
         del self.live[number]
-        self._count(number, ending.reason, attributes.get("best"))
-        self.outbox.put(partial(self._tidy, record, values if "best" in attributes else None))
+        self._count(number, ending.reason, BestValues(*attributes[BEST]) if BEST in attributes else None)
+        self.retry_queue.put(partial(self._tidy, record, values if BEST in attributes else None))
         if ending.message:
             log.warning("%s %d %s: %s", self.noun, number, ending.reason, mask_password(ending.message))
 
-    def end_all(self, ending: Ending) -> bool:
+    def end_all(self, ending: TrialOutcome) -> bool:
         """End the trials that run and those an earlier driver left running, which came as far as their checkpoint;
         False where that has to be done again, since the server is away.
         """
-        if not self.outbox.send():
+        if not self.retry_queue.send():
             return False
-        with self.outbox.reaching():
+        with self.retry_queue.reaching():
             self._find_begun()
-        if self.unsure:
+        if self.needs_reconciling:
             return False
         while self.interrupted:
             if self.begin() is None:
@@ -255,14 +274,14 @@ class Bookkeeping:
                 state = load_checkpoint(self.folder.run(self.stage, number) / LAST, torch.device("cpu"))
                 record.report = EpochReport(**state["report"]) if state is not None else None
             self.finish(number, ending)
-        return self.outbox.send()
+        return self.retry_queue.send()
 
     def close(self) -> None:
         """The stage is complete."""
 
     @property
-    def scheduler_metric(self) -> tuple[str, str]:
-        """The metric a scheduler looks at, and its better end."""
+    def scheduler_metric(self) -> tuple[str, Direction]:
+        """The metric a scheduler looks at, and which way it is better."""
         metric = str(self.plan.study.scheduler.metric or self.objectives[0].metric)
         return metric, metric_direction(metric)
 
@@ -273,9 +292,9 @@ class Bookkeeping:
 
     def _find_begun(self) -> None:
         """A trial that the storage began before its server went away is one more that was left running."""
-        if self.unsure:
+        if self.needs_reconciling:
             self.interrupted = self._running()
-            self.unsure = False
+            self.needs_reconciling = False
 
     def _unwritten_epochs(self) -> dict[int, dict[int, float]]:
         """What the journal knows of trials left running, and the storage, whose server was away, does not: the running
@@ -284,19 +303,19 @@ class Bookkeeping:
         found: dict[int, dict[int, float]] = defaultdict(dict)
         if not self.interrupted or len(self.objectives) > 1:
             return found
-        (objective,), better = self.objectives, max if self.objectives[0].mode == "max" else min
+        (objective,) = self.objectives
         keys = {f"{self.stage}/{trial.number}": trial for trial in self.interrupted}
         best: dict[str, float] = {}
         for key, epoch, values in self.tracker.history():
             value = values.get(str(objective.metric), math.nan)
             if key in keys and not math.isnan(value):
-                best[key] = better(best.get(key, value), value)
+                best[key] = objective.direction.best((best.get(key, value), value))
                 if epoch not in keys[key].intermediate_values:
                     found[keys[key].number][epoch] = best[key]
         return found
 
     def _put_value(self, trial_id: int, epoch: int, value: float) -> None:
-        self.outbox.put(partial(self.storage.set_trial_intermediate_value, trial_id, epoch, value))
+        self.retry_queue.put(partial(self.storage.set_trial_intermediate_value, trial_id, epoch, value))
 
     def _tell(self, number: int, values: list[float] | None, state: TrialState) -> None:
         """End a trial; one that has just been ended, although the server did not say so, is left as it is."""
@@ -320,11 +339,20 @@ class Bookkeeping:
             OSError: the journal could not be written.
         """
         if self.tracker.journal_failed:
-            raise OSError(self.tracker.problem)
+            raise OSError(self.tracker.error)
 
     def _values(self, report: EpochReport) -> list[float]:
         """The objectives at the epoch the checkpoint is chosen at: with one objective, its running best."""
         return [report.best_metrics[str(objective.metric)] for objective in self.objectives]
 
-    def _count(self, number: int, reason: StopReason, best: list[float] | None) -> None:
+    def _count(self, number: int, reason: StopReason, best: BestValues | None) -> None:
         self.endings[reason] += 1
+
+
+def ranked_trial(plan: StudyPlan, trial: FrozenTrial) -> Ranked:
+    """A trial of Optuna's that succeeded; one that was pruned has its running best among its attributes."""
+    if len(plan.study.objective) > 1:
+        return ranked(plan, trial.number, trial.values)
+    best = best_of(trial)
+    assert best is not None
+    return ranked(plan, trial.number, [best.objective])

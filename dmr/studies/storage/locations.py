@@ -1,17 +1,14 @@
-"""Whether what a study leaves behind is there on every node, and after the job: found out before anything is lost."""
+"""Where studies lie: the storage that a user names, and what it may be."""
 
 from __future__ import annotations
 
 import os
 import re
-import time
-import uuid
 from pathlib import Path
 
 from dmr.studies.errors import StudyError
 
-SEEN_WITHIN = 5.0  # seconds: NFS clients keep what a directory held for as long as 3 s
-ANSWER_WITHIN = 60.0  # seconds: a node may have to start a process first
+DEFAULT_STORAGE = "dmr_runs"
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -37,53 +34,18 @@ def in_ray_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def check_shared(storage: Path) -> None:
-    """Every node of the cluster this process is connected to sees what is written to the storage here.
+def resolve_storage(storage: Path | None) -> Path:
+    """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`.
 
     Raises:
-        StudyError: one does not, or does not answer.
-        OSError: it cannot be written here.
+        StudyError: it cannot be a directory, or would go with a Ray job.
     """
-    import ray
-    from ray.exceptions import GetTimeoutError, RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    if not others:
-        return
-    storage.mkdir(parents=True, exist_ok=True)
-    marker = storage / f".shared-{uuid.uuid4().hex}"
-    marker.touch()
+    given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
+    check_storage(given)
     try:
-        look = ray.remote(num_cpus=0, max_retries=0)(sees)
-        answers = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(marker)
-            for node in others
-        ]
-        until = time.monotonic() + ANSWER_WITHIN
-        for node, answer in zip(others, answers, strict=True):
-            name = node["NodeManagerAddress"]
-            try:
-                seen = ray.get(answer, timeout=max(0.0, until - time.monotonic()))
-            except (GetTimeoutError, RayError) as error:
-                raise StudyError(
-                    f"node {name}: does not say whether it sees {storage}: {type(error).__name__}"
-                ) from None
-            if not seen:
-                raise StudyError(
-                    f"storage {storage}: node {name} does not see it; on a cluster of several nodes it must be a "
-                    "folder that all of them mount at this path"
-                )
-    finally:
-        marker.unlink()
-
-
-def sees(marker: Path) -> bool:
-    """Run on another node: whether the file is there."""
-    until = time.monotonic() + SEEN_WITHIN
-    while not marker.exists():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.2)
-    return True
+        resolved = given.expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        raise StudyError(f"storage {given}: {error}") from None
+    if resolved.exists() and not resolved.is_dir():
+        raise StudyError(f"storage {given}: is no directory")
+    return resolved

@@ -10,8 +10,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from dmr.studies.storage.optuna_storage import engine_settings
-from dmr.studies.storage.retry_queue import storage_problem
+from dmr.studies.errors import StudyError
+from dmr.studies.storage.databases import engine_settings, storage_error
 from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
 
 KEY_TAG = "dmr.key"
@@ -76,7 +76,7 @@ def check_database(tracking_uri: str) -> None:
         engine.connect().close()
         engine.dispose()
     except Exception as error:  # SQLAlchemy passes on whatever a database driver raises
-        line = ask_for_password(storage_problem(error), "MLFLOW_TRACKING_URI")
+        line = ask_for_password(storage_error(error), "MLFLOW_TRACKING_URI")
         raise TrackingError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
 
 
@@ -134,3 +134,15 @@ def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
     except MlflowException as error:
         if error.error_code != NOT_OFFERED:
             raise
+
+
+def open_mlflow(uri: str, experiment: str) -> str:
+    """The id of the experiment, made where it is missing.
+
+    Raises:
+        StudyError: the store cannot be used.
+    """
+    try:
+        return open_store(uri, experiment)
+    except TrackingError as error:
+        raise StudyError(str(error)) from None

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import optuna
 
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.retry_queue import storage_problem
+from dmr.studies.storage.databases import engine_settings, storage_error
 from dmr.studies.storage.store_passwords import ask_for_password, mask_password
+from dmr.studies.storage.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 SQLITE = "sqlite:///"
-LIBPQ = re.compile(r"postgres(ql)?(\+psycopg2?)?://")
-LIBPQ_SETTINGS = {"connect_timeout": 5, "tcp_user_timeout": 10_000}  # s, ms; else a host that is gone takes minutes
 
 
 def open_optuna(url: str) -> BaseStorage:
@@ -39,14 +39,28 @@ def open_optuna(url: str) -> BaseStorage:
         raise unusable(url, error) from None
 
 
-def engine_settings(url: str) -> dict[str, Any]:
-    """SQLAlchemy's: a connection to a server is tried before it is used, since it may have died."""
-    if url.startswith("sqlite"):
-        return {}
-    return {"pool_pre_ping": True} | ({"connect_args": LIBPQ_SETTINGS} if LIBPQ.match(url) else {})
-
-
 def unusable(url: str, error: BaseException) -> StudyError:
     """One line: which storage, what is wrong, what to do."""
-    line = ask_for_password(storage_problem(error), "DMR_OPTUNA_URL")
+    line = ask_for_password(storage_error(error), "DMR_OPTUNA_URL")
     return StudyError(f"Optuna's storage {mask_password(url)}: cannot be used: {line}")
+
+
+def load_search(folder: StudyFolder, name: str | None = None) -> optuna.Study | None:
+    """Optuna's study of the search, or one of this name; None where there is none yet. What a dead driver of it left
+    running is ended.
+
+    Raises:
+        StudyError: its storage cannot be read.
+    """
+    if folder.driver() is None:
+        folder.end_leftovers()
+    url = folder.store_uris().optuna_url
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
+    storage = open_optuna(url)
+    try:
+        return optuna.load_study(study_name=name or folder.name, storage=storage)
+    except KeyError:
+        return None
+    except Exception as error:  # whatever a database driver raises
+        raise unusable(url, error) from None

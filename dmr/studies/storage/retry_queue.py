@@ -7,23 +7,19 @@ disk, is not: it is passed on.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
-from dmr.studies.storage.store_passwords import first_line
+from dmr.studies.storage.databases import is_outage, storage_error
 
 log = logging.getLogger("dmr")
 
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
 
 
-class Outbox:
+class RetryQueue:
     """Writes in their order, each until it has arrived. A write may have been committed although it seemed to fail, so
     that each has to be one that can be done again.
 
@@ -32,7 +28,7 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self.problem: str | None = None
+        self.error: str | None = None
         self._kept: deque[Callable[[], object]] = deque()
         self._wait, self._next_try = RETRY_AFTER, 0.0
 
@@ -59,37 +55,17 @@ class Outbox:
         except Exception as error:
             if not is_outage(error):
                 raise
-            reason = storage_problem(error)
+            reason = storage_error(error)
             log.info("Optuna's storage: %s; trying again in %.1f s", reason, self._wait)
-            if self.problem is None:
+            if self.error is None:
                 log.warning("Optuna's storage cannot be reached: %s; running trials go on, new ones wait", reason)
-            self.problem, self._next_try = reason, time.monotonic() + self._wait
+            self.error, self._next_try = reason, time.monotonic() + self._wait
             self._wait = min(2 * self._wait, RETRY_AT_MOST)
         else:
-            if self.problem is not None:
+            if self.error is not None:
                 log.warning("Optuna's storage is back")
-            self.problem, self._wait = None, RETRY_AFTER
+            self.error, self._wait = None, RETRY_AFTER
 
     @property
     def _resting(self) -> bool:
-        return self.problem is not None and time.monotonic() < self._next_try
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a storage raised this because its server, or the network to it, has failed."""
-    found = _cause(error)
-    if isinstance(found, DisconnectionError | PoolTimeout):
-        return True
-    lost = isinstance(found, OperationalError | InterfaceError) or getattr(found, "connection_invalidated", False)
-    return lost and not isinstance(getattr(found, "orig", None), sqlite3.Error)
-
-
-def storage_problem(error: BaseException) -> str:
-    """One line: what the database said, where Optuna's own text hides it."""
-    found = _cause(error)
-    return first_line(found.orig if isinstance(found, DBAPIError) and found.orig is not None else found)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error of SQLAlchemy's behind Optuna's."""
-    return error.__cause__ if error.__cause__ is not None else error
+        return self.error is not None and time.monotonic() < self._next_try

@@ -11,8 +11,8 @@ from contextlib import suppress
 import optuna
 
 from dmr.studies.errors import StudyError
-from dmr.studies.names import CONFIRM
 from dmr.studies.storage.mlflow_store import delete_runs
+from dmr.studies.storage.optuna_attributes import CONFIRM
 from dmr.studies.storage.optuna_storage import open_optuna
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.storage.study_folder import StudyFolder
@@ -53,7 +53,7 @@ def remove_study(folder: StudyFolder) -> None:
     document = folder.document()
     if folder.path.is_symlink():
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
-    places = folder.places()
+    places = folder.store_uris()
     for lock in folder.path.glob("*/lock"):
         if StudyFolder(folder.path, lock.parent.name).driver() is not None:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")

@@ -14,19 +14,19 @@ from typing import Any, Literal
 
 import psutil
 
+from dmr.files import write_text
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
-from dmr.studies.storage.locations import check_storage
+from dmr.studies.storage.locations import in_ray_job
 from dmr.studies.storage.store_passwords import mask_password, with_password
 from dmr.studies.yaml_io import read_yaml
 
-DEFAULT_STORAGE = "dmr_runs"
-Stage = Literal["search", "confirm"]
+StageName = Literal["search", "confirm"]
 
 
 @dataclass(frozen=True)
-class Places:
-    """What a study resolved when it was first run, so that it goes on from any working directory."""
+class StoreUris:
+    """The stores a study resolved when it was first run, so that it goes on from any working directory."""
 
     tracking_uri: str
     optuna_url: str
@@ -54,11 +54,11 @@ class StudyFolder:
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 
-    def run(self, stage: Stage, number: int) -> Path:
+    def run(self, stage: StageName, number: int) -> Path:
         """The checkpoints and small files of a trial of a stage."""
         return self.path / ("trials" if stage == "search" else stage) / f"{number:04d}"
 
-    def groups(self, stage: Stage) -> Path:
+    def groups(self, stage: StageName) -> Path:
         """Ray Train's own files of the worker groups of a stage, while it runs."""
         return self.path / f"groups_{stage}"
 
@@ -102,25 +102,25 @@ class StudyFolder:
             raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
         return read_yaml(self.study_file)
 
-    def places(self) -> Places:
-        """The places with the passwords that the environment has for them.
+    def store_uris(self) -> StoreUris:
+        """The stores, with the passwords that the environment has for them.
 
         Raises:
             StudyError: the file is damaged.
         """
         file = self.path / "places.json"
         try:
-            kept = Places(**json.loads(file.read_text(encoding="utf-8")))
-            return Places(
+            kept = StoreUris(**json.loads(file.read_text(encoding="utf-8")))
+            return StoreUris(
                 with_password(kept.tracking_uri, "MLFLOW_TRACKING_URI"),
                 with_password(kept.optuna_url, "DMR_OPTUNA_URL"),
             )
         except (OSError, ValueError, TypeError) as error:
             raise StudyError(f"{file}: cannot be read: {error}") from None
 
-    def remember(self, places: Places) -> None:
+    def remember(self, uris: StoreUris) -> None:
         """Passwords are not kept."""
-        kept = {key: mask_password(uri) for key, uri in asdict(places).items()}
+        kept = {key: mask_password(uri) for key, uri in asdict(uris).items()}
         write_text(self.path / "places.json", json.dumps(kept, indent=1), mode=0o600)
 
     @property
@@ -224,26 +224,17 @@ def _try_lock(descriptor: int) -> bool:
     return False
 
 
-def resolve_storage(storage: Path | None) -> Path:
-    """`--storage`, else `DMR_STORAGE`, else `./dmr_runs`.
+def resolve_store_uris(folder: StudyFolder) -> StoreUris:
+    """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder.
 
     Raises:
-        StudyError: it cannot be a directory, or would go with a Ray job.
+        StudyError: a Ray job whose runs would be deleted with its working directory.
     """
-    given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
-    check_storage(given)
-    try:
-        resolved = given.expanduser().resolve()
-    except (RuntimeError, OSError) as error:
-        raise StudyError(f"storage {given}: {error}") from None
-    if resolved.exists() and not resolved.is_dir():
-        raise StudyError(f"storage {given}: is no directory")
-    return resolved
-
-
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not tracking_uri and in_ray_job():
+        raise StudyError(
+            "MLFLOW_TRACKING_URI: not set, and a Ray job's working directory is a temporary copy: name a server, or "
+            "sqlite:////{absolute path}/mlflow.db"
+        )
+    tracking_uri = tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return StoreUris(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url)

@@ -8,12 +8,13 @@ from typing import Any
 
 import optuna
 
+from dmr.direction import Direction
 from dmr.studies.errors import StudyError
-from dmr.studies.names import CONFIRM, NAME, WANTED
-from dmr.studies.storage.optuna_storage import open_optuna, unusable
+from dmr.studies.names import NAME
+from dmr.studies.storage.optuna_attributes import CONFIRM, ENDED, best_of, pair_of, stop_reason_of, wanted_runs
+from dmr.studies.storage.optuna_storage import load_search
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StudyFolder
-from dmr.studies.trial_outcomes import ENDED
 
 
 def list_lines(storage: Path) -> list[str]:
@@ -39,26 +40,25 @@ def status_lines(folder: StudyFolder) -> list[str]:
     document = folder.document()
     study = load_search(folder)
     trials = study.get_trials(deepcopy=False) if study else []
-    reasons = Counter(trial.user_attrs.get("stop_reason", trial.state.name.lower()) for trial in trials)
+    reasons = Counter(stop_reason_of(trial) for trial in trials)
     lines = [
         _headline(folder, study),
         "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none"),
     ]
     if document.get("confirm"):
-        ended = Counter(t.user_attrs.get("stop_reason", t.state.name.lower()) for t in _confirm_runs(folder))
+        ended = Counter(stop_reason_of(t) for t in _confirm_runs(folder))
         lines.append("confirm: " + (", ".join(f"{n} {reason}" for reason, n in ended.items()) or "not begun"))
-    mode = document["objective"][0]["mode"]
-    with_value = [trial for trial in trials if "best" in trial.user_attrs]
-    if with_value:
-        pick = max if mode == "max" else min
-        best = pick(with_value, key=lambda trial: trial.user_attrs["best"][0])
-        value, worst = best.user_attrs["best"]
-        metric = document["objective"][0]["metric"]
-        lines.append(f"best: {metric} {value:.4f}, worst combination {worst:.4f} (trial {best.number})")
+    found = {trial.number: best for trial in trials if (best := best_of(trial)) is not None}
+    if found:
+        objective = document["objective"][0]
+        sign = Direction(objective["mode"]).sign
+        number, best = max(found.items(), key=lambda item: sign * item[1].objective)
+        value = f"{objective['metric']} {best.objective:.4f}"
+        lines.append(f"best: {value}, worst combination {best.worst:.4f} (trial {number})")
     minutes = document["budget"]["minutes"]
     lines.append(f"ran {folder.seconds_run() / 60:.1f} min" + (f" of {minutes:g}" if minutes else ""))
     lines.append(
-        f"MLflow: {mask_password(folder.places().tracking_uri)}, "
+        f"MLflow: {mask_password(folder.store_uris().tracking_uri)}, "
         f"filter: tags.study = '{folder.name}' and tags.stage = 'search'"
     )
     return lines
@@ -93,26 +93,5 @@ def _confirm_runs(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
     study = load_search(folder, f"{folder.name}/{CONFIRM}")
     if study is None:
         return []
-    wanted = study.user_attrs.get(WANTED, {})
-    return [t for t in study.get_trials(deepcopy=False) if "/".join(map(str, t.user_attrs["pair"])) in wanted]
-
-
-def load_search(folder: StudyFolder, name: str | None = None) -> optuna.Study | None:
-    """Optuna's study of the search, or one of this name; None where there is none yet. What a dead driver of it left
-    running is ended.
-
-    Raises:
-        StudyError: its storage cannot be read.
-    """
-    if folder.driver() is None:
-        folder.end_leftovers()
-    url = folder.places().optuna_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return None
-    storage = open_optuna(url)
-    try:
-        return optuna.load_study(study_name=name or folder.name, storage=storage)
-    except KeyError:
-        return None
-    except Exception as error:  # whatever a database driver raises
-        raise unusable(url, error) from None
+    wanted = wanted_runs(study)
+    return [trial for trial in study.get_trials(deepcopy=False) if pair_of(trial).key in wanted]

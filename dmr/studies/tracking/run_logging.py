@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import io
 import math
-import platform
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dmr.files import write_text
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.study_folder import write_text
+from dmr.studies.storage.trial_files import BEST, DIAGNOSTICS, SAMPLES
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.notes import NOTE, run_note
+from dmr.studies.tracking.provenance import git_commit, user_name
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import FAILURES, Ending, mlflow_status
-from dmr.studies.workers.checkpoint_reporter import BEST, DIAGNOSTICS
+from dmr.studies.trial_outcomes import FAILURES, Tested, TrialOutcome, mlflow_status
 from dmr.training import EpochReport
-
-SAMPLES = "samples.npz"
-PACKAGES = ("torch", "ray", "optuna", "mlflow", "dmr-studies")
-
-
-class Tested(NamedTuple):
-    """How a run did on test: summaries over combinations, and values (C,) by metric. The results of single samples are
-    in the file `SAMPLES` of its folder.
-    """
-
-    metrics: dict[str, float]
-    values: dict[str, list[float]]
 
 
 class TrackedRun(NamedTuple):
@@ -84,7 +67,7 @@ def end_run(
     run: TrackedRun,
     folder: Path,
     report: EpochReport | None,
-    ending: Ending,
+    ending: TrialOutcome,
     tested: Tested | None = None,
 ) -> None:
     """Keep how the run ended, its small files in `folder` and, unless it failed, where its checkpoint lies, as a model
@@ -136,31 +119,3 @@ def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names
             pairs = zip(names, values, strict=True)
             writer.writerows((split, metric, name, repr(value)) for name, value in pairs if not math.isnan(value))
     return text.getvalue()
-
-
-@cache
-def user_name() -> str | None:
-    """Who runs this, None where the system has no name for them."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return None
-
-
-@cache
-def git_commit() -> str | None:
-    """The commit checked out in the working directory, None where there is none."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run gives; one that is not installed as such is left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -30,6 +30,7 @@ SHIP_EVERY = 0.5
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
 NEVER_ACCEPTED = "INVALID_PARAMETER_VALUE"
 
+PARENT = "study"  # the key of the study's own run
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ class Tracker:
 
     def __init__(self, journal: Path, tracking_uri: str, experiment_id: str) -> None:
         self.journal = Journal(journal)
-        self.problem: str | None = None
+        self.error: str | None = None
         self.journal_failed = False
         self._uri, self.experiment_id = tracking_uri, experiment_id
         self._offset_file = journal.with_suffix(".shipped")
@@ -52,8 +53,8 @@ class Tracker:
             self._remember(record)
             if record["op"] == "start":
                 started.add(record["key"])
-        self._unsure = started - set(self._runs)
-        self._unsure_models = self._modelled - set(self._models)
+        self._runs_may_exist = started - set(self._runs)
+        self._models_may_exist = self._modelled - set(self._models)
         self._shipped = self._read_offset()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -170,7 +171,7 @@ class Tracker:
             self.journal.append(record, durable)
         except OSError as error:
             self.journal_failed = True
-            self.problem = f"{self.journal.path}: {error.strerror or error}"
+            self.error = f"{self.journal.path}: {error.strerror or error}"
             return
         self._remember(record)
         self._wake.set()
@@ -196,12 +197,12 @@ class Tracker:
                 try:
                     self._ship()
                 except Exception as error:  # whatever a store raises: the journal keeps it, and it is tried again
-                    self.problem = first_line(error)
-                    log.info("MLflow: %s; trying again in %.1f s", self.problem, wait)
+                    self.error = first_line(error)
+                    log.info("MLflow: %s; trying again in %.1f s", self.error, wait)
                     self._closing.wait(wait)
                     wait = min(2 * wait, RETRY_AT_MOST)
                 else:
-                    self.problem = None if not self.journal_failed else self.problem
+                    self.error = None if not self.journal_failed else self.error
                     wait = RETRY_AFTER
             self._closing.wait(SHIP_EVERY)
 
@@ -220,12 +221,12 @@ class Tracker:
         """The run of a start record: found again where an earlier process may have created it, else created."""
         key = record["key"]
         tag = f"{self.journal.id}/{key}"
-        run_id = self._find(client, tag) if key in self._unsure else None
+        run_id = self._find(client, tag) if key in self._runs_may_exist else None
         if run_id is None:
             tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
             if record["parent"] is not None:
                 tags["mlflow.parentRunId"] = self._runs.get(record["parent"], "")
-            self._unsure.add(key)  # a server may have made it although the call fails
+            self._runs_may_exist.add(key)  # a server may have made it although the call fails
             run_id = client.create_run(
                 self.experiment_id, start_time=record["t"], tags=tags, run_name=record["name"]
             ).info.run_id
@@ -240,8 +241,8 @@ class Tracker:
         model = record["model"]
         if model not in self._models:
             tag = {KEY_TAG: f"{self.journal.id}/{model}"}
-            unsure = model in self._unsure_models
-            self._unsure_models.add(model)  # a server may have made it although a call fails
+            unsure = model in self._models_may_exist
+            self._models_may_exist.add(model)  # a server may have made it although a call fails
             run_id = self._runs[record["key"]]
             model_id = ship_model(client, self.experiment_id, run_id, record, tag, unsure)
             self._append({"op": "model_id", "key": model, "id": model_id})

@@ -139,7 +139,7 @@ def _summary(summary: str, metric: str, column: np.ndarray[tuple[int, ...], np.d
         return math.nan
     if summary == "mean":
         return float(there.mean())
-    return float(there.min() if METRICS[metric].direction == "max" else there.max())
+    return float(METRICS[metric].direction.worst(there.tolist()))
 
 
 def _cell(metric: str, value: float) -> str:

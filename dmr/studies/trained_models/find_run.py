@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from dmr.direction import Direction
 from dmr.studies.errors import StudyError
-from dmr.studies.names import CONFIRM
 from dmr.studies.search.ranking import Ranked, best_first
-from dmr.studies.stages.confirm_stage import Pair
-from dmr.studies.stages.stage import PARENT
-from dmr.studies.storage.study_folder import Stage, StudyFolder
-from dmr.studies.storage.study_status import load_search
+from dmr.studies.storage.optuna_attributes import CONFIRM, best_of, pair_of, point_of_confirm_run
+from dmr.studies.storage.optuna_storage import load_search
+from dmr.studies.storage.study_folder import StageName, StudyFolder
+from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan, make_plan
-from dmr.studies.workers.checkpoint_reporter import BEST
+from dmr.studies.tracking.tracker import PARENT
 from dmr.training import RunSettings
 
 
@@ -68,11 +68,11 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
     if not folder.exists and list(folder.path.glob("train-*")):
         raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
     document = folder.document()
-    sign = 1.0 if document["objective"][0]["mode"] == "max" else -1.0
+    sign = Direction(document["objective"][0]["mode"]).sign
     best = _best(_trials(folder, name), sign)
     if best is None:
         raise StudyError(f"{name}: no trial has succeeded")
-    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if Pair(*run.user_attrs["pair"]).trial == best]
+    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if pair_of(run).trial == best]
     confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
     key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
     run_id = next((known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key), None)
@@ -81,7 +81,7 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
 
 def _best(trials: list[FrozenTrial], sign: float) -> int | None:
     """The number of the best trial; None where none has succeeded."""
-    found = [Ranked(t.number, (sign * t.user_attrs["best"][0],)) for t in trials if "best" in t.user_attrs]
+    found = [Ranked(t.number, (sign * best.objective,)) for t in trials if (best := best_of(t)) is not None]
     return best_first(found)[0].number if found else None
 
 
@@ -101,7 +101,7 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
         settings = plan.run_settings({}, plan.study.seed)
         return TrainedRun(folder, plan, "train", f"{name} train", run_id, settings, folder.path / BEST)
     number = int(key.partition("/")[2])
-    stage: Stage = "confirm" if key.startswith(f"{CONFIRM}/") else "search"
+    stage: StageName = "confirm" if key.startswith(f"{CONFIRM}/") else "search"
     found = _trials(folder, name if stage == "search" else f"{name}/{CONFIRM}")
     trial = next((trial for trial in found if trial.number == number), None)
     if trial is None:
@@ -110,18 +110,14 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
     if stage == "search":
         label, seed, point = f"{name} trial {number}", plan.study.seed, plan.space.point_of(trial.params)
     else:
-        label, seed, point = (
-            f"{name} confirm run {number}",
-            Pair(*trial.user_attrs["pair"]).seed,
-            trial.user_attrs["point"],
-        )
+        label, seed, point = f"{name} confirm run {number}", pair_of(trial).seed, point_of_confirm_run(trial)
     if stage == "search" and trial.state.is_finished() and not checkpoint.exists():
         raise StudyError(f"{label}: {_why_removed(trial, plan.study.checkpoints.keep)}")
     return TrainedRun(folder, plan, stage, label, run_id, plan.run_settings(point, seed), checkpoint)
 
 
 def _why_removed(trial: FrozenTrial, keep: int | None) -> str:
-    if "best" not in trial.user_attrs:
+    if best_of(trial) is None:
         return "it failed, and checkpoints of failed trials are not kept"
     if keep is None:
         return "its checkpoint is not there any more"

@@ -11,24 +11,14 @@ from typing import Any
 import torch
 
 from dmr.checkpoints import load_checkpoint, save_checkpoint
-from dmr.studies.storage.study_folder import write_text
+from dmr.direction import Direction
+from dmr.files import write_text
+from dmr.studies.storage.trial_files import BEST, DIAGNOSTICS, LAST
+from dmr.studies.trial_messages import EpochMessage
+from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.training import EpochReport, Reporter
 
 log = logging.getLogger("dmr")
-
-LAST, BEST, DIAGNOSTICS = "last.pt", "best.pt", "diagnostics.csv"
-
-
-def remove_checkpoints(folder: Path, keep_best: bool) -> None:
-    """Remove what a run that has ended leaves behind, its chosen network only where that need not stay. What cannot be
-    removed now is tried again when the study is opened.
-    """
-    names = [LAST, "last.partial", "best.partial"] + ([] if keep_best else [BEST])
-    try:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        log.info("%s: its checkpoints cannot be removed: %s", folder, error)
 
 
 class StorageFailed(Exception):
@@ -39,13 +29,15 @@ class FolderReporter(Reporter):
     """Checkpoints in a folder: `last.pt` with everything the next epoch needs, `best.pt` with the chosen network.
 
     Args:
-        followed: a metric and its better end, `max` or `min`; its running best is kept in `running_best`.
+        followed: a metric and which way it is better; its running best is kept in `running_best`.
+        monitor: measures what the run takes of its machine; None where that is not recorded.
     """
 
-    def __init__(self, folder: Path, followed: tuple[str, str]) -> None:
+    def __init__(self, folder: Path, followed: tuple[str, Direction], monitor: SystemMonitor | None = None) -> None:
         self.folder = folder
-        self.metric, self.mode = followed
-        self.running_best: float | None = None
+        self.metric, self.direction = followed
+        self.running_best = -self.direction.sign * math.inf
+        self.monitor = monitor
 
     def load(self) -> dict[str, Any] | None:
         state = load_checkpoint(self.folder / LAST, torch.device("cpu"))
@@ -58,8 +50,7 @@ class FolderReporter(Reporter):
         StorageFailed: the disk is full, gone or read-only.
         """
         value = state["report"]["metrics"][self.metric]
-        better = max if self.mode == "max" else min
-        self.running_best = value if self.running_best is None else better(self.running_best, value)
+        self.running_best = self.direction.best((self.running_best, value))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if is_best:
@@ -72,6 +63,10 @@ class FolderReporter(Reporter):
 
     def report(self, report: EpochReport) -> None:
         raise NotImplementedError
+
+    def message(self, report: EpochReport) -> EpochMessage:
+        """What the driver is told of an epoch."""
+        return EpochMessage(report, {} if self.monitor is None else self.monitor.sample())
 
 
 def diagnostics_csv(diagnosed: Sequence[torch.Tensor], combinations: Sequence[str]) -> str:

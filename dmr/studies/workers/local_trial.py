@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import json
 import os
-import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmr.checkpoints import load_checkpoint
 from dmr.combinations import evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
-from dmr.studies.search.schedulers import TIME, VALUE
-from dmr.studies.storage.study_folder import Stage, StudyFolder
-from dmr.studies.tracking.run_logging import SAMPLES, Tested
-from dmr.studies.trial_outcomes import StopReason
-from dmr.studies.workers.checkpoint_reporter import BEST, FolderReporter, StorageFailed
+from dmr.direction import Direction
+from dmr.studies.storage.study_folder import StageName, StudyFolder
+from dmr.studies.storage.trial_files import BEST, SAMPLES
+from dmr.studies.trial_messages import FailedMessage, StorageMessage, TestedMessage, result_of
+from dmr.studies.trial_outcomes import Tested
+from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
+from dmr.studies.workers.epoch_watch import EpochWatch
+from dmr.studies.workers.failures import failed_outcome
 from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.training import EpochReport, RunSettings
 
 if TYPE_CHECKING:
     import torch
-
-PAYLOAD, SYSTEM = "payload", "system"
-HUNG = "hung.txt"
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,15 @@ class TrialContext:
     Attributes:
         folder: the study's.
         stage: `confirm` also evaluates on test.
-        scheduled: the metric a scheduler looks at, and its better end.
+        scheduled: the metric a scheduler looks at, and which way it is better.
         cpus, gpus: of one worker.
         workers: of one trial, at least and at most.
         system_metrics: whether what a trial takes of its machine is recorded.
     """
 
     folder: StudyFolder
-    stage: Stage
-    scheduled: tuple[str, str]
+    stage: StageName
+    scheduled: tuple[str, Direction]
     cpus: float
     gpus: float
     workers: tuple[int, int] = (1, 1)
@@ -63,43 +60,20 @@ class TrialContext:
             raise StorageFailed(f"{self.folder.path}: node {os.uname().nodename} does not see it")
 
 
-class EpochWatch:
-    """Ends this process where an epoch takes too long, and leaves the traceback of every thread in `hung.txt`.
-
-    The watch is faulthandler's thread in C, which also works while Python is stuck.
-    """
-
-    def __init__(self, folder: Path, minutes: float | None, rank: int = 0) -> None:
-        self.minutes = minutes
-        if minutes is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            name = HUNG if rank == 0 else f"rank{rank}-{HUNG}"
-            self.file = open(folder / name, "w")  # noqa: SIM115  # open as long as the process may end
-
-    def start(self) -> None:
-        if self.minutes is not None:
-            faulthandler.dump_traceback_later(60.0 * self.minutes, exit=True, file=self.file)
-
-    def stop(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
-
-
 class TuneReporter(FolderReporter):
     """Hands epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
 
     def __init__(
-        self, folder: Path, followed: tuple[str, str], watch: EpochWatch, monitor: SystemMonitor | None
+        self, folder: Path, followed: tuple[str, Direction], watch: EpochWatch, monitor: SystemMonitor | None
     ) -> None:
-        super().__init__(folder, followed)
-        self.watch, self.monitor = watch, monitor
+        super().__init__(folder, followed, monitor)
+        self.watch = watch
 
     def report(self, report: EpochReport) -> None:
         from ray import tune
 
         self.watch.stop()
-        system = {} if self.monitor is None else {SYSTEM: self.monitor.sample()}
-        payload = json.dumps(asdict(report) | system)
-        tune.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: payload})
+        tune.report(self.message(report).result(self.running_best))
         self.watch.start()
 
 
@@ -134,12 +108,11 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
         monitor = SystemMonitor(device) if context.system_metrics else None
         fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch, monitor))
         if context.stage == "confirm":
-            tune.report({PAYLOAD: json.dumps({"tested": test_here(settings, folder, device, dataset)._asdict()})})
+            tune.report(result_of(TestedMessage(test_here(settings, folder, device, dataset))))
     except StorageFailed as error:
-        tune.report({PAYLOAD: json.dumps({"trouble": str(error)})})
+        tune.report(result_of(StorageMessage(str(error))))
     except Exception as error:
-        ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
-        tune.report({PAYLOAD: json.dumps({"ending": ending})})
+        tune.report(result_of(FailedMessage(failed_outcome(error))))
     finally:
         faulthandler.cancel_dump_traceback_later()
         if device.type == "cuda":
@@ -179,23 +152,3 @@ def test_here(settings: RunSettings, folder: Path, device: torch.device, dataset
     except OSError as error:
         raise StorageFailed(f"{folder}: cannot be written: {error}") from error
     return Tested(report.metrics, report.values)
-
-
-def reason_of(error: Exception) -> StopReason:
-    """`diverged`, `out_of_memory` or `error`."""
-    import torch
-
-    from dmr.training import Diverged
-
-    if isinstance(error, Diverged):
-        return "diverged"
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if memory or (isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)):
-        return "out_of_memory"
-    return "error"
-
-
-def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return (f"{name}: {text}" if text and name != "Diverged" else text or name)[:300]

@@ -9,12 +9,9 @@ which goes on from the checkpoint in its folder.
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
-import traceback
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,18 +20,13 @@ from ray import train, tune
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
-from dmr.studies.search.schedulers import TIME, VALUE
+from dmr.direction import Direction
+from dmr.studies.storage.trial_files import HUNG
+from dmr.studies.trial_messages import PAYLOAD, FailedMessage, StorageMessage, TestedMessage, encode, result_of
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
-from dmr.studies.workers.local_trial import (
-    HUNG,
-    PAYLOAD,
-    SYSTEM,
-    EpochWatch,
-    TrialContext,
-    one_line,
-    reason_of,
-    test_here,
-)
+from dmr.studies.workers.epoch_watch import EpochWatch
+from dmr.studies.workers.failures import failed_outcome
+from dmr.studies.workers.local_trial import TrialContext, test_here
 from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.training import EpochReport, RunSettings
 
@@ -45,7 +37,7 @@ PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL",
 
 
 class RankFailed(Exception):
-    """What a rank reports when its training fails: the payload, as JSON."""
+    """A rank's training failed; its text is the message to the driver, encoded."""
 
 
 class _Forward(train.UserCallback):
@@ -66,16 +58,14 @@ class RankReporter(FolderReporter):
     """Hands the epochs of the first rank to Ray Train; the others only come along, since a report waits for all."""
 
     def __init__(
-        self, folder: Path, followed: tuple[str, str], watch: EpochWatch, rank: int, monitor: SystemMonitor | None
+        self, folder: Path, followed: tuple[str, Direction], watch: EpochWatch, rank: int, monitor: SystemMonitor | None
     ) -> None:
-        super().__init__(folder, followed)
-        self.watch, self.rank, self.monitor = watch, rank, monitor
+        super().__init__(folder, followed, monitor)
+        self.watch, self.rank = watch, rank
 
     def report(self, report: EpochReport) -> None:
         self.watch.stop()
-        system = {} if self.monitor is None else {SYSTEM: self.monitor.sample()}
-        payload = json.dumps(asdict(report) | system)
-        train.report({TIME: report.epoch + 1, VALUE: self.running_best, PAYLOAD: payload} if self.rank == 0 else {})
+        train.report(self.message(report).result(self.running_best) if self.rank == 0 else {})
         self.watch.start()
 
 
@@ -152,14 +142,12 @@ def train_rank(number: int, settings: RunSettings, context: TrialContext, data: 
         monitor = SystemMonitor(device) if context.system_metrics and rank == 0 else None
         fit(dataset, settings, device, RankReporter(folder, context.scheduled, watch, rank, monitor))
         if context.stage == "confirm":
-            found = {"tested": test_here(settings, folder, device, dataset)._asdict()} if rank == 0 else {}
-            train.report({PAYLOAD: json.dumps(found)} if rank == 0 else {})
+            train.report(result_of(TestedMessage(test_here(settings, folder, device, dataset))) if rank == 0 else {})
     except StorageFailed as error:
-        raise RankFailed(json.dumps({"trouble": str(error)})) from None
+        raise RankFailed(encode(StorageMessage(str(error)))) from None
     except Exception as error:
         if isinstance(error, RuntimeError) and any(text in str(error) for text in PEER):
             raise  # another rank is gone: that one knows why
-        ending = {"reason": reason_of(error), "message": one_line(error), "details": traceback.format_exc()}
-        raise RankFailed(json.dumps({"ending": ending})) from None
+        raise RankFailed(encode(FailedMessage(failed_outcome(error)))) from None
     finally:
         faulthandler.cancel_dump_traceback_later()

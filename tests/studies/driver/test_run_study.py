@@ -11,7 +11,7 @@ import pytest
 
 from dmr.studies.driver import run_study as launch
 from dmr.studies.driver.ray_cluster import Need
-from dmr.studies.driver.run_study import Launch
+from dmr.studies.driver.stage_driver import StageDriver
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.study_folder import StudyFolder
 
@@ -30,11 +30,11 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         complete=False,
         guarded=nullcontext,
         tracker=SimpleNamespace(journal_failed=False),
-        outbox=SimpleNamespace(send=lambda: True),
+        retry_queue=SimpleNamespace(send=lambda: True),
     )
     ledger.folder.path.mkdir()
     with (
         ExitStack() as engine,
         pytest.raises(StudyError, match=r"needs 4 CPUs .* there are 2 CPUs .* can ever run here"),
     ):
-        Launch(ledger, SimpleNamespace(), engine).run()  # type: ignore[arg-type]
+        StageDriver(ledger, SimpleNamespace(), engine).run()  # type: ignore[arg-type]

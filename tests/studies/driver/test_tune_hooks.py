@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from dmr.studies.driver import tune_hooks as engine
-from dmr.studies.driver.tune_hooks import Bookkeeper, TrialSource
+from dmr.studies.driver.tune_hooks import TrialSource, TuneCallback
 from dmr.studies.storage.study_folder import StudyFolder
-from dmr.studies.trial_outcomes import Ending
-from dmr.studies.workers.local_trial import HUNG
+from dmr.studies.storage.trial_files import HUNG
+from dmr.studies.trial_outcomes import TrialOutcome
 
 PROCESS = """The actor died unexpectedly before finishing this task.
 \tclass_name: ImplicitFunc
@@ -36,7 +36,7 @@ class FakeLedger:
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder
         self.live: dict[int, Any] = {}
-        self.ended: list[Ending] = []
+        self.ended: list[TrialOutcome] = []
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -47,7 +47,7 @@ class FakeLedger:
         self.live[number] = SimpleNamespace(number=number, settings=None, block=None)
         return self.live[number]
 
-    def finish(self, number: int, ending: Ending) -> None:
+    def finish(self, number: int, ending: TrialOutcome) -> None:
         self.ended.append(ending)
 
 
@@ -56,11 +56,11 @@ def ledger(tmp_path: Path) -> FakeLedger:
     return FakeLedger(StudyFolder(tmp_path, "s"))
 
 
-def ending_after(ledger: FakeLedger, *deaths: str) -> Ending:
+def ending_after(ledger: FakeLedger, *deaths: str) -> TrialOutcome:
     """Tune keeps the deaths of a trial's process in one file."""
     file = ledger.folder.path.parent / "error.txt"
     file.write_text("".join(f"Failure # {n} (occurred at 12:00)\n{text}\n" for n, text in enumerate(deaths, start=1)))
-    bookkeeper = Bookkeeper(ledger, SimpleNamespace(trial_ended=lambda: None))  # type: ignore[arg-type]
+    bookkeeper = TuneCallback(ledger, SimpleNamespace(trial_ended=lambda: None))  # type: ignore[arg-type]
     bookkeeper.on_trial_error(0, [], SimpleNamespace(config={"number": 0}, error_file=str(file)))
     return ledger.ended[-1]
 
@@ -91,7 +91,7 @@ def test_a_hung_epoch_left_its_traceback_in_the_trials_folder(ledger: FakeLedger
         place / f"rank1-{HUNG}",
     ):  # the watch of another rank may be the first to end its process
         file.write_text("Timeout (0:01:00)!")
-        assert ending_after(ledger, PROCESS) == Ending(
+        assert ending_after(ledger, PROCESS) == TrialOutcome(
             "lost", "an epoch took longer than train.epoch_minutes", "Timeout (0:01:00)!"
         )
         file.write_text("")

@@ -15,16 +15,17 @@ import torch
 from mlflow.entities import LoggedModel, Run
 from mlflow.tracking import MlflowClient
 
+from dmr.files import write_text
 from dmr.studies.reporting import publish as keep
-from dmr.studies.reporting.publish import keep_reading
-from dmr.studies.stages.confirm_stage import Confirmation
-from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.reporting.publish import publish
+from dmr.studies.stages.confirm_stage import ConfirmStage
+from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
-from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.notes import NOTE
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.workers.checkpoint_reporter import FolderReporter
 from dmr.studies.workers.local_trial import test_here as evaluate_on_test
 from dmr.studies.yaml_io import to_yaml
@@ -54,7 +55,7 @@ class Study:
         self.uri, self.experiment = uri, experiment
         self.folder = StudyFolder(path, "s.1")
         self.folder.path.mkdir(exist_ok=True)
-        self.folder.remember(Places(uri, self.folder.optuna_url))
+        self.folder.remember(StoreUris(uri, self.folder.optuna_url))
         write_text(self.folder.study_file, to_yaml(self.plan.document))
         self.client = MlflowClient(uri)
         self.begin()
@@ -63,10 +64,10 @@ class Study:
         """A driver starts."""
         storage = optuna.storages.get_storage(self.folder.optuna_url)
         self.tracker = Tracker(self.folder.journal, self.uri, self.experiment)
-        self.ledger = Ledger(self.plan, storage, self.tracker, self.folder, known=True)
-        self.ledger.open()
+        self.stage = SearchStage(self.plan, storage, self.tracker, self.folder, known=True)
+        self.stage.open()
 
-    def train(self, stage: Ledger | Confirmation) -> None:
+    def train(self, stage: SearchStage | ConfirmStage) -> None:
         """The next trial of a stage."""
         record = stage.begin()
         assert record is not None
@@ -75,7 +76,7 @@ class Study:
         stage.epoch(record.number, found)
         if stage.stage == "confirm":
             record.tested = evaluate_on_test(record.settings, place, device, stage.dataset)
-        stage.finish(record.number, Ending("completed"))
+        stage.finish(record.number, TrialOutcome("completed"))
 
     @property
     def parent(self) -> Run:
@@ -113,9 +114,9 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
 ) -> None:
     study = start(confirm={"top": 1, "seeds": 1})
     for _ in range(2):
-        study.train(study.ledger)
-    keep_reading(study.ledger)
-    best = study.ledger.best
+        study.train(study.stage)
+    publish(study.stage)
+    best = study.stage.best
     assert best is not None
     note = study.parent.data.tags[NOTE]
     assert f"val/accuracy_mean {best[0]:.4f}" in note
@@ -126,12 +127,12 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     assert "Confirmed" not in note
     assert {model.name for model in study.models()} == {"s-1-0000", "s-1-0001"}  # the winner waits for the confirmation
 
-    confirmation = Confirmation(study.ledger)
+    confirmation = ConfirmStage(study.stage)
     confirmation.open()
     while confirmation.remaining:
         study.train(confirmation)
     for _ in range(2):
-        keep_reading(study.ledger, confirmation)
+        publish(study.stage, confirmation)
     study.tracker.close(timeout=30.0)
     study.folder.journal.with_suffix(".shipped").unlink()
     study.begin()  # everything is sent again
@@ -157,7 +158,7 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
 def test_the_documented_filters(start: Callable[..., Study]) -> None:
     study = start(name="s.1")
     for _ in range(2):
-        study.train(study.ledger)
+        study.train(study.stage)
     assert study.tracker.flush(timeout=30.0)
     ours = f"tags.`dmr.key` LIKE '{study.tracker.journal.id}/%'"
 
@@ -176,13 +177,13 @@ def test_what_cannot_be_made_is_a_warning(
     start: Callable[..., Study], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = start()
-    study.train(study.ledger)
+    study.train(study.stage)
 
     def broken(*_: Any) -> None:
         raise KeyError("no model today")
 
     monkeypatch.setattr(keep, "_keep_winner", broken)
-    keep_reading(study.ledger)
+    publish(study.stage)
     assert "the model of the winner cannot be made: KeyError: 'no model today'" in caplog.text
     assert NOTE in study.parent.data.tags
 
@@ -192,10 +193,10 @@ def test_a_study_in_which_every_trial_failed_has_a_note_that_says_so(
 ) -> None:
     study = start()
     for _ in range(2):
-        record = study.ledger.begin()
+        record = study.stage.begin()
         assert record is not None
-        study.ledger.finish(record.number, Ending("diverged", "the loss is not finite"))
-    keep_reading(study.ledger)
+        study.stage.finish(record.number, TrialOutcome("diverged", "the loss is not finite"))
+    publish(study.stage)
     note = study.parent.data.tags[NOTE]
     assert note.startswith("### No trial has succeeded")
     assert "Failed: 0, 1." in note

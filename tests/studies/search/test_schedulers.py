@@ -8,7 +8,8 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from dmr.studies.search.schedulers import TIME, VALUE, RecordedEpoch, StudyScheduler, make_scheduler
+from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler, make_scheduler
+from dmr.studies.trial_messages import TIME, VALUE
 
 EPOCHS = 27
 QUALITIES = [0.5, 0.9, 0.1, 0.6, 0.2, 0.7, 0.3, 0.8, 0.05, 0.55, 0.4, 0.95, 0.15, 0.65]

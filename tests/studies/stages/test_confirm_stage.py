@@ -15,13 +15,13 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from dmr.studies.stages.confirm_stage import NO_TRIAL, Confirmation, choose_configurations
-from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.stages.confirm_stage import NO_TRIAL, ConfirmStage, choose_configurations
+from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.workers.checkpoint_reporter import FolderReporter
 from dmr.training import EpochReport, fit
 
@@ -42,13 +42,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture
-def driver(tmp_path: Path, experiment: tuple[str, str]) -> Iterator[Callable[[StudyPlan], Ledger]]:
+def driver(tmp_path: Path, experiment: tuple[str, str]) -> Iterator[Callable[[StudyPlan], SearchStage]]:
     """A ledger as a driver has it that has just started, always on the same storage."""
     storage = optuna.storages.InMemoryStorage()
     tracker = Tracker(tmp_path / "journal.jsonl", *experiment)
 
-    def start(plan: StudyPlan) -> Ledger:
-        ledger = Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
+    def start(plan: StudyPlan) -> SearchStage:
+        ledger = SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
         ledger.open()
         return ledger
 
@@ -61,51 +61,51 @@ def report(accuracy: float, nll: float = 1.0) -> EpochReport:
     return EpochReport(39, metrics, 0, metrics, {"val": {"accuracy": [accuracy] * 15}})
 
 
-def search(ledger: Ledger, *accuracies: float | tuple[float, float] | None) -> Ledger:
+def search(ledger: SearchStage, *accuracies: float | tuple[float, float] | None) -> SearchStage:
     """Trials with these values; those with None fail."""
     for value in accuracies:
         record = ledger.begin()
         assert record is not None
         if value is None:
-            ledger.finish(record.number, Ending("diverged"))
+            ledger.finish(record.number, TrialOutcome("diverged"))
         else:
             ledger.epoch(record.number, report(*value) if isinstance(value, tuple) else report(value))
-            ledger.finish(record.number, Ending("completed" if value != 0.75 else "pruned"))
+            ledger.finish(record.number, TrialOutcome("completed" if value != 0.75 else "pruned"))
     return ledger
 
 
-def names(ledger: Ledger) -> list[tuple[str, str, int]]:
+def names(ledger: SearchStage) -> list[tuple[str, str, int]]:
     return [(one.method, one.name, one.trial) for one in choose_configurations(ledger)]
 
 
-def test_the_best_trials_and_the_files_own_values(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_the_best_trials_and_the_files_own_values(driver: Callable[[StudyPlan], SearchStage]) -> None:
     ledger = search(driver(plan()), 0.2, 0.5, None, 0.75, 0.6)
     assert names(ledger) == [("dmrnet", "best 1", 3), ("dmrnet", "best 2", 4), ("dmrnet", "defaults", 0)]
     for one in choose_configurations(ledger):
         assert one.point == ledger.study.trials[one.trial].params
 
 
-def test_the_files_own_values_among_the_best_are_trained_once(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_the_files_own_values_among_the_best_are_trained_once(driver: Callable[[StudyPlan], SearchStage]) -> None:
     assert names(search(driver(plan()), 0.5, 0.9, 0.1)) == [("dmrnet", "best 1", 1), ("dmrnet", "best 2, defaults", 0)]
 
 
-def test_own_values_that_the_search_did_not_run(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_own_values_that_the_search_did_not_run(driver: Callable[[StudyPlan], SearchStage]) -> None:
     ledger = search(driver(plan(first=[], train={"learning_rate": 5.0})), 0.5)
     assert names(ledger) == [("dmrnet", "best 1", 0), ("dmrnet", "defaults", NO_TRIAL)]
     assert ledger.plan.run_settings(choose_configurations(ledger)[-1].point, 1).train.learning_rate == 5.0
 
 
-def test_own_values_that_failed_are_confirmed_all_the_same(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_own_values_that_failed_are_confirmed_all_the_same(driver: Callable[[StudyPlan], SearchStage]) -> None:
     assert names(search(driver(plan()), None, 0.5)) == [("dmrnet", "best 1", 1), ("dmrnet", "defaults", 0)]
 
 
-def test_the_best_of_each_block(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_the_best_of_each_block(driver: Callable[[StudyPlan], SearchStage]) -> None:
     ledger = search(driver(plan(BLOCKS, confirm={"top": 1, "seeds": 1})), 0.9, 0.1, 0.95, 0.2, 0.8, 0.3)
     assert names(ledger) == [("a", "best 1", 2), ("a", "defaults", 0), ("b", "best 1", 5), ("b", "defaults", 1)]
     assert [one.point["block"] for one in choose_configurations(ledger)] == ["a", "a", "b", "b"]
 
 
-def test_the_pareto_front_by_the_first_objective(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_the_pareto_front_by_the_first_objective(driver: Callable[[StudyPlan], SearchStage]) -> None:
     """Higher accuracy and lower nll: trials 1, 3 and 4 are dominated by none."""
     objective = [{"metric": ACCURACY}, {"metric": NLL}]
     ledger = driver(plan(objective=objective, confirm={"top": 3, "seeds": 1}))
@@ -113,16 +113,16 @@ def test_the_pareto_front_by_the_first_objective(driver: Callable[[StudyPlan], L
     assert names(ledger)[:3] == [("dmrnet", "best 1", 3), ("dmrnet", "best 2", 1), ("dmrnet", "best 3", 4)]
 
 
-def test_every_pair_is_trained_once_with_fresh_seeds(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_every_pair_is_trained_once_with_fresh_seeds(driver: Callable[[StudyPlan], SearchStage]) -> None:
     seen = []
     search(driver(plan(seed=7)), 0.2, 0.5, 0.6)
     for _ in range(4):  # a driver that is killed while it trains, and one that goes on
-        confirmation = Confirmation(driver(plan(seed=7)))
+        confirmation = ConfirmStage(driver(plan(seed=7)))
         confirmation.open()
         again = confirmation.begin()
         assert again is not None
         confirmation.epoch(again.number, report(0.5))
-        confirmation.finish(again.number, Ending("completed" if len(seen) else "diverged"))
+        confirmation.finish(again.number, TrialOutcome("completed" if len(seen) else "diverged"))
         seen.append((again.number, again.settings.seed))
         killed = confirmation.begin()
         assert killed is not None
@@ -132,16 +132,16 @@ def test_every_pair_is_trained_once_with_fresh_seeds(driver: Callable[[StudyPlan
     assert (confirmation.total, confirmation.finished, confirmation.remaining) == (6, 4, 1)
 
 
-def test_more_seeds_and_another_best_leave_what_is_there(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_more_seeds_and_another_best_leave_what_is_there(driver: Callable[[StudyPlan], SearchStage]) -> None:
     first = plan(confirm={"top": 1, "seeds": 2})
-    confirmation = Confirmation(search(driver(first), 0.2, 0.5))
+    confirmation = ConfirmStage(search(driver(first), 0.2, 0.5))
     confirmation.open()
     for _ in range(2):  # trial 1 and the defaults with the first seed
         record = confirmation.begin()
         assert record is not None
         confirmation.epoch(record.number, report(0.5))
-        confirmation.finish(record.number, Ending("completed"))
-    later = Confirmation(search(driver(plan(confirm={"top": 1, "seeds": 3})), 0.9))
+        confirmation.finish(record.number, TrialOutcome("completed"))
+    later = ConfirmStage(search(driver(plan(confirm={"top": 1, "seeds": 3})), 0.9))
     later.open()
     assert {tuple(trial.user_attrs["pair"]): trial.state.name for trial in later.study.trials} == {
         ("dmrnet", 1, 1): "COMPLETE",
@@ -153,7 +153,7 @@ def test_more_seeds_and_another_best_leave_what_is_there(driver: Callable[[Study
     assert [tag["config"] for tag in tags if "config" in tag] == ["earlier"]
     assert (later.total, later.finished, later.remaining) == (6, 1, 5)
     while (record := later.begin()) is not None:
-        later.finish(record.number, Ending("error"))
+        later.finish(record.number, TrialOutcome("error"))
     assert later.complete
     assert sum(trial.state == TrialState.WAITING for trial in later.study.trials) == 1
 
@@ -173,7 +173,7 @@ class Quiet(FolderReporter):
         """Nobody listens."""
 
 
-def test_a_search_cannot_read_test(driver: Callable[[StudyPlan], Ledger], tmp_path: Path) -> None:
+def test_a_search_cannot_read_test(driver: Callable[[StudyPlan], SearchStage], tmp_path: Path) -> None:
     whole = plan(train={"epochs": 1}, model={"method": "dropout"})
     locked = replace(whole.dataset, splits={**whole.dataset.splits, "test": Locked()})
     ledger = driver(replace(whole, dataset=locked))
@@ -183,14 +183,14 @@ def test_a_search_cannot_read_test(driver: Callable[[StudyPlan], Ledger], tmp_pa
     found = fit(ledger.dataset, record.settings, torch.device("cpu"), Quiet(tmp_path, ledger.scheduler_metric))
     assert not any(name.startswith("test") for name in (*found.metrics, *found.best_values))
     ledger.epoch(record.number, found)
-    ledger.finish(record.number, Ending("completed"))
-    assert set(Confirmation(ledger).dataset.splits) == {"train", "val", "test"}
+    ledger.finish(record.number, TrialOutcome("completed"))
+    assert set(ConfirmStage(ledger).dataset.splits) == {"train", "val", "test"}
 
 
-def test_what_is_had_without_modalities_is_told_once(driver: Callable[[StudyPlan], Ledger]) -> None:
+def test_what_is_had_without_modalities_is_told_once(driver: Callable[[StudyPlan], SearchStage]) -> None:
     ledger = search(driver(plan()), 0.5)
     for _ in range(2):
-        Confirmation(ledger).open()
+        ConfirmStage(ledger).open()
     told = [record for record in ledger.tracker.journal.read_all() if "without_modalities" in record.get("tags", {})]
     assert [record["key"] for record in told] == ["study"]
     train, test = (ledger.plan.dataset.splits[split].targets() for split in ("train", "test"))

@@ -14,14 +14,14 @@ import torch
 from optuna.trial import TrialState
 
 from dmr.checkpoints import save_checkpoint
-from dmr.studies.stages.search_stage import Ledger
+from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
-from dmr.studies.storage.retry_queue import Outbox
+from dmr.studies.storage.retry_queue import RetryQueue
 from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.storage.trial_files import BEST, LAST
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import Ending
-from dmr.studies.workers.checkpoint_reporter import BEST, LAST
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.training import EpochReport
 
 METRICS = {"val/accuracy_mean": 0.5, "val/accuracy_worst": 0.25, "train/loss": 1.0}
@@ -49,7 +49,7 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
     plan: StudyPlan, tracker: Tracker, tmp_path: Path
 ) -> None:
     storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
-    first = Ledger(plan, storage, tracker, folder, known=True)
+    first = SearchStage(plan, storage, tracker, folder, known=True)
     first.open()
     for _ in range(2):
         record = first.begin()
@@ -59,10 +59,10 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
         folder.run("search", record.number).mkdir(parents=True)
         save_checkpoint(folder.run("search", record.number) / LAST, {"report": asdict(report(19))})
 
-    second = Ledger(plan, storage, tracker, folder, known=True)
+    second = SearchStage(plan, storage, tracker, folder, known=True)
     second.open()
     second.begin()  # one goes on, the other has not come back yet, when the time is up
-    second.end_all(Ending("time_budget"))
+    second.end_all(TrialOutcome("time_budget"))
     trials = second.study.get_trials()
     assert [trial.state for trial in trials] == [TrialState.PRUNED, TrialState.PRUNED]
     assert [trial.user_attrs["epochs"] for trial in trials] == [20, 20]
@@ -75,7 +75,7 @@ def test_first_points_are_enqueued_once_whenever_the_driver_was_killed(
 ) -> None:
     storage = optuna.storages.InMemoryStorage()
     for _ in range(3):
-        ledger = Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
+        ledger = SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
         ledger.open()
     assert [trial.state for trial in ledger.study.get_trials()] == [TrialState.WAITING]
 
@@ -83,7 +83,7 @@ def test_first_points_are_enqueued_once_whenever_the_driver_was_killed(
 def test_a_journal_that_cannot_be_written_keeps_optuna_from_being_told(
     plan: StudyPlan, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = Ledger(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True)
+    ledger = SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True)
     ledger.open()
     record = ledger.begin()
     assert record is not None
@@ -94,9 +94,9 @@ def test_a_journal_that_cannot_be_written_keeps_optuna_from_being_told(
 
     monkeypatch.setattr(tracker.journal, "append", full)
     with ledger.guarded():
-        ledger.finish(record.number, Ending("pruned"))
-    assert ledger.trouble is not None
-    assert "No space left on device" in ledger.trouble
+        ledger.finish(record.number, TrialOutcome("pruned"))
+    assert ledger.error is not None
+    assert "No space left on device" in ledger.error
     assert ledger.study.get_trials()[0].state == TrialState.RUNNING
 
 
@@ -106,13 +106,13 @@ def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
     storage = optuna.storages.InMemoryStorage()
     optuna.create_study(study_name="s", storage=storage)
     with pytest.raises(optuna.exceptions.DuplicatedStudyError, match="s"):
-        Ledger(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=False)
+        SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=False)
 
 
 def test_the_study_says_on_which_data_and_with_which_versions_it_ran(
     plan: StudyPlan, tracker: Tracker, tmp_path: Path
 ) -> None:
-    Ledger(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True).open()
+    SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True).open()
     (record,) = [record for record in tracker.journal.read_all() if record["op"] == "start"]
     splits = {name: len(split) for name, split in plan.dataset.splits.items()}
     assert json.loads(record["tags"]["samples"]) == splits | {"classes": 10}
@@ -135,12 +135,12 @@ class Trials:
             "checkpoints": {"keep": 1},
         }
         plan = make_plan(document, "s.yaml")
-        self.folder, self.ledger = folder, Ledger(plan, storage, tracker, folder, known=True)
-        self.ledger.open()
+        self.folder, self.stage = folder, SearchStage(plan, storage, tracker, folder, known=True)
+        self.stage.open()
 
     def begin(self) -> int:
         """A trial that runs and has both checkpoints."""
-        record = self.ledger.begin()
+        record = self.stage.begin()
         assert record is not None
         place = self.folder.run("search", record.number)
         place.mkdir(parents=True, exist_ok=True)
@@ -148,10 +148,10 @@ class Trials:
             (place / name).touch()
         return record.number
 
-    def end(self, number: int, value: float, ending: Ending) -> None:
+    def end(self, number: int, value: float, ending: TrialOutcome) -> None:
         metrics = METRICS | {"val/accuracy_mean": value}
-        self.ledger.epoch(number, EpochReport(0, metrics, 0, metrics, BEST_VALUES))
-        self.ledger.finish(number, ending)
+        self.stage.epoch(number, EpochReport(0, metrics, 0, metrics, BEST_VALUES))
+        self.stage.finish(number, ending)
 
     def left(self) -> list[str]:
         return sorted(f"{file.parent.name[-1]}/{file.stem}" for file in self.folder.path.glob("trials/*/*.pt"))
@@ -161,12 +161,12 @@ def test_checkpoints_that_nobody_needs_go_as_trials_end(tracker: Tracker, tmp_pa
     trials = Trials(tracker, StudyFolder(tmp_path, "s"), optuna.storages.InMemoryStorage(), 6)
     for _ in range(5):
         trials.begin()
-    trials.end(0, 0.1, Ending("completed"))  # the file's own values
-    trials.end(1, 0.6, Ending("completed"))
-    trials.end(2, 0.9, Ending("error", "a fault"))
-    trials.end(3, 0.7, Ending("pruned"))
+    trials.end(0, 0.1, TrialOutcome("completed"))  # the file's own values
+    trials.end(1, 0.6, TrialOutcome("completed"))
+    trials.end(2, 0.9, TrialOutcome("error", "a fault"))
+    trials.end(3, 0.7, TrialOutcome("pruned"))
     assert trials.left() == ["0/best", "3/best", "4/best", "4/last"]
-    trials.end(4, 0.5, Ending("completed"))
+    trials.end(4, 0.5, TrialOutcome("completed"))
     assert trials.left() == ["0/best", "3/best"]
 
 
@@ -177,21 +177,21 @@ def test_a_checkpoint_goes_only_when_optuna_knows_and_else_when_the_study_is_ope
     trials = Trials(tracker, folder, storage, 4)
     for _ in range(4):
         trials.begin()
-    trials.end(0, 0.1, Ending("completed"))
+    trials.end(0, 0.1, TrialOutcome("completed"))
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials.ledger.study, "tell", killed)
+        patch.setattr(trials.stage.study, "tell", killed)
         with pytest.raises(KeyboardInterrupt):
-            trials.end(1, 0.6, Ending("completed"))
-    trials.ledger.outbox = Outbox()  # what a killed process had not told yet is lost
+            trials.end(1, 0.6, TrialOutcome("completed"))
+    trials.stage.retry_queue = RetryQueue()  # what a killed process had not told yet is lost
     assert {"1/best", "1/last"} <= set(trials.left())
     with monkeypatch.context() as patch:
         patch.setattr("dmr.studies.stages.stage.remove_checkpoints", killed)
         with pytest.raises(KeyboardInterrupt):
-            trials.end(2, 0.5, Ending("error", "a fault"))
+            trials.end(2, 0.5, TrialOutcome("error", "a fault"))
     assert {"2/best", "2/last"} <= set(trials.left())
     (folder.run("search", 2) / "best.partial").touch()
 
@@ -200,6 +200,6 @@ def test_a_checkpoint_goes_only_when_optuna_knows_and_else_when_the_study_is_ope
     assert not (folder.run("search", 2) / "best.partial").exists()
     again.begin()
     again.begin()
-    again.end(1, 0.6, Ending("completed"))
-    again.end(3, 0.2, Ending("completed"))
+    again.end(1, 0.6, TrialOutcome("completed"))
+    again.end(3, 0.2, TrialOutcome("completed"))
     assert again.left() == ["0/best", "1/best"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dmr.studies.driver import run_study as launch
-from dmr.studies.driver.autoscaling import places_on_demand
-from dmr.studies.driver.ray_cluster import measure_need
+from dmr.studies.driver.ray_cluster import measure_need, slots_on_demand
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
+from dmr.studies.storage.locations import resolve_storage
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import load_plan
 from dmr.studies.workers import local_trial as trial
 
@@ -53,9 +53,9 @@ def test_a_job_needs_an_absolute_storage(given: str | None) -> None:
 def test_a_job_needs_a_tracking_store_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = StudyFolder(resolve_storage(tmp_path), "small")
     with pytest.raises(StudyError, match=r"^MLFLOW_TRACKING_URI: not set, and a Ray job's working directory"):
-        launch.resolve_places(folder)
+        launch.resolve_store_uris(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert launch.resolve_places(folder).tracking_uri == "http://127.0.0.1:5000"
+    assert launch.resolve_store_uris(folder).tracking_uri == "http://127.0.0.1:5000"
 
 
 def test_a_trial_on_a_node_without_the_storage_stops_the_study_and_writes_nothing(
@@ -85,6 +85,6 @@ def test_how_far_a_cluster_grows_must_be_said(monkeypatch: pytest.MonkeyPatch) -
     plan = load_plan(DIGITS, [], None, None)
     monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: True)
     with pytest.raises(StudyError, match=r"^resources.concurrent: none is given, and this cluster grows on demand"):
-        places_on_demand(plan)
+        slots_on_demand(plan)
     monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: False)
-    assert places_on_demand(plan) == 0
+    assert slots_on_demand(plan) == 0

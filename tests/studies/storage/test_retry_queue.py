@@ -14,12 +14,14 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
-from dmr.studies.stages.search_stage import Ledger
-from dmr.studies.storage.retry_queue import Outbox, is_outage
+from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.storage.databases import is_outage
+from dmr.studies.storage.optuna_attributes import ENDED
+from dmr.studies.storage.retry_queue import RetryQueue
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import Tracker
-from dmr.studies.trial_outcomes import ENDED, Ending
+from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.training import EpochReport
 
 EPOCHS, CONCURRENT, OUTAGE = 4, 2, 3
@@ -91,12 +93,12 @@ def report(number: int, epoch: int) -> EpochReport:
 class Driver:
     """Does what Ray Tune does; the epochs that trials have reached outlive it."""
 
-    def __init__(self, ledger: Ledger, reached: dict[int, int]) -> None:
-        self.ledger, self.reached = ledger, reached
+    def __init__(self, ledger: SearchStage, reached: dict[int, int]) -> None:
+        self.stage, self.reached = ledger, reached
 
     def step(self) -> bool:
         """One more epoch of each trial that runs; whether the stage has come to its end."""
-        ledger = self.ledger
+        ledger = self.stage
         while len(ledger.live) < CONCURRENT:
             record = ledger.begin()
             if record is None:
@@ -104,10 +106,10 @@ class Driver:
             if record.number in self.reached:  # goes on from its checkpoint
                 ledger.epoch(record.number, report(record.number, self.reached[record.number]))
         if not ledger.live:
-            return ledger.outbox.problem is None
+            return ledger.retry_queue.error is None
         for number, record in list(ledger.live.items()):
             if record.epochs == EPOCHS:
-                ledger.finish(number, Ending("completed"))
+                ledger.finish(number, TrialOutcome("completed"))
             else:
                 self.reached[number] = record.epochs
                 ledger.epoch(number, report(number, record.epochs))
@@ -116,8 +118,8 @@ class Driver:
     def run(self) -> None:
         while not self.step():
             pass
-        self.ledger.close()
-        while not self.ledger.outbox.send():
+        self.stage.close()
+        while not self.stage.retry_queue.send():
             pass
 
 
@@ -127,15 +129,15 @@ def outcome(storage: InMemoryStorage) -> list[tuple[Any, ...]]:
     return [(t.state, t.params, t.values, t.intermediate_values, t.user_attrs) for t in study.get_trials()]
 
 
-def search(plan: StudyPlan, folder: Path, storage: InMemoryStorage) -> Ledger:
+def search(plan: StudyPlan, folder: Path, storage: InMemoryStorage) -> SearchStage:
     folder.mkdir(exist_ok=True)
     tracker = Tracker(folder / "journal.jsonl", "sqlite://", "0")
-    ledger = Ledger(plan, storage, tracker, StudyFolder(folder, "s"), known=True)
+    ledger = SearchStage(plan, storage, tracker, StudyFolder(folder, "s"), known=True)
     ledger.open()
     return ledger
 
 
-def starts(ledger: Ledger) -> list[str]:
+def starts(ledger: SearchStage) -> list[str]:
     return [record["key"] for record in ledger.tracker.journal.read_all() if record["op"] == "start"]
 
 
@@ -186,7 +188,7 @@ def test_a_driver_killed_in_an_outage_is_resumed_exactly(plan: StudyPlan, tmp_pa
         while storage.count < first and not driver.step():
             pass
         storage.first = storage.count
-        ledger.outbox._wait = 3600.0
+        ledger.retry_queue._wait = 3600.0
         for _ in range(1 + steps):
             driver.step()
         storage.first = -1
@@ -206,7 +208,7 @@ def test_a_time_budget_that_ends_in_an_outage_ends_also_a_trial_nobody_knew_of(
     driver.step()
     storage.first, storage.committed = storage.count + position, True
     ledger.begin()
-    while not ledger.end_all(Ending("time_budget")):
+    while not ledger.end_all(TrialOutcome("time_budget")):
         pass
     storage.first = -1
     states = [trial.state for trial in ledger.study.get_trials()]
@@ -216,14 +218,14 @@ def test_a_time_budget_that_ends_in_an_outage_ends_also_a_trial_nobody_knew_of(
 
 
 def test_what_no_outage_is_goes_through() -> None:
-    outbox = Outbox()
+    retry_queue = RetryQueue()
 
     def write() -> None:
         raise outage(sqlite3.OperationalError)
 
     with pytest.raises(StorageInternalError, match="during the commit"):
-        outbox.put(write)
-    assert outbox.problem is None
+        retry_queue.put(write)
+    assert retry_queue.error is None
     assert is_outage(outage())
     assert not is_outage(ValueError("no"))
 
@@ -237,14 +239,14 @@ def test_writes_wait_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
             raise outage()
         written.append(number)
 
-    outbox = Outbox()
-    outbox._wait = 0.5
-    outbox.put(lambda: write(1))
-    assert outbox.problem == "connection refused"
-    outbox.put(lambda: write(2))
+    retry_queue = RetryQueue()
+    retry_queue._wait = 0.5
+    retry_queue.put(lambda: write(1))
+    assert retry_queue.error == "connection refused"
+    retry_queue.put(lambda: write(2))
     away = False
-    assert not outbox.send()  # not tried again yet
+    assert not retry_queue.send()  # not tried again yet
     now = 0.6
-    assert outbox.send()
+    assert retry_queue.send()
     assert written == [1, 2]
-    assert outbox.problem is None
+    assert retry_queue.error is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dmr.studies.storage.store_passwords import ask_for_password, mask_password, with_password, without_secrets
-from dmr.studies.storage.study_folder import Places, StudyFolder
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_a_study_of_an_earlier_version_takes_a_new_password_from_the_environment
 def test_a_study_folder_has_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = StudyFolder(tmp_path, "s")
     folder.path.mkdir()
-    places = Places("http://me:secret1@host:5000", "postgresql://me:secret2@host/db")
+    places = StoreUris("http://me:secret1@host:5000", "postgresql://me:secret2@host/db")
     folder.remember(places)
     file = folder.path / "places.json"
     assert "secret" not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places.tracking_uri)
     monkeypatch.setenv("DMR_OPTUNA_URL", places.optuna_url)
-    assert folder.places() == places
+    assert folder.store_uris() == places
 
 
 def test_what_to_set_is_said_only_where_a_password_is_missing() -> None:

@@ -18,9 +18,10 @@ from typer.testing import CliRunner, Result
 from dmr.augmentation import centre_crop
 from dmr.checkpoints import save_checkpoint
 from dmr.data.dataset import MultimodalDataset
+from dmr.files import write_text
 from dmr.studies.cli.entry_point import app
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.study_folder import StudyFolder, write_text
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.trained_models.evaluate import evaluate_run, parse_combinations
 from dmr.studies.trained_models.find_run import TrainedRun, find_run

@@ -10,11 +10,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from dmr.files import write_text
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.study_folder import Places, StudyFolder, write_text
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.trained_models.find_run import find_run, find_winner
-from dmr.studies.workers.checkpoint_reporter import BEST
 from dmr.studies.yaml_io import to_yaml
 
 DOCUMENT = {
@@ -34,7 +35,7 @@ class Store:
         self.folder.path.mkdir()
         plan = make_plan(DOCUMENT | {"objective": [{"metric": metric}]}, "s.yaml")
         write_text(self.folder.study_file, to_yaml(plan.document))
-        self.folder.remember(Places("sqlite:///none.db", self.folder.optuna_url))
+        self.folder.remember(StoreUris("sqlite:///none.db", self.folder.optuna_url))
         self.lines: list[str] = []
         direction = "maximize" if plan.study.objective[0].mode == "max" else "minimize"
         self.studies = {

@@ -1,0 +1,26 @@
+"""The files in the folder of a trial, and which of them go when it has ended."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+log = logging.getLogger("dmr")
+
+LAST = "last.pt"  # everything the next epoch needs
+BEST = "best.pt"  # the chosen network
+DIAGNOSTICS = "diagnostics.csv"
+SAMPLES = "samples.npz"
+HUNG = "hung.txt"  # where every thread was when an epoch took too long; other ranks put `rankN-` before it
+
+
+def remove_checkpoints(folder: Path, keep_best: bool) -> None:
+    """Remove what a run that has ended leaves behind, its chosen network only where that need not stay. What cannot be
+    removed now is tried again when the study is opened.
+    """
+    names = [LAST, "last.partial", "best.partial"] + ([] if keep_best else [BEST])
+    try:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        log.info("%s: its checkpoints cannot be removed: %s", folder, error)
