@@ -31,7 +31,10 @@ import yaml
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 HERE = Path(__file__).parent
 RAY = Path(sys.executable).with_name("ray")
-BLIND = "import dmr.studies.driver.storage_visibility as s; s.sees = lambda marker: False; from dmr.studies.cli import main; main()"
+BLIND = (
+    "import dmr.studies.driver.storage_visibility as s; s.sees = lambda marker: False; "
+    "from dmr.studies.cli import main; main()"
+)
 
 
 def free_port() -> int:

@@ -48,7 +48,7 @@ def export(
 ) -> None:
     """Write a trained network as an MLflow model that takes any combination of modalities."""
     from dmr.studies.storage.locations import resolve_storage
-    from dmr.studies.trained_models.exporting import export_run, register
+    from dmr.studies.trained_models.export import export_run, register
     from dmr.studies.trained_models.find_run import find_run, find_winner
 
     place = resolve_storage(storage)

@@ -88,7 +88,7 @@ def confirm(
     document = folder.document()
     given = {key: value for key, value in (("top", top), ("seeds", seeds)) if value is not None}
     plan = make_plan(document | {"confirm": (document.get("confirm") or {}) | given}, str(folder.study_file))
-    if folder.driver() is None and not search_ended(document, load_search(folder)):
+    if folder.lock.driver() is None and not search_ended(document, load_search(folder)):
         raise StudyError(f"{name}: the search is not complete; go on with: dmr resume {name}")
     return _run(plan, folder, _address(address))
 

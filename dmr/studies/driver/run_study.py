@@ -89,7 +89,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, places: StoreUris, experiment_i
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
     confirmation = None
-    with folder.locked(), engine_noise_to(folder.log) as people, logging_to(folder.log), ExitStack() as engine:
+    with folder.lock.held(), engine_noise_to(folder.log) as people, logging_to(folder.log), ExitStack() as engine:
         storage = open_optuna(places.optuna_url)
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
         try:

@@ -132,7 +132,7 @@ class StageDriver:
         if time.monotonic() - self.noted > SECONDS_BETWEEN_NOTES:
             self.noted = time.monotonic()
             self.remember_seconds()
-            self.folder.remember_processes()
+            self.folder.lock.remember_processes()
         minutes = self.stage.minutes
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.stage.tracker.journal_failed:

@@ -76,7 +76,7 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
     with engine_noise_to(Path(os.devnull)):
         experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
     report, ending = None, TrialOutcome("completed")
-    with folder.locked(), logging_to(folder.log):
+    with folder.lock.held(), logging_to(folder.log):
         folder.remember(places)
         write_text(folder.study_file, to_yaml(plan.document))
         tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)

@@ -13,7 +13,7 @@ from dmr.studies.reporting.study_note import study_note
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.stages.stage import Stage
 from dmr.studies.storage.optuna_attributes import KEPT
-from dmr.studies.tracking.notes import NOTE
+from dmr.studies.tracking.run_logging import NOTE
 from dmr.studies.tracking.tracker import PARENT
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _keep_report(ledger: SearchStage) -> None:
 
 def _keep_winner(ledger: SearchStage) -> str | None:
     """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
-    from dmr.studies.trained_models.exporting import export_run
+    from dmr.studies.trained_models.export import export_run
     from dmr.studies.trained_models.find_run import find_winner
 
     tracker, folder = ledger.tracker, ledger.folder

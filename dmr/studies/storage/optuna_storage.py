@@ -46,14 +46,11 @@ def unusable(url: str, error: BaseException) -> StudyError:
 
 
 def load_search(folder: StudyFolder, name: str | None = None) -> optuna.Study | None:
-    """Optuna's study of the search, or one of this name; None where there is none yet. What a dead driver of it left
-    running is ended.
+    """Optuna's study of the search, or one of this name; None where there is none yet.
 
     Raises:
         StudyError: its storage cannot be read.
     """
-    if folder.driver() is None:
-        folder.end_leftovers()
     url = folder.store_uris().optuna_url
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None

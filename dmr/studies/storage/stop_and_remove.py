@@ -27,19 +27,21 @@ def stop_study(folder: StudyFolder) -> str:
         StudyError: no such study, or its driver does not stop.
     """
     folder.document()
-    driver = folder.driver()
+    driver = folder.lock.driver()
     if driver is None:
         return f"{folder.name} is not running"
+    if not driver.here:
+        raise StudyError(f"{folder.name}: runs in {driver}; stop it there")
     try:
-        os.kill(driver, signal.SIGTERM)
+        os.kill(driver.process, signal.SIGTERM)
     except ProcessLookupError:
         pass  # it has just ended
     except PermissionError:
-        raise StudyError(f"{folder.name}: process {driver} belongs to somebody else") from None
+        raise StudyError(f"{folder.name}: {driver} belongs to somebody else") from None
     until = time.monotonic() + STOP_SECONDS
-    while folder.driver() == driver:
+    while folder.lock.driver() == driver:
         if time.monotonic() > until:
-            raise StudyError(f"{folder.name}: process {driver} was told to stop and still runs; see {folder.log}")
+            raise StudyError(f"{folder.name}: {driver} was told to stop and still runs; see {folder.log}")
         time.sleep(0.2)
     return f"{folder.name} has stopped; go on with: dmr resume {folder.name}"
 
@@ -55,9 +57,9 @@ def remove_study(folder: StudyFolder) -> None:
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
     places = folder.store_uris()
     for lock in folder.path.glob("*/lock"):
-        if StudyFolder(folder.path, lock.parent.name).driver() is not None:
+        if StudyFolder(folder.path, lock.parent.name).lock.driver() is not None:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")
-    with folder.locked():
+    with folder.lock.held():
         try:
             for journal in folder.journals():
                 delete_runs(places.tracking_uri, document["experiment"], journal)

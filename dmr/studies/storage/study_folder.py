@@ -1,24 +1,20 @@
-"""Where a study lies: its folder, what it remembers of its places, and the lock that keeps a second driver out."""
+"""Where a study lies: its folder, the files in it, and the stores it has resolved."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import psutil
 
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
 from dmr.studies.storage.locations import in_ray_job
 from dmr.studies.storage.store_passwords import mask_password, with_password
+from dmr.studies.storage.study_lock import StudyLock
 from dmr.studies.yaml_io import read_yaml
 
 StageName = Literal["search", "confirm"]
@@ -147,81 +143,9 @@ class StudyFolder:
     def remember_seconds(self, seconds: float) -> None:
         write_text(self.path / "seconds", f"{seconds:.1f}")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study; the lock dies with the process.
-
-        Raises:
-            StudyError: another driver holds it.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StudyError(f"{self.path}: cannot be written: {error.strerror}") from None
-        try:
-            if not _try_lock(descriptor):
-                holder = os.read(descriptor, 64).decode(errors="replace").split(" ")[0]
-                raise StudyError(
-                    f"{self.path}: study {self.name!r} is running in process {holder}; `dmr stop {self.name}` stops it"
-                )
-            os.ftruncate(descriptor, 0)
-            self.end_leftovers()
-            os.pwrite(descriptor, f"{os.getpid()} {psutil.Process().create_time()}".encode(), 0)
-            yield
-            self._processes.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-
-    def remember_processes(self) -> None:
-        """Note what this driver has started on this machine, for the case that it is killed."""
-        found = []
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                found.append((child.pid, child.create_time()))
-        write_text(self._processes, json.dumps(found))
-
-    def end_leftovers(self) -> None:
-        """Kill what a dead driver left running on this machine: processes known by their number and time of birth."""
-        try:
-            remembered = json.loads(self._processes.read_text())
-        except (OSError, ValueError):
-            return
-        for number, born in remembered:
-            with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(number)
-                if process.create_time() == born:
-                    process.kill()
-        self._processes.unlink(missing_ok=True)
-
     @property
-    def _processes(self) -> Path:
-        return self.path / "processes.json"
-
-    def driver(self) -> int | None:
-        """The process that runs the study now, None where none does."""
-        try:
-            with open(self.path / "lock", "rb") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
-                    number, _, born = lock.read().decode().partition(" ")
-                    return int(number) if psutil.Process(int(number)).create_time() == float(born) else None
-        except (OSError, ValueError, psutil.NoSuchProcess):
-            return None
-        return None
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Tries for half a second: somebody who only asks who holds the lock holds it for an instant."""
-    for _ in range(10):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return True
-    return False
+    def lock(self) -> StudyLock:
+        return StudyLock(self.path)
 
 
 def resolve_store_uris(folder: StudyFolder) -> StoreUris:

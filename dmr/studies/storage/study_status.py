@@ -18,13 +18,14 @@ from dmr.studies.storage.study_folder import StudyFolder
 
 
 def list_lines(storage: Path) -> list[str]:
-    """A line a study."""
+    """A line per study. What a dead driver left running on this machine is ended on the way."""
     folders = sorted(entry for entry in storage.iterdir() if NAME.fullmatch(entry.name)) if storage.is_dir() else []
     lines = []
     for entry in folders:
         folder = StudyFolder(storage, entry.name)
         if folder.exists:
             try:
+                _end_leftovers(folder)
                 lines.append(_headline(folder, load_search(folder)))
             except StudyError as error:
                 lines.append(f"{entry.name}: {error}")
@@ -32,12 +33,13 @@ def list_lines(storage: Path) -> list[str]:
 
 
 def status_lines(folder: StudyFolder) -> list[str]:
-    """State, budget, trials by how they ended, and the best one.
+    """State, budget, trials by how they ended, and the best one. What a dead driver left running here is ended.
 
     Raises:
         StudyError: no such study.
     """
     document = folder.document()
+    _end_leftovers(folder)
     study = load_search(folder)
     trials = study.get_trials(deepcopy=False) if study else []
     reasons = Counter(stop_reason_of(trial) for trial in trials)
@@ -64,11 +66,16 @@ def status_lines(folder: StudyFolder) -> list[str]:
     return lines
 
 
+def _end_leftovers(folder: StudyFolder) -> None:
+    if folder.lock.driver() is None:
+        folder.lock.end_leftovers()
+
+
 def _headline(folder: StudyFolder, study: optuna.Study | None) -> str:
     document = folder.document()
     budget = document["budget"]
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) if study else 0
-    driver = folder.driver()
+    driver = folder.lock.driver()
     complete = search_ended(document, study)
     confirmed = ""
     if document.get("confirm") and complete:
@@ -76,7 +83,7 @@ def _headline(folder: StudyFolder, study: optuna.Study | None) -> str:
         done = sum(trial.state.is_finished() for trial in runs)
         confirmed = f", {done} of {len(runs)} confirm runs"
         complete = 0 < len(runs) == done
-    state = f"running (process {driver})" if driver else "complete" if complete else "not running"
+    state = f"running ({driver})" if driver else "complete" if complete else "not running"
     return f"{folder.name}: {state}, {finished} of {budget['trials']} trials{confirmed}"
 
 

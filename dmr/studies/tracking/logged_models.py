@@ -14,16 +14,18 @@ log = logging.getLogger("dmr")
 FORBIDDEN = str.maketrans(dict.fromkeys("/:.%\"'", "-"))  # in a model's name
 
 
-def ship_model(client: Any, experiment: str, run_id: str, record: Record, tag: Mapping[str, str], unsure: bool) -> str:
+def ship_model(
+    client: Any, experiment: str, run_id: str, record: Record, tag: Mapping[str, str], may_exist: bool
+) -> str:
     """Make the model of a journal's record and return its id; what an earlier process did of this is not done again.
 
     Args:
         tag: what it is found by.
-        unsure: it may have been begun before.
+        may_exist: it may have been begun before.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    model = _find(client, experiment, tag) if unsure else None
+    model = _find(client, experiment, tag) if may_exist else None
     begun_before = model is not None
     if model is None:
         model = client.create_logged_model(

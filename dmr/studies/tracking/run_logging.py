@@ -9,15 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from dmr.direction import Direction
 from dmr.files import write_text
+from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.trial_files import BEST, DIAGNOSTICS, SAMPLES
 from dmr.studies.study_file.plan import StudyPlan
-from dmr.studies.tracking.notes import NOTE, run_note
 from dmr.studies.tracking.provenance import git_commit, user_name
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import FAILURES, Tested, TrialOutcome, mlflow_status
 from dmr.training import EpochReport
+
+NOTE = "mlflow.note.content"
 
 
 class TrackedRun(NamedTuple):
@@ -119,3 +124,20 @@ def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names
             pairs = zip(names, values, strict=True)
             writer.writerows((split, metric, name, repr(value)) for name, value in pairs if not math.isnan(value))
     return text.getvalue()
+
+
+def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, ending: TrialOutcome) -> str:
+    """What a training run was, how it ended and, where it has a checkpoint, how robust that is, in markdown."""
+    what = f"`{plan.label(run.point)}`, seed {run.seed}, of study `{plan.study.name}`"
+    if report is None or ending.reason in FAILURES:
+        return f"{what}: {ending.reason}{f': `{ending.message}`' if ending.message else ''}"
+    metric, combinations = plan.main_metric, plan.combinations.names
+    values = np.array(report.best_values["val"][metric], dtype=np.float64)
+    lines = [f"{what}: {ending.reason} after {report.epoch + 1} epochs; checkpoint of epoch {report.best_epoch}."]
+    if not np.isnan(values).all():
+        worst = int(np.nanargmin(values) if METRICS[metric].direction is Direction.MAX else np.nanargmax(values))
+        lines.append(
+            f"{metric} on val: mean over combinations {np.nanmean(values):.4f}, "
+            f"worst {values[worst]:.4f} (`{combinations[worst]}`), all modalities {values[-1]:.4f}."
+        )
+    return "\n\n".join(lines)

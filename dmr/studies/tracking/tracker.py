@@ -13,25 +13,22 @@ import math
 import os
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from dmr.studies.storage.mlflow_store import KEY_TAG, NOT_OFFERED, open_client
+from dmr.studies.storage.mlflow_store import open_client
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.tracking.journal import Journal, Record
-from dmr.studies.tracking.logged_models import ship_model
+from dmr.studies.tracking.shipment import Shipment, StoreIds
 
 log = logging.getLogger("dmr")
 
-MAX_METRICS, MAX_OTHERS, MAX_PARAM = 1_000, 100, 6_000
+MAX_PARAM = 6_000  # letters of a parameter that MLflow takes
 SHIP_EVERY = 0.5
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
-NEVER_ACCEPTED = "INVALID_PARAMETER_VALUE"
 
 PARENT = "study"  # the key of the study's own run
-T = TypeVar("T")
 
 
 class Tracker:
@@ -45,16 +42,15 @@ class Tracker:
         self._offset_file = journal.with_suffix(".shipped")
         self._groups: set[tuple[str, int, str]] = set()
         self._inputs: set[tuple[str, str]] = set()
-        self._runs: dict[str, str] = {}
-        self._models: dict[str, str] = {}
+        self._ids = StoreIds()
         self._modelled: set[str] = set()
         started = set()
         for record in self.journal.read_all():
             self._remember(record)
             if record["op"] == "start":
                 started.add(record["key"])
-        self._runs_may_exist = started - set(self._runs)
-        self._models_may_exist = self._modelled - set(self._models)
+        self._ids.runs_may_exist = started - set(self._ids.runs)
+        self._ids.models_may_exist = self._modelled - set(self._ids.models)
         self._shipped = self._read_offset()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -126,11 +122,11 @@ class Tracker:
 
     def run_id(self, key: str) -> str | None:
         """The MLflow run's id, once it was created."""
-        return self._runs.get(key)
+        return self._ids.runs.get(key)
 
     def model_id(self, model: str | None) -> str | None:
         """The MLflow model's id, once it was created."""
-        return None if model is None else self._models.get(model)
+        return None if model is None else self._ids.models.get(model)
 
     def history(self) -> Iterator[tuple[str, int, dict[str, float]]]:
         """All metrics recorded so far, in order: key, step, values."""
@@ -178,7 +174,7 @@ class Tracker:
 
     def _remember(self, record: Record) -> None:
         if record["op"] == "run":
-            self._runs[record["key"]] = record["id"]
+            self._ids.runs[record["key"]] = record["id"]
         elif record["op"] == "metrics":
             self._groups.add((record["key"], record["step"], record["group"]))
         elif record["op"] == "input":
@@ -186,7 +182,7 @@ class Tracker:
         elif record["op"] == "model":
             self._modelled.add(record["model"])
         elif record["op"] == "model_id":
-            self._models[record["key"]] = record["id"]
+            self._ids.models[record["key"]] = record["id"]
 
     def _work(self) -> None:
         wait = RETRY_AFTER
@@ -209,47 +205,13 @@ class Tracker:
     def _ship(self) -> None:
         """Ship the next records; the offset moves only when all of them are in MLflow."""
         client = open_client(self._uri)
-        shipment = _Shipment(client, self)
+        shipment = Shipment(client, self.experiment_id, self.journal.id, self._ids, self._append)
         after = self._shipped
         for record, after in self.journal.read(self._shipped):  # noqa: B007
             shipment.take(record)
         shipment.send_all()
         self._shipped = after
         self._write_offset()
-
-    def create_run(self, client: Any, record: Record) -> str:
-        """The run of a start record: found again where an earlier process may have created it, else created."""
-        key = record["key"]
-        tag = f"{self.journal.id}/{key}"
-        run_id = self._find(client, tag) if key in self._runs_may_exist else None
-        if run_id is None:
-            tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
-            if record["parent"] is not None:
-                tags["mlflow.parentRunId"] = self._runs.get(record["parent"], "")
-            self._runs_may_exist.add(key)  # a server may have made it although the call fails
-            run_id = client.create_run(
-                self.experiment_id, start_time=record["t"], tags=tags, run_name=record["name"]
-            ).info.run_id
-        self._append({"op": "run", "key": key, "id": run_id}, durable=True)
-        self._runs[key] = run_id
-        return run_id
-
-    def create_model(self, client: Any, record: Record) -> None:
-        """The model of a record, with its files, as an output of its run; found again where an earlier process may have
-        begun it.
-        """
-        model = record["model"]
-        if model not in self._models:
-            tag = {KEY_TAG: f"{self.journal.id}/{model}"}
-            unsure = model in self._models_may_exist
-            self._models_may_exist.add(model)  # a server may have made it although a call fails
-            run_id = self._runs[record["key"]]
-            model_id = ship_model(client, self.experiment_id, run_id, record, tag, unsure)
-            self._append({"op": "model_id", "key": model, "id": model_id})
-
-    def _find(self, client: Any, tag: str) -> str | None:
-        found = client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{tag}'", max_results=1)
-        return str(found[0].info.run_id) if found else None
 
     def _read_offset(self) -> int:
         try:
@@ -269,84 +231,3 @@ class Tracker:
 def _texts(params: Mapping[str, Any]) -> dict[str, str]:
     """Parameters as MLflow takes them."""
     return {name: str(value)[:MAX_PARAM] for name, value in params.items()}
-
-
-class _Shipment:
-    """Some records on their way: metrics and tags of a run are gathered until something else happens to the run."""
-
-    def __init__(self, client: Any, tracker: Tracker) -> None:
-        self.client, self.tracker = client, tracker
-        self.metrics: dict[str, list[Any]] = defaultdict(list)
-        self.tags: dict[str, list[Any]] = defaultdict(list)
-
-    def take(self, record: Record) -> None:
-        from mlflow.entities import Metric, RunTag
-
-        op, key = record["op"], record.get("key", "")
-        if op == "metrics":
-            model_id = self.tracker.model_id(record.get("model"))
-            values, at = record["values"].items(), (record["t"], record["step"], model_id)
-            self.metrics[key] += [Metric(name, value, *at) for name, value in values]
-        elif op == "tags":
-            self.tags[key] += [RunTag(name, value) for name, value in record["tags"].items()]
-        elif op in ("start", "input", "model", "artifact", "end"):
-            self.send(key)
-            getattr(self, f"_{op}")(key, record)
-
-    def send_all(self) -> None:
-        for key in {*self.metrics, *self.tags}:
-            self.send(key)
-
-    def send(self, key: str) -> None:
-        """Send what is gathered for a run."""
-        run_id = self.tracker.run_id(key)
-        metrics, tags = self.metrics.pop(key, []), self.tags.pop(key, [])
-        while metrics or tags:
-            self._call(self.client.log_batch, run_id, metrics=metrics[:MAX_METRICS], tags=tags[:MAX_OTHERS])
-            metrics, tags = metrics[MAX_METRICS:], tags[MAX_OTHERS:]
-
-    def _start(self, key: str, record: Record) -> None:
-        from mlflow.entities import Param
-
-        run_id = self.tracker.run_id(key)
-        if run_id is not None:
-            self._call(self.client.update_run, run_id, status="RUNNING")
-        else:
-            run_id = self.tracker.create_run(self.client, record)
-        params = [Param(name, value) for name, value in record["params"].items()]
-        for start in range(0, len(params), MAX_OTHERS):
-            self._call(self.client.log_batch, run_id, params=params[start : start + MAX_OTHERS])
-
-    def _input(self, key: str, record: Record) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-
-        inputs = []
-        for fields in record["datasets"]:
-            own = {name: value for name, value in fields.items() if name != "context"}
-            inputs.append(DatasetInput(Dataset(**own), [InputTag(MLFLOW_DATASET_CONTEXT, fields["context"])]))
-        self._call(self.client.log_inputs, self.tracker.run_id(key), inputs, may_lack=True)
-
-    def _model(self, key: str, record: Record) -> None:
-        self._call(self.tracker.create_model, self.client, record, may_lack=True)
-
-    def _artifact(self, key: str, record: Record) -> None:
-        if not Path(record["path"]).is_file():
-            log.info("%s is gone and was not logged to MLflow", record["path"])
-            return
-        self._call(self.client.log_artifact, self.tracker.run_id(key), record["path"])
-
-    def _end(self, key: str, record: Record) -> None:
-        self._call(self.client.set_terminated, self.tracker.run_id(key), status=record["status"], end_time=record["t"])
-
-    def _call(self, function: Callable[..., T], *args: Any, may_lack: bool = False, **kwargs: Any) -> T | None:
-        """Call MLflow; what it will never accept, or an older server `may_lack`, is left out with a line in the log."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return function(*args, **kwargs)
-        except MlflowException as error:
-            if error.error_code != NEVER_ACCEPTED and not (may_lack and error.error_code == NOT_OFFERED):
-                raise
-            log.warning("MLflow did not accept a record: %s", first_line(error))
-            return None

@@ -23,7 +23,7 @@ from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
-from dmr.studies.tracking.notes import NOTE
+from dmr.studies.tracking.run_logging import NOTE
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.workers.checkpoint_reporter import FolderReporter

@@ -24,8 +24,7 @@ from dmr.evaluation import evaluate
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan, make_plan
-from dmr.studies.trained_models.export import save_model
-from dmr.studies.trained_models.exporting import export_run
+from dmr.studies.trained_models.export import export_run, save_model
 from dmr.studies.trained_models.find_run import TrainedRun
 from dmr.studies.trained_models.prediction_files import ClassPredictions
 from dmr.training import build_network
