@@ -5,5 +5,6 @@ from __future__ import annotations
 import re
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+DEFAULTS = "defaults"  # the configuration, and the entry of `first`, with the file's own values
 CONFIRM = "confirm"  # Optuna's study of the confirmation is NAME/confirm: no study can have that name
 WANTED = "wanted"  # the attribute of that study with the runs that are wanted now, `METHOD/TRIAL/SEED`

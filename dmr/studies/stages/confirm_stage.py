@@ -14,14 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
-from dmr.studies.names import CONFIRM, WANTED
+from dmr.studies.names import CONFIRM, DEFAULTS, WANTED
 from dmr.studies.search.ranking import best_first, front, ranked
 from dmr.studies.search.schedulers import StudyScheduler, make_scheduler
 from dmr.studies.stages.search_stage import Ledger
 from dmr.studies.stages.stage import PARENT, Begun, Bookkeeping
 from dmr.studies.storage.study_folder import Stage
-from dmr.studies.study_file.cross_checks import DEFAULTS
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.dataset_inputs import tested_inputs
 from dmr.without_modalities import value_without_modalities
 
 NO_TRIAL = -1
@@ -100,7 +100,7 @@ class Confirmation(Bookkeeping):
         """Let Optuna have a waiting trial for each run; what an earlier choice had and this one has not stays, and is
         called `earlier`.
         """
-        self.tracker.inputs(PARENT, self.plan.tested_inputs)
+        self.tracker.inputs(PARENT, tested_inputs(self.plan))
         before = self.study.user_attrs.get(WANTED, {})
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:

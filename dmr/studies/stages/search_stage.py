@@ -12,13 +12,14 @@ from optuna.trial import FrozenTrial
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
+from dmr.studies.names import DEFAULTS
 from dmr.studies.search.ranking import Keeper, ranked, ranked_values
 from dmr.studies.search.samplers import Proposer
 from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler, make_scheduler
 from dmr.studies.stages.stage import PARENT, Begun, Bookkeeping, TrialRecord
 from dmr.studies.storage.study_folder import Stage, StudyFolder
-from dmr.studies.study_file.cross_checks import DEFAULTS
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.run_logging import stage_tags, versions
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import ENDED, StopReason
@@ -171,5 +172,5 @@ class Ledger(Bookkeeping):
                 "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
             },
         )
-        self.tracker.inputs(PARENT, self.plan.searched_inputs)
+        self.tracker.inputs(PARENT, searched_inputs(self.plan))
         self.tracker.artifact(PARENT, self.folder.study_file)

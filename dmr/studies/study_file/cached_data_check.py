@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dmr.data.arrays import check_values
 from dmr.data.dataset import MultimodalDataset
-from dmr.studies.storage.study_folder import write_text
+from dmr.files import write_text
 
 log = logging.getLogger("dmr")
 

@@ -1,4 +1,4 @@
-"""Whether the parts of a search fit the file and the data, and which points are run first."""
+"""Whether the blocks of a search fit the rest of the file and the data."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from dmr.combinations import deployment_weights, evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import find_method
 from dmr.studies.errors import StudyError
-from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, flat_values, methods_met, values_met, with_point
+from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, methods_met, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, fitting_encoders
 from dmr.studies.study_file.schema import StudyFile, method_mistake, validate_study
 from dmr.studies.study_file.search_blocks import Part
 from dmr.studies.study_file.search_space import MAX_ENUMERATED, Parameter, Space
 
 DEFAULT_GRACE_EPOCHS = 8
-DEFAULTS = "defaults"
 NOT_SEARCHED = f"no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}"
 
 
@@ -142,64 +141,6 @@ def check_sampler(study: StudyFile, part: Part, where: str) -> None:
             raise StudyError(f"{where}: sampler: grid has no conditions; {at} has `when`")
     if part.space.points() is None:
         raise StudyError(f"{where}: sampler: grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
-
-
-def first_points(
-    entries: list[Any], parts: tuple[Part, ...], owns: list[dict[str, Any]], where: str
-) -> tuple[dict[str, Any], ...]:
-    """The points to run first, each entry once in every part, in the order of the trials.
-
-    Raises:
-        StudyError: a point that does not fit its space, or comes twice in one block but not in another.
-    """
-    rows: list[list[dict[str, Any]]] = []
-    for n, entry in enumerate(entries):
-        row = [first_point(entry, f"first[{n}]", part, own, where) for part, own in zip(parts, owns, strict=True)]
-        known = [point in column for point, column in zip(row, zip(*rows, strict=True), strict=False)]
-        if not any(known):
-            rows.append(row)
-        elif not all(known):
-            label = parts[known.index(True)].label
-            raise StudyError(f"{where}: first[{n}]: in block {label} it is a point that comes before")
-    return tuple(point for row in rows for point in row)
-
-
-def first_point(entry: Any, name: str, part: Part, own: dict[str, Any], where: str) -> dict[str, Any]:
-    """A point to run first; keys it does not name have the file's own values.
-
-    Raises:
-        StudyError: it does not fit the part's space.
-    """
-    space = part.space
-    at = f"{where}: {name}" if part.label is None else f"{where}: {name}, block {part.label}"
-    given = {} if entry == DEFAULTS else entry
-    if not isinstance(given, dict):
-        raise StudyError(
-            f"{where}: {name}: got {entry!r}; allowed: {DEFAULTS}, or a mapping of searched keys to values"
-        )
-    unknown = sorted(str(key) for key in given if key not in space.keys)
-    if unknown:
-        raise StudyError(f"{at}: {unknown[0]} is not searched; searched are {', '.join(space.keys) or 'none'}")
-    for parameter in space.parameters:
-        if parameter.key in given and not parameter.contains(given[parameter.key]):
-            value = given[parameter.key]
-            raise StudyError(f"{at}: {parameter.key}: got {value!r}, outside its {parameter.text()}")
-    values = flat_values(with_point(own, given))
-    point: dict[str, Any] = {}
-    for parameter in space.parameters:
-        if not parameter.active(point):
-            continue
-        value = given.get(parameter.key, values.get(parameter.key))
-        if not parameter.contains(value):
-            raise StudyError(
-                f"{at}: {parameter.key}: the file's own value is {value!r}, outside its {parameter.text()}; "
-                "change one of them, or what is in `first`"
-            )
-        point[parameter.key] = parameter.canonical(value)
-    inactive = sorted(set(given) - set(point))
-    if inactive:
-        raise StudyError(f"{at}: {inactive[0]} is not searched there: its `when` does not hold")
-    return part.whole(point)
 
 
 def grace_epochs(study: StudyFile, parts: tuple[Part, ...], owns: list[dict[str, Any]], where: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,22 @@ from dmr.methods import find_method
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.studies.errors import StudyError
+from dmr.studies.names import DEFAULTS
 from dmr.studies.study_file.cached_data_check import check_once
 from dmr.studies.study_file.cross_checks import (
-    DEFAULTS,
     check_complete,
     check_data,
     check_deployment,
     check_part,
     check_sampler,
-    first_point,
-    first_points,
     grace_epochs,
 )
 from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
+from dmr.studies.study_file.first_points import first_point, first_points
 from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile, validate_study
 from dmr.studies.study_file.search_blocks import BLOCK, Part, joined_space, parse_parts
 from dmr.studies.study_file.search_space import Space
-from dmr.studies.tracking.dataset_inputs import dataset_inputs
 from dmr.studies.yaml_io import parse_yaml, read_yaml
 from dmr.training import RunSettings
 
@@ -71,16 +68,6 @@ class StudyPlan:
         """The most epochs a trial can have."""
         owns = [(with_point(self.document, part.fixed), part.space) for part in self.parts]
         return int(max(max(values_met(own, space, "train.epochs")) for own, space in owns))
-
-    @cached_property
-    def searched_inputs(self) -> list[dict[str, str]]:
-        """What MLflow is told of the splits a search reads."""
-        return dataset_inputs(self.dataset, self.document["dataset"], ("train", "val"))
-
-    @cached_property
-    def tested_inputs(self) -> list[dict[str, str]]:
-        """The same of what a confirmation reads."""
-        return self.searched_inputs + dataset_inputs(self.dataset, self.document["dataset"], ("test",))
 
     def part(self, point: Mapping[str, Any]) -> Part:
         """The part of the search a point belongs to."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import write_text
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.dataset_inputs import searched_inputs, tested_inputs
 from dmr.studies.tracking.notes import NOTE, run_note
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import FAILURES, Ending, mlflow_status
@@ -75,7 +76,7 @@ def start_run(tracker: Tracker, plan: StudyPlan, run: TrackedRun, parent: str | 
     params = plan.parameters(run.point, run.seed)
     tags = stage_tags(plan, run.stage) | run.own_tags(plan)
     tracker.start(run.key, name=run.name, parent=parent, tags=tags, params=params)
-    tracker.inputs(run.key, plan.tested_inputs if run.stage == "confirm" else plan.searched_inputs)
+    tracker.inputs(run.key, tested_inputs(plan) if run.stage == "confirm" else searched_inputs(plan))
 
 
 def end_run(
