@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dmr.studies.cli.app import StorageOption, command, people
-from dmr.studies.cli.reading_commands import load_results
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     """
     from dmr.analysis.comparison.comparison import compare
     from dmr.analysis.results.artifacts import samples_reader
+    from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
 
     folders = [StudyFolder(resolve_storage(storage), name) for name in names]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
-from dmr.studies.driver.run_study import Finish
+from dmr.studies.driver.run_study import Finish, unsent_line
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.search_blocks import BLOCK
@@ -100,11 +100,6 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: C
         tell(f"report: {folder.report}")
     tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
     return code
-
-
-def unsent_line(problem: str, folder: StudyFolder) -> str:
-    """What there is to say where MLflow could not be told everything."""
-    return f"MLflow: {problem}: what it has not got is in {folder.journal}"
 
 
 def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:

@@ -353,3 +353,8 @@ def logging_to(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         root.removeHandler(handler)
         handler.close()
+
+
+def unsent_line(problem: str, folder: StudyFolder) -> str:
+    """What there is to say where MLflow could not be told everything."""
+    return f"MLflow: {problem}: what it has not got is in {folder.journal}"

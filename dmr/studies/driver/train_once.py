@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dmr.studies.cli.study_screens import unsent_line
 from dmr.studies.driver.progress_display import engine_noise_to
 from dmr.studies.driver.ray_cluster import check_fits, local_need
-from dmr.studies.driver.run_study import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places
+from dmr.studies.driver.run_study import CLOSE_SECONDS, logging_to, open_mlflow, resolve_places, unsent_line
 from dmr.studies.storage.study_folder import StudyFolder, write_text
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.run_logging import TrackedRun, end_run, start_run
