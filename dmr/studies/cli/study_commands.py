@@ -41,7 +41,9 @@ def run(
     """Run a study: search, a table and a heatmap, and `confirm` if the file says so. Run again, it goes on."""
     from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
     from dmr.studies.study_file.plan import load_plan
+    from dmr.studies.study_file.ready_studies import find_study_file
 
+    study = find_study_file(study)
     plan = load_plan(study, overrides or [], trials, name)
     folder = StudyFolder(resolve_storage(storage), plan.study.name)
     if dry_run:
@@ -97,9 +99,26 @@ def train(
     from dmr.studies.driver.train_once import train_once
     from dmr.studies.storage.study_folder import resolve_storage
     from dmr.studies.study_file.plan import load_plan
+    from dmr.studies.study_file.ready_studies import find_study_file
 
-    plan = load_plan(study, ["search={}", "first=[]", *(overrides or [])], None, name)
+    plan = load_plan(find_study_file(study), ["search={}", "first=[]", *(overrides or [])], None, name)
     return train_once(plan, resolve_storage(storage), people())
+
+
+@command("studies")
+def studies(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one's study file.")] = None,
+) -> None:
+    """The ready studies that come with DMR and what each is for, or the file of one, to begin from."""
+    from dmr.studies.study_file.ready_studies import purpose, ready_studies, ready_study
+
+    if name is not None:
+        sys.stdout.write(ready_study(name).read_text(encoding="utf-8"))
+        return
+    ready = ready_studies()
+    width = max(map(len, ready), default=0)
+    for title, file in ready.items():
+        typer.echo(f"{title:{width}}  {purpose(file)}")
 
 
 @command("list")
