@@ -19,16 +19,23 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("dmr", "studies", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 PLOTS = "def drawn():\n    return 'mine'\n"
 METHOD = """
+from dataclasses import dataclass
+
 from analysis.plots import drawn
 from analysis.results import mine
-from dmr.methods.dropout import Dropout
+from dmr.methods.dropout import Dropout, DropoutSettings
 from studies.schema import own
 
 assert (drawn(), mine, own) == ("mine", 1, 2)
 
 
-class Mine(Dropout):
+@dataclass(frozen=True)
+class MineSettings(DropoutSettings):
     pass
+
+
+class Mine(Dropout):
+    Settings = MineSettings
 """
 
 

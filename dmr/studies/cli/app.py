@@ -86,7 +86,7 @@ def check_working_directory(folder: Path) -> None:
             raise StudyError(f"{file}: hides the package dmr from the processes that train; rename it")
 
 
-def people() -> Console:
+def stderr_console() -> Console:
     """Standard error, for people's eyes."""
     from rich.console import Console
 

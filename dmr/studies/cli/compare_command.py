@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmr.studies.cli.app import StorageOption, command, people
+from dmr.studies.cli.app import StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def compare(
     comparison = compare_studies(names, storage, reference)
     show_comparison(comparison)
     for note in comparison.notes:
-        people().print(f"- {note}", markup=False, soft_wrap=True)
+        stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
         for path in (*write_comparison(comparison, output), *draw_comparison(comparison, output)):
             typer.echo(path)

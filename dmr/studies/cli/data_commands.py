@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dmr.studies.cli.app import command, data, people
+from dmr.studies.cli.app import command, data, stderr_console
 
 
 @command("prepare", data)
@@ -16,7 +16,7 @@ def prepare(
     source: Annotated[Path, typer.Option(metavar="DIR", help="Where the original release lies.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; else one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; else one per core.")] = None,
     split: Annotated[
         Literal["published", "actor"], typer.Option(help="For crema_d: no actor in two splits, or the published lists.")
     ] = "published",
@@ -24,7 +24,7 @@ def prepare(
     """Write crema_d, kinetics_sounds, casia_surf or nyuv2 as arrays. Run again, it goes on where it was interrupted."""
     from dmr.studies.cli.data_prepare import prepare_set
 
-    return prepare_set(name, source, out, split, workers, skip_bad, people())
+    return prepare_set(name, source, out, split, workers, skip_bad, stderr_console())
 
 
 @command("check", data)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dmr.studies.cli.app import NameArgument, StorageOption, command, people
+from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
 
 
@@ -100,7 +100,7 @@ def figures(
         search, confirm, comparison, lambda run, path: read_artifact(client, run, path)
     ):
         if isinstance(figure, str):
-            people().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
+            stderr_console().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
         else:
             typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
 

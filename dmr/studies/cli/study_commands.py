@@ -19,7 +19,7 @@ from dmr.studies.cli.app import (
     StudyFileArgument,
     TrialsOption,
     command,
-    people,
+    stderr_console,
 )
 from dmr.studies.errors import StudyError
 
@@ -102,7 +102,7 @@ def train(
     from dmr.studies.study_file.ready_studies import find_study_file
 
     plan = load_plan(find_study_file(study), ["search={}", "first=[]", *(overrides or [])], None, name)
-    return train_once(plan, resolve_storage(storage), people())
+    return train_once(plan, resolve_storage(storage), stderr_console())
 
 
 @command("studies")
@@ -193,7 +193,7 @@ def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:
     """A study that exists may be run again with another budget or other resources, but not with other trials.
 
     Raises:
-        StudyError: a line a changed key.
+        StudyError: a line per changed key.
     """
     from dmr.studies.study_file.changed_keys import changed_keys
     from dmr.studies.study_file.plan import make_plan
@@ -215,7 +215,7 @@ def _run(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
     from dmr.studies.cli.study_screens import show_summary
     from dmr.studies.driver.run_study import run_study
 
-    return show_summary(plan, folder, run_study(plan, folder, address), people())
+    return show_summary(plan, folder, run_study(plan, folder, address), stderr_console())
 
 
 def _show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:

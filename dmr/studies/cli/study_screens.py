@@ -34,12 +34,12 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(to_yaml(plan.document).rstrip())
     out.print("\nsearch space:")
-    for part in plan.parts:
-        if part.label is not None:
-            out.print(f"  block {part.label}: {', '.join(f'{key} is {v}' for key, v in part.fixed.items())}")
-        for parameter in part.space.parameters:
+    for block in plan.blocks:
+        if block.label is not None:
+            out.print(f"  block {block.label}: {', '.join(f'{key} is {v}' for key, v in block.fixed.items())}")
+        for parameter in block.space.parameters:
             out.print(f"  {parameter.key}: {parameter.text()}")
-        if not part.space.parameters:
+        if not block.space.parameters:
             out.print("  nothing is searched")
     dataset, combinations = plan.dataset, plan.combinations
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
@@ -54,12 +54,12 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out.print(f"resources: {need.text()}; {concurrent} at a time")
 
 
-def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, people: Console) -> int:
+def show_summary(plan: StudyPlan, folder: StudyFolder, finish: Finish, console: Console) -> int:
     """The best trials on standard output, where to look further on standard error; returns the exit code."""
     name = plan.study.name
 
     def tell(text: str) -> None:
-        people.print(text, markup=False, soft_wrap=True)
+        console.print(text, markup=False, soft_wrap=True)
 
     if finish.unsent:
         tell(f"{unsent_line(finish.unsent, folder)}; `dmr resume {name}` sends it")

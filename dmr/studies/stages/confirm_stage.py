@@ -60,7 +60,7 @@ def choose_configurations(ledger: Ledger) -> list[Configuration]:
     """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
     plan, trials = ledger.plan, ledger.study.get_trials(deepcopy=False)
     chosen = []
-    for part in plan.parts:
+    for part in plan.blocks:
         own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
         names = {number: f"best {rank}" for rank, number in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}

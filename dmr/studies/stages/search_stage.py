@@ -46,9 +46,9 @@ class Ledger(Bookkeeping):
         super().__init__(plan, storage, tracker, folder, plan.study.name, known)
         self.exhausted = False
         budget = plan.study.budget.trials
-        self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, budget)
+        self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.blocks, budget)
         self.keeper = Keeper(plan.study.checkpoints.keep)
-        self.own_values = [plan.defaults(part) for part in plan.parts]
+        self.own_values = [plan.defaults(part) for part in plan.blocks]
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, trial.user_attrs.get("stop_reason", "error"), trial.user_attrs.get("best"))

@@ -13,51 +13,51 @@ from dmr.studies.errors import StudyError
 from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, methods_met, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, fitting_encoders
 from dmr.studies.study_file.schema import StudyFile, method_mistake, validate_study
-from dmr.studies.study_file.search_blocks import Part
+from dmr.studies.study_file.search_blocks import SearchBlock
 from dmr.studies.study_file.search_space import MAX_ENUMERATED, Parameter, Space
 
 DEFAULT_GRACE_EPOCHS = 8
 NOT_SEARCHED = f"no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}"
 
 
-def check_part(document: dict[str, Any], part: Part, where: str) -> dict[str, Any]:
+def check_block(document: dict[str, Any], block: SearchBlock, where: str) -> dict[str, Any]:
     """Every key exists, for every method it can meet, and its values (the ends of its range) are values it may have.
 
     Returns:
-        The document with the part's fixed keys in place.
+        The document with the block's fixed keys in place.
 
     Raises:
-        StudyError: a line a mistake.
+        StudyError: a line per mistake.
     """
-    mistakes = list(_fixed_mistakes(document, part, where))
+    mistakes = list(_fixed_mistakes(document, block, where))
     if mistakes:
         raise StudyError(*mistakes)
-    own = with_point(document, part.fixed)
-    for parameter in part.space.parameters:
-        found = _parameter_mistake(own, parameter, part.space)
+    own = with_point(document, block.fixed)
+    for parameter in block.space.parameters:
+        found = _parameter_mistake(own, parameter, block.space)
         if found:
-            mistakes.append(f"{where}: {part.at}.{parameter.key}: {found}")
+            mistakes.append(f"{where}: {block.at}.{parameter.key}: {found}")
     if mistakes:
         raise StudyError(*mistakes)
     return own
 
 
-def _fixed_mistakes(document: dict[str, Any], part: Part, where: str) -> Iterator[str]:
-    if not part.fixed:
+def _fixed_mistakes(document: dict[str, Any], block: SearchBlock, where: str) -> Iterator[str]:
+    if not block.fixed:
         return
-    outside = [key for key in part.fixed if key.split(".")[0] not in SEARCHED_SECTIONS or "." not in key]
+    outside = [key for key in block.fixed if key.split(".")[0] not in SEARCHED_SECTIONS or "." not in key]
     if outside:
-        yield from (f"{where}: {part.at}.{key}: {NOT_SEARCHED}" for key in outside)
+        yield from (f"{where}: {block.at}.{key}: {NOT_SEARCHED}" for key in outside)
         return
-    method = part.fixed.get("model.method", document["model"]["method"])
+    method = block.fixed.get("model.method", document["model"]["method"])
     found = method_mistake(method)
     if found:
-        yield f"{where}: {part.at}.model.method: {found}"
+        yield f"{where}: {block.at}.model.method: {found}"
         return
     try:
-        validate_study(with_point(document, part.fixed), "")
+        validate_study(with_point(document, block.fixed), "")
     except StudyError as error:
-        yield from (f"{where}: {part.at}.{line.removeprefix(': ')}" for line in error.lines)
+        yield from (f"{where}: {block.at}.{line.removeprefix(': ')}" for line in error.lines)
 
 
 def _parameter_mistake(document: dict[str, Any], parameter: Parameter, space: Space) -> str | None:
@@ -87,23 +87,23 @@ def _mistake_with(document: dict[str, Any], key: str, value: Any, methods: list[
     return None
 
 
-def check_data(own: dict[str, Any], part: Part, dataset: MultimodalDataset, where: str) -> None:
-    """A part's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
+def check_data(own: dict[str, Any], block: SearchBlock, dataset: MultimodalDataset, where: str) -> None:
+    """A block's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
 
     Raises:
         StudyError: one does not.
     """
-    if dataset.task != "classification" and any(values_met(own, part.space, "train.class_balanced")):
+    if dataset.task != "classification" and any(values_met(own, block.space, "train.class_balanced")):
         raise StudyError(
             f"{where}: train.class_balanced: a sample of {dataset.task} has no single class; allowed: false"
         )
-    if part.fixed:
-        fitting_encoders(own["model"]["encoder"], dataset, f"{where}: {part.at}")
-    for parameter in part.space.parameters:
+    if block.fixed:
+        fitting_encoders(own["model"]["encoder"], dataset, f"{where}: {block.at}")
+    for parameter in block.space.parameters:
         if parameter.key.startswith("model.encoder") and parameter.kind == "choice":
             for value in parameter.values:
                 changed = with_point(own, {parameter.key: value})
-                choose_encoders(changed["model"]["encoder"], dataset, f"{where}: {part.at}.{parameter.key}")
+                choose_encoders(changed["model"]["encoder"], dataset, f"{where}: {block.at}.{parameter.key}")
 
 
 def check_complete(study: StudyFile, dataset: MultimodalDataset, where: str) -> None:
@@ -127,29 +127,29 @@ def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset, 
             raise StudyError(f"{where}: deployment: {error}") from None
 
 
-def check_sampler(study: StudyFile, part: Part, where: str) -> None:
+def check_sampler(study: StudyFile, block: SearchBlock, where: str) -> None:
     """Raises:
-    StudyError: the sampler is `grid` and the part's space does not end.
+    StudyError: the sampler is `grid` and the block's space does not end.
     """
     if study.sampler != "grid":
         return
-    for parameter in part.space.parameters:
-        at = f"{part.at}.{parameter.key}"
+    for parameter in block.space.parameters:
+        at = f"{block.at}.{parameter.key}"
         if parameter.grid() is None:
             raise StudyError(f"{where}: sampler: grid needs a finite space; {at} is {parameter.text()}")
         if parameter.when:
             raise StudyError(f"{where}: sampler: grid has no conditions; {at} has `when`")
-    if part.space.points() is None:
+    if block.space.points() is None:
         raise StudyError(f"{where}: sampler: grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
 
 
-def grace_epochs(study: StudyFile, parts: tuple[Part, ...], owns: list[dict[str, Any]], where: str) -> int:
+def grace_epochs(study: StudyFile, blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]], where: str) -> int:
     """Epochs a scheduler leaves every trial: at least the longest warm-up of a method in the space, and 2 more.
 
     Raises:
         StudyError: the file says fewer.
     """
-    longest = max(_longest_warmup(own, part.space) for part, own in zip(parts, owns, strict=True))
+    longest = max(_longest_warmup(own, block.space) for block, own in zip(blocks, owns, strict=True))
     needed = longest + 2 if longest else 1
     given = study.scheduler.grace_epochs
     if given is not None and given < needed and study.scheduler.name != "none":

@@ -7,37 +7,37 @@ from typing import Any
 from dmr.studies.errors import StudyError
 from dmr.studies.names import DEFAULTS
 from dmr.studies.study_file.dotted_keys import flat_values, with_point
-from dmr.studies.study_file.search_blocks import Part
+from dmr.studies.study_file.search_blocks import SearchBlock
 
 
 def first_points(
-    entries: list[Any], parts: tuple[Part, ...], owns: list[dict[str, Any]], where: str
+    entries: list[Any], blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]], where: str
 ) -> tuple[dict[str, Any], ...]:
-    """The points to run first, each entry once in every part, in the order of the trials.
+    """The points to run first, each entry once in every block, in the order of the trials.
 
     Raises:
         StudyError: a point that does not fit its space, or comes twice in one block but not in another.
     """
     rows: list[list[dict[str, Any]]] = []
     for n, entry in enumerate(entries):
-        row = [first_point(entry, f"first[{n}]", part, own, where) for part, own in zip(parts, owns, strict=True)]
+        row = [first_point(entry, f"first[{n}]", block, own, where) for block, own in zip(blocks, owns, strict=True)]
         known = [point in column for point, column in zip(row, zip(*rows, strict=True), strict=False)]
         if not any(known):
             rows.append(row)
         elif not all(known):
-            label = parts[known.index(True)].label
+            label = blocks[known.index(True)].label
             raise StudyError(f"{where}: first[{n}]: in block {label} it is a point that comes before")
     return tuple(point for row in rows for point in row)
 
 
-def first_point(entry: Any, name: str, part: Part, own: dict[str, Any], where: str) -> dict[str, Any]:
+def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any], where: str) -> dict[str, Any]:
     """A point to run first; keys it does not name have the file's own values.
 
     Raises:
-        StudyError: it does not fit the part's space.
+        StudyError: it does not fit the block's space.
     """
-    space = part.space
-    at = f"{where}: {name}" if part.label is None else f"{where}: {name}, block {part.label}"
+    space = block.space
+    at = f"{where}: {name}" if block.label is None else f"{where}: {name}, block {block.label}"
     given = {} if entry == DEFAULTS else entry
     if not isinstance(given, dict):
         raise StudyError(
@@ -65,4 +65,4 @@ def first_point(entry: Any, name: str, part: Part, own: dict[str, Any], where: s
     inactive = sorted(set(given) - set(point))
     if inactive:
         raise StudyError(f"{at}: {inactive[0]} is not searched there: its `when` does not hold")
-    return part.whole(point)
+    return block.whole(point)
