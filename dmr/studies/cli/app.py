@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import dmr
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ app = typer.Typer(
 data = typer.Typer(name="data", help="Data sets: from an original release to arrays.", no_args_is_help=True)
 app.add_typer(data)
 
-StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+StudyFileArgument = Annotated[
+    Path, typer.Argument(metavar="STUDY.yaml", help="The study file, or the name of a ready study.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the file.")]
 StorageOption = Annotated[
@@ -52,6 +55,7 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
+                check_working_directory(Path.cwd())
                 if os.getcwd() not in sys.path:  # where a method or encoder of one's own is found, as `module:Class`
                     sys.path.append(os.getcwd())
                 code = function(*args, **kwargs)
@@ -70,7 +74,19 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
     return register
 
 
-def people() -> Console:
+def check_working_directory(folder: Path) -> None:
+    """Ray puts the working directory first on the path of the processes that train.
+
+    Raises:
+        StudyError: they would import another `dmr` from there than the one that runs here.
+    """
+    running = Path(dmr.__file__).resolve()
+    for file in (folder / "dmr.py", folder / "dmr/__init__.py"):
+        if file.exists() and file.resolve() != running:
+            raise StudyError(f"{file}: hides the package dmr from the processes that train; rename it")
+
+
+def stderr_console() -> Console:
     """Standard error, for people's eyes."""
     from rich.console import Console
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmr.studies.cli.app import StorageOption, command, people
-from dmr.studies.cli.reading_commands import load_results
+from dmr.studies.cli.app import StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def compare(
     comparison = compare_studies(names, storage, reference)
     show_comparison(comparison)
     for note in comparison.notes:
-        people().print(f"- {note}", markup=False, soft_wrap=True)
+        stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
         for path in (*write_comparison(comparison, output), *draw_comparison(comparison, output)):
             typer.echo(path)
@@ -51,6 +50,7 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     """
     from dmr.analysis.comparison.comparison import compare
     from dmr.analysis.results.artifacts import samples_reader
+    from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 

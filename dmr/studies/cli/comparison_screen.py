@@ -91,7 +91,7 @@ def _entries_table(comparison: Comparison, title: str, columns: Sequence[Column]
 
 
 def _combinations_table(comparison: Comparison, width: int) -> Table:
-    """A row a combination, a column an entry, as many as the width has room for: the reference, then the best
+    """A row per combination, a column per entry, as many as the width has room for: the reference, then the best
     configurations, then others.
     """
     frame, labels = comparison.by_combination, [entry.label for entry in comparison.entries]

@@ -161,7 +161,7 @@ def _combinations(report: DataReport) -> Table | str:
 
 
 def _description(report: DataReport, width: int) -> Text:
-    """The further keys of dataset.yaml, a line each; modalities that are described alike share theirs."""
+    """The further keys of dataset.yaml, one line per key; modalities that are described alike share theirs."""
     rows = [(key, _line(value)) for key, value in report.description.items() if key != "modalities"]
     alike: dict[str, list[str]] = {}
     for name, keys in report.description.get("modalities", {}).items():

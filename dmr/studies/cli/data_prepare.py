@@ -21,7 +21,7 @@ LINE_SECONDS = 30.0
 
 
 def prepare_set(
-    name: str, source: Path, out: Path, split: str, workers: int | None, skip_bad: bool, people: Console
+    name: str, source: Path, out: Path, split: str, workers: int | None, skip_bad: bool, console: Console
 ) -> int:
     """Write the set and say what is there; returns the exit code.
 
@@ -30,7 +30,7 @@ def prepare_set(
     """
     try:
         release = open_release(name, source, split)
-        with _Progress(people) as progress:
+        with _Progress(console) as progress:
             found = prepare(release, out, workers=workers or cores(), skip_bad=skip_bad, progress=progress.show)
     except DataError as error:
         raise StudyError(str(error)) from None
@@ -38,23 +38,23 @@ def prepare_set(
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
-        people.print("interrupted; the same command goes on from here", soft_wrap=True)
+        console.print("interrupted; the same command goes on from here", soft_wrap=True)
         raise
     for part, count in found.skipped.items():
         if count:
-            people.print(f"{part}: {count} samples are left out, see {out / part / 'skipped.csv'}", soft_wrap=True)
+            console.print(f"{part}: {count} samples are left out, see {out / part / 'skipped.csv'}", soft_wrap=True)
     counts = ", ".join(f"{count} {part}" for part, count in found.samples.items())
     typer.echo(f"{out}: {name} {'is there already' if found.already else 'is ready'}: {counts}")
     return 0
 
 
 class _Progress:
-    """A bar a split on a terminal; elsewhere a line now and then."""
+    """A bar per split on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, people: Console) -> None:
+    def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.people = people
-        self.bars = Progress(*columns, console=people, transient=True, disable=not people.is_terminal)
+        self.console = console
+        self.bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.tasks: dict[str, TaskID] = {}
         self.last = time.monotonic()
 
@@ -66,10 +66,10 @@ class _Progress:
         self.bars.stop()
 
     def show(self, split: str, done: int, total: int) -> None:
-        if self.people.is_terminal:
+        if self.console.is_terminal:
             if split not in self.tasks:
                 self.tasks[split] = self.bars.add_task(split)
             self.bars.update(self.tasks[split], completed=done, total=total)
         elif done == total or time.monotonic() - self.last >= LINE_SECONDS:
             self.last = time.monotonic()
-            self.people.print(f"{split}: {done}/{total}", soft_wrap=True)
+            self.console.print(f"{split}: {done}/{total}", soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from dmr.studies.cli.app import NameArgument, StorageOption, command, people
+from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
 
 
@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Another data folder with the same classes.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A row a sample and combination: .csv, .parquet or .npz.")
+        Path | None, typer.Option(metavar="FILE", help="A row per sample and combination: .csv, .parquet or .npz.")
     ] = None,
     output: Annotated[Literal["text", "csv", "json"], typer.Option("--format", help="The form of the table.")] = "text",
     storage: StorageOption = None,
@@ -56,8 +56,8 @@ def export(
     if run.plan.study.name != name:
         raise StudyError(f"--run {run_id}: a run of study {run.plan.study.name!r}, not of {name!r}")
     export_run(run, out)
-    people().print(f"{run.label} (run {run.run_id})", markup=False, soft_wrap=True)
+    stderr_console().print(f"{run.label} (run {run.run_id})", markup=False, soft_wrap=True)
     typer.echo(out)
     if model is not None:
         version = register(run, out, model, run.folder.store_uris().tracking_uri)
-        people().print(f"models:/{model}/{version}", markup=False, soft_wrap=True)
+        stderr_console().print(f"models:/{model}/{version}", markup=False, soft_wrap=True)

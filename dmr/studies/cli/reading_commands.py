@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from dmr.studies.cli.app import NameArgument, StorageOption, command, people
+from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
-
-if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
 
 
 @command("table")
@@ -26,6 +23,8 @@ def table(
     storage: StorageOption = None,
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
+    from dmr.studies.reporting.stored_results import load_results
+
     results = load_results(name, storage, stage, metrics)
     if output == "csv":
         typer.echo(results.table.to_csv(index=False), nl=False)
@@ -49,6 +48,7 @@ def heatmap(
     """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
     from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, write_heatmap
     from dmr.analysis.results.load_study import stage_of
+    from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
@@ -84,6 +84,7 @@ def figures(
     from dmr.analysis.report.page import compared
     from dmr.analysis.results.artifacts import read_artifact
     from dmr.analysis.results.load_study import stage_of
+    from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
@@ -101,25 +102,31 @@ def figures(
         search, confirm, comparison, lambda run, path: read_artifact(client, run, path)
     ):
         if isinstance(figure, str):
-            people().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
+            stderr_console().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
         else:
             typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
 
 
-def load_results(
-    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
-) -> StudyResults:
-    """A study of a storage, see `dmr.analysis.results.load_study.load_study`.
-
-    Raises:
-        StudyError: there is no such study, or its MLflow store cannot be read.
-    """
-    from dmr.analysis.results.load_study import load_study
+@command("report")
+def report(
+    name: NameArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Else report.html in the study's folder.")
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
+    from dmr.studies.reporting.report_file import write_study_report
     from dmr.studies.reporting.stored_results import stored_runs
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
-    experiment = folder.document()["experiment"]
-    with stored_runs(folder) as uri:
-        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
+    path = output or folder.report
+    folder.document()  # there is such a study
+    if not path.parent.is_dir():
+        raise StudyError(f"{path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise StudyError(f"{path}: is a directory; a file is needed, for example {path / 'report.html'}")
+    with stored_runs(folder):
+        typer.echo(write_study_report(folder, path))

@@ -19,7 +19,7 @@ from dmr.studies.cli.app import (
     StudyFileArgument,
     TrialsOption,
     command,
-    people,
+    stderr_console,
 )
 from dmr.studies.errors import StudyError
 
@@ -42,7 +42,9 @@ def run(
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.study_file.plan import load_plan
+    from dmr.studies.study_file.ready_studies import find_study_file
 
+    study = find_study_file(study)
     plan = load_plan(study, overrides or [], trials, name)
     folder = StudyFolder(resolve_storage(storage), plan.study.name)
     if dry_run:
@@ -101,9 +103,26 @@ def train(
     from dmr.studies.driver.train_once import train_once
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.study_file.plan import load_plan
+    from dmr.studies.study_file.ready_studies import find_study_file
 
-    plan = load_plan(study, ["search={}", "first=[]", *(overrides or [])], None, name)
-    return train_once(plan, resolve_storage(storage), people())
+    plan = load_plan(find_study_file(study), ["search={}", "first=[]", *(overrides or [])], None, name)
+    return train_once(plan, resolve_storage(storage), stderr_console())
+
+
+@command("studies")
+def studies(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one's study file.")] = None,
+) -> None:
+    """The ready studies that come with DMR and what each is for, or the file of one, to begin from."""
+    from dmr.studies.study_file.ready_studies import purpose, ready_studies, ready_study
+
+    if name is not None:
+        sys.stdout.write(ready_study(name).read_text(encoding="utf-8"))
+        return
+    ready = ready_studies()
+    width = max(map(len, ready), default=0)
+    for title, file in ready.items():
+        typer.echo(f"{title:{width}}  {purpose(file)}")
 
 
 @command("list")
@@ -181,7 +200,7 @@ def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:
     """A study that exists may be run again with another budget or other resources, but not with other trials.
 
     Raises:
-        StudyError: a line a changed key.
+        StudyError: a line per changed key.
     """
     from dmr.studies.study_file.changed_keys import changed_keys
     from dmr.studies.study_file.plan import make_plan
@@ -203,7 +222,7 @@ def _run(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
     from dmr.studies.cli.study_screens import show_summary
     from dmr.studies.driver.run_study import run_study
 
-    return show_summary(plan, folder, run_study(plan, folder, address), people())
+    return show_summary(plan, folder, run_study(plan, folder, address), stderr_console())
 
 
 def _show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
-from dmr.studies.driver.run_study import RunResult
+from dmr.studies.driver.run_study import RunResult, unsent_line
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.search_blocks import BLOCK
@@ -34,12 +34,12 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(to_yaml(plan.document).rstrip())
     out.print("\nsearch space:")
-    for part in plan.parts:
-        if part.label is not None:
-            out.print(f"  block {part.label}: {', '.join(f'{key} is {v}' for key, v in part.fixed.items())}")
-        for parameter in part.space.parameters:
+    for block in plan.blocks:
+        if block.label is not None:
+            out.print(f"  block {block.label}: {', '.join(f'{key} is {v}' for key, v in block.fixed.items())}")
+        for parameter in block.space.parameters:
             out.print(f"  {parameter.key}: {parameter.text()}")
-        if not part.space.parameters:
+        if not block.space.parameters:
             out.print("  nothing is searched")
     dataset, combinations = plan.dataset, plan.combinations
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
@@ -54,12 +54,12 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out.print(f"resources: {need.text()}; {concurrent} at a time")
 
 
-def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, people: Console) -> int:
+def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, console: Console) -> int:
     """The best trials on standard output, where to look further on standard error; returns the exit code."""
     name = plan.study.name
 
     def tell(text: str) -> None:
-        people.print(text, markup=False, soft_wrap=True)
+        console.print(text, markup=False, soft_wrap=True)
 
     if finish.tracking_error:
         tell(f"{unsent_line(finish.tracking_error, folder)}; `dmr resume {name}` sends it")
@@ -100,11 +100,6 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, people
         tell(f"report: {folder.report}")
     tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
     return code
-
-
-def unsent_line(problem: str, folder: StudyFolder) -> str:
-    """What there is to say where MLflow could not be told everything."""
-    return f"MLflow: {problem}: what it has not got is in {folder.journal}"
 
 
 def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:

@@ -137,3 +137,8 @@ def _open_confirmation(search: SearchStage) -> ConfirmStage:
                 confirmation.open()
                 return confirmation
         time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def unsent_line(error: str, folder: StudyFolder) -> str:
+    """What there is to say where MLflow could not be told everything."""
+    return f"MLflow: {error}: what it has not got is in {folder.journal}"

@@ -16,10 +16,9 @@ from rich.table import Table
 
 from dmr.direction import Direction
 from dmr.files import write_text
-from dmr.studies.cli.study_screens import unsent_line
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.ray_cluster import check_fits, local_need
-from dmr.studies.driver.run_study import CLOSE_SECONDS
+from dmr.studies.driver.run_study import CLOSE_SECONDS, unsent_line
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder, resolve_store_uris
 from dmr.studies.study_file.plan import StudyPlan

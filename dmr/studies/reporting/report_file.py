@@ -3,39 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
-
-from dmr.studies.cli.app import NameArgument, StorageOption, command
-from dmr.studies.errors import StudyError
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dmr.studies.storage.study_folder import StudyFolder
-
-
-@command("report")
-def report(
-    name: NameArgument,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Else report.html in the study's folder.")
-    ] = None,
-    storage: StorageOption = None,
-) -> None:
-    """One self-contained page: the answer, what was studied, figures, tables, and how to get each number again."""
-    from dmr.studies.reporting.stored_results import stored_runs
-    from dmr.studies.storage.locations import resolve_storage
-    from dmr.studies.storage.study_folder import StudyFolder
-
-    folder = StudyFolder(resolve_storage(storage), name)
-    path = output or folder.report
-    folder.document()  # there is such a study
-    if not path.parent.is_dir():
-        raise StudyError(f"{path}: there is no directory {path.parent}")
-    if path.is_dir():
-        raise StudyError(f"{path}: is a directory; a file is needed, for example {path / 'report.html'}")
-    with stored_runs(folder):
-        typer.echo(write_study_report(folder, path))
 
 
 def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = None) -> Path:

@@ -1,14 +1,20 @@
-"""The MLflow store that a study's runs are in, for commands that read them."""
+"""A study's results and the MLflow store they are in, for commands that read them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from dmr.studies.errors import StudyError
+from dmr.studies.storage.locations import resolve_storage
 from dmr.studies.storage.mlflow_store import TrackingError, check_database, fail_soon
 from dmr.studies.storage.store_passwords import ask_for_password
 from dmr.studies.storage.study_folder import StudyFolder
+
+if TYPE_CHECKING:
+    from dmr.analysis.results.load_study import StudyResults
 
 
 @contextmanager
@@ -27,3 +33,19 @@ def stored_runs(folder: StudyFolder) -> Iterator[str]:
         raise StudyError(str(error)) from None
     except LookupError as error:
         raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
+
+
+def load_results(
+    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
+) -> StudyResults:
+    """A study of a storage, see `dmr.analysis.results.load_study.load_study`.
+
+    Raises:
+        StudyError: there is no such study, or its MLflow store cannot be read.
+    """
+    from dmr.analysis.results.load_study import load_study
+
+    folder = StudyFolder(resolve_storage(storage), name)
+    experiment = folder.document()["experiment"]
+    with stored_runs(folder) as uri:
+        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)

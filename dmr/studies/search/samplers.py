@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler,
 from optuna.trial import FrozenTrial, TrialState
 
 from dmr.seeds import derive_seed
-from dmr.studies.study_file.search_blocks import BLOCK, Part, shares
+from dmr.studies.study_file.search_blocks import BLOCK, SearchBlock, shares
 from dmr.studies.study_file.search_space import Space
 
 TRIES, RANDOM_TRIES = 10, 1_000
@@ -42,10 +42,16 @@ class Proposer:
     """
 
     def __init__(
-        self, study: optuna.Study, space: Space, sampler: str, seed: int, parts: Sequence[Part] = (), budget: int = 0
+        self,
+        study: optuna.Study,
+        space: Space,
+        sampler: str,
+        seed: int,
+        parts: Sequence[SearchBlock] = (),
+        budget: int = 0,
     ) -> None:
         self.study, self.space, self.name, self.seed, self.budget = study, space, sampler, seed, budget
-        self.parts = tuple(parts) or (Part(None, "search", {}, space),)
+        self.parts = tuple(parts) or (SearchBlock(None, "search", {}, space),)
         self.finite = [part.space.points() for part in self.parts]
         self.has_blocks = self.parts[0].label is not None
         self.can_repeat = all(parameter.grid() is not None or parameter.when for parameter in space.parameters)
@@ -113,7 +119,7 @@ class Proposer:
                 return part.whole(proposed[0]), proposed[1] if self.has_blocks else {}
         return None
 
-    def _alone(self, trial: FrozenTrial, part: Part) -> FrozenTrial:
+    def _alone(self, trial: FrozenTrial, part: SearchBlock) -> FrozenTrial:
         """A trial as it would be in a study of its block alone."""
         if part.label is None:
             return trial

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
+from dmr.studies.names import DEFAULTS
 from dmr.studies.search.ranking import best_first, front
 from dmr.studies.search.schedulers import StudyScheduler, make_scheduler
 from dmr.studies.stages.search_stage import SearchStage
@@ -32,8 +33,8 @@ from dmr.studies.storage.optuna_attributes import (
     wanted_runs,
 )
 from dmr.studies.storage.study_folder import StageName
-from dmr.studies.study_file.cross_checks import DEFAULTS
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.dataset_inputs import tested_inputs
 from dmr.studies.tracking.tracker import PARENT
 from dmr.without_modalities import value_without_modalities
 
@@ -60,7 +61,7 @@ def choose_configurations(ledger: SearchStage) -> list[Configuration]:
     """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
     plan, trials = ledger.plan, ledger.study.get_trials(deepcopy=False)
     chosen = []
-    for part in plan.parts:
+    for part in plan.blocks:
         own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
         names = {number: f"best {rank}" for rank, number in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
@@ -100,7 +101,7 @@ class ConfirmStage(Stage):
         """Let Optuna have a waiting trial for each run; what an earlier choice had and this one has not stays, and is
         called `earlier`.
         """
-        self.tracker.inputs(PARENT, self.plan.tested_inputs)
+        self.tracker.inputs(PARENT, tested_inputs(self.plan))
         before = wanted_runs(self.study)
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
+from dmr.studies.names import DEFAULTS
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
 from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer
@@ -20,8 +21,8 @@ from dmr.studies.stages.stage import BestTrial, Stage, StartedTrial, TrialRecord
 from dmr.studies.storage.optuna_attributes import ENDED, BestValues, best_of, ended_reason
 from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.storage.trial_files import remove_checkpoints
-from dmr.studies.study_file.cross_checks import DEFAULTS
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.provenance import versions
 from dmr.studies.tracking.run_logging import stage_tags
 from dmr.studies.tracking.tracker import PARENT, Tracker
@@ -48,9 +49,9 @@ class SearchStage(Stage):
         super().__init__(plan, storage, tracker, folder, plan.study.name, known)
         self.exhausted = False
         budget = plan.study.budget.trials
-        self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.parts, budget)
+        self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.blocks, budget)
         self.keeper = CheckpointRetention(plan.study.checkpoints.keep)
-        self.own_values = [plan.defaults(part) for part in plan.parts]
+        self.own_values = [plan.defaults(part) for part in plan.blocks]
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, ended_reason(trial), best_of(trial))
@@ -173,5 +174,5 @@ class SearchStage(Stage):
                 "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
             },
         )
-        self.tracker.inputs(PARENT, self.plan.searched_inputs)
+        self.tracker.inputs(PARENT, searched_inputs(self.plan))
         self.tracker.artifact(PARENT, self.folder.study_file)

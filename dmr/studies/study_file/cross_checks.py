@@ -1,4 +1,4 @@
-"""Whether the parts of a search fit the file and the data, and which points are run first."""
+"""Whether the blocks of a search fit the rest of the file and the data."""
 
 from __future__ import annotations
 
@@ -10,55 +10,54 @@ from dmr.combinations import deployment_weights, evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import find_method
 from dmr.studies.errors import StudyError
-from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, flat_values, methods_met, values_met, with_point
+from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, methods_met, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, fitting_encoders
 from dmr.studies.study_file.schema import StudyFile, method_mistake, validate_study
-from dmr.studies.study_file.search_blocks import Part
+from dmr.studies.study_file.search_blocks import SearchBlock
 from dmr.studies.study_file.search_space import MAX_ENUMERATED, Parameter, Space
 
 DEFAULT_GRACE_EPOCHS = 8
-DEFAULTS = "defaults"
 NOT_SEARCHED = f"no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}"
 
 
-def check_part(document: dict[str, Any], part: Part, where: str) -> dict[str, Any]:
+def check_block(document: dict[str, Any], block: SearchBlock, where: str) -> dict[str, Any]:
     """Every key exists, for every method it can meet, and its values (the ends of its range) are values it may have.
 
     Returns:
-        The document with the part's fixed keys in place.
+        The document with the block's fixed keys in place.
 
     Raises:
-        StudyError: a line a mistake.
+        StudyError: a line per mistake.
     """
-    mistakes = list(_fixed_mistakes(document, part, where))
+    mistakes = list(_fixed_mistakes(document, block, where))
     if mistakes:
         raise StudyError(*mistakes)
-    own = with_point(document, part.fixed)
-    for parameter in part.space.parameters:
-        found = _parameter_mistake(own, parameter, part.space)
+    own = with_point(document, block.fixed)
+    for parameter in block.space.parameters:
+        found = _parameter_mistake(own, parameter, block.space)
         if found:
-            mistakes.append(f"{where}: {part.at}.{parameter.key}: {found}")
+            mistakes.append(f"{where}: {block.at}.{parameter.key}: {found}")
     if mistakes:
         raise StudyError(*mistakes)
     return own
 
 
-def _fixed_mistakes(document: dict[str, Any], part: Part, where: str) -> Iterator[str]:
-    if not part.fixed:
+def _fixed_mistakes(document: dict[str, Any], block: SearchBlock, where: str) -> Iterator[str]:
+    if not block.fixed:
         return
-    outside = [key for key in part.fixed if key.split(".")[0] not in SEARCHED_SECTIONS or "." not in key]
+    outside = [key for key in block.fixed if key.split(".")[0] not in SEARCHED_SECTIONS or "." not in key]
     if outside:
-        yield from (f"{where}: {part.at}.{key}: {NOT_SEARCHED}" for key in outside)
+        yield from (f"{where}: {block.at}.{key}: {NOT_SEARCHED}" for key in outside)
         return
-    method = part.fixed.get("model.method", document["model"]["method"])
+    method = block.fixed.get("model.method", document["model"]["method"])
     found = method_mistake(method)
     if found:
-        yield f"{where}: {part.at}.model.method: {found}"
+        yield f"{where}: {block.at}.model.method: {found}"
         return
     try:
-        validate_study(with_point(document, part.fixed), "")
+        validate_study(with_point(document, block.fixed), "")
     except StudyError as error:
-        yield from (f"{where}: {part.at}.{line.removeprefix(': ')}" for line in error.lines)
+        yield from (f"{where}: {block.at}.{line.removeprefix(': ')}" for line in error.lines)
 
 
 def _parameter_mistake(document: dict[str, Any], parameter: Parameter, space: Space) -> str | None:
@@ -88,23 +87,23 @@ def _mistake_with(document: dict[str, Any], key: str, value: Any, methods: list[
     return None
 
 
-def check_data(own: dict[str, Any], part: Part, dataset: MultimodalDataset, where: str) -> None:
-    """A part's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
+def check_data(own: dict[str, Any], block: SearchBlock, dataset: MultimodalDataset, where: str) -> None:
+    """A block's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
 
     Raises:
         StudyError: one does not.
     """
-    if dataset.task != "classification" and any(values_met(own, part.space, "train.class_balanced")):
+    if dataset.task != "classification" and any(values_met(own, block.space, "train.class_balanced")):
         raise StudyError(
             f"{where}: train.class_balanced: a sample of {dataset.task} has no single class; allowed: false"
         )
-    if part.fixed:
-        fitting_encoders(own["model"]["encoder"], dataset, f"{where}: {part.at}")
-    for parameter in part.space.parameters:
+    if block.fixed:
+        fitting_encoders(own["model"]["encoder"], dataset, f"{where}: {block.at}")
+    for parameter in block.space.parameters:
         if parameter.key.startswith("model.encoder") and parameter.kind == "choice":
             for value in parameter.values:
                 changed = with_point(own, {parameter.key: value})
-                choose_encoders(changed["model"]["encoder"], dataset, f"{where}: {part.at}.{parameter.key}")
+                choose_encoders(changed["model"]["encoder"], dataset, f"{where}: {block.at}.{parameter.key}")
 
 
 def check_complete(study: StudyFile, dataset: MultimodalDataset, where: str) -> None:
@@ -128,87 +127,29 @@ def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset, 
             raise StudyError(f"{where}: deployment: {error}") from None
 
 
-def check_sampler(study: StudyFile, part: Part, where: str) -> None:
+def check_sampler(study: StudyFile, block: SearchBlock, where: str) -> None:
     """Raises:
-    StudyError: the sampler is `grid` and the part's space does not end.
+    StudyError: the sampler is `grid` and the block's space does not end.
     """
     if study.sampler != "grid":
         return
-    for parameter in part.space.parameters:
-        at = f"{part.at}.{parameter.key}"
+    for parameter in block.space.parameters:
+        at = f"{block.at}.{parameter.key}"
         if parameter.grid() is None:
             raise StudyError(f"{where}: sampler: grid needs a finite space; {at} is {parameter.text()}")
         if parameter.when:
             raise StudyError(f"{where}: sampler: grid has no conditions; {at} has `when`")
-    if part.space.points() is None:
+    if block.space.points() is None:
         raise StudyError(f"{where}: sampler: grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
 
 
-def first_points(
-    entries: list[Any], parts: tuple[Part, ...], owns: list[dict[str, Any]], where: str
-) -> tuple[dict[str, Any], ...]:
-    """The points to run first, each entry once in every part, in the order of the trials.
-
-    Raises:
-        StudyError: a point that does not fit its space, or comes twice in one block but not in another.
-    """
-    rows: list[list[dict[str, Any]]] = []
-    for n, entry in enumerate(entries):
-        row = [first_point(entry, f"first[{n}]", part, own, where) for part, own in zip(parts, owns, strict=True)]
-        known = [point in column for point, column in zip(row, zip(*rows, strict=True), strict=False)]
-        if not any(known):
-            rows.append(row)
-        elif not all(known):
-            label = parts[known.index(True)].label
-            raise StudyError(f"{where}: first[{n}]: in block {label} it is a point that comes before")
-    return tuple(point for row in rows for point in row)
-
-
-def first_point(entry: Any, name: str, part: Part, own: dict[str, Any], where: str) -> dict[str, Any]:
-    """A point to run first; keys it does not name have the file's own values.
-
-    Raises:
-        StudyError: it does not fit the part's space.
-    """
-    space = part.space
-    at = f"{where}: {name}" if part.label is None else f"{where}: {name}, block {part.label}"
-    given = {} if entry == DEFAULTS else entry
-    if not isinstance(given, dict):
-        raise StudyError(
-            f"{where}: {name}: got {entry!r}; allowed: {DEFAULTS}, or a mapping of searched keys to values"
-        )
-    unknown = sorted(str(key) for key in given if key not in space.keys)
-    if unknown:
-        raise StudyError(f"{at}: {unknown[0]} is not searched; searched are {', '.join(space.keys) or 'none'}")
-    for parameter in space.parameters:
-        if parameter.key in given and not parameter.contains(given[parameter.key]):
-            value = given[parameter.key]
-            raise StudyError(f"{at}: {parameter.key}: got {value!r}, outside its {parameter.text()}")
-    values = flat_values(with_point(own, given))
-    point: dict[str, Any] = {}
-    for parameter in space.parameters:
-        if not parameter.active(point):
-            continue
-        value = given.get(parameter.key, values.get(parameter.key))
-        if not parameter.contains(value):
-            raise StudyError(
-                f"{at}: {parameter.key}: the file's own value is {value!r}, outside its {parameter.text()}; "
-                "change one of them, or what is in `first`"
-            )
-        point[parameter.key] = parameter.canonical(value)
-    inactive = sorted(set(given) - set(point))
-    if inactive:
-        raise StudyError(f"{at}: {inactive[0]} is not searched there: its `when` does not hold")
-    return part.whole(point)
-
-
-def grace_epochs(study: StudyFile, parts: tuple[Part, ...], owns: list[dict[str, Any]], where: str) -> int:
+def grace_epochs(study: StudyFile, blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]], where: str) -> int:
     """Epochs a scheduler leaves every trial: at least the longest warm-up of a method in the space, and 2 more.
 
     Raises:
         StudyError: the file says fewer.
     """
-    longest = max(_longest_warmup(own, part.space) for part, own in zip(parts, owns, strict=True))
+    longest = max(_longest_warmup(own, block.space) for block, own in zip(blocks, owns, strict=True))
     needed = longest + 2 if longest else 1
     given = study.scheduler.grace_epochs
     if given is not None and given < needed and study.scheduler.name != "none":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,22 @@ from dmr.methods import find_method
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.studies.errors import StudyError
+from dmr.studies.names import DEFAULTS
 from dmr.studies.study_file.cached_data_check import check_once
 from dmr.studies.study_file.cross_checks import (
-    DEFAULTS,
+    check_block,
     check_complete,
     check_data,
     check_deployment,
-    check_part,
     check_sampler,
-    first_point,
-    first_points,
     grace_epochs,
 )
 from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
+from dmr.studies.study_file.first_points import first_point, first_points
 from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile, validate_study
-from dmr.studies.study_file.search_blocks import BLOCK, Part, joined_space, parse_parts
+from dmr.studies.study_file.search_blocks import BLOCK, SearchBlock, joined_space, parse_blocks
 from dmr.studies.study_file.search_space import Space
-from dmr.studies.tracking.dataset_inputs import dataset_inputs
 from dmr.studies.yaml_io import parse_yaml, read_yaml
 from dmr.training import RunSettings
 
@@ -45,13 +42,13 @@ class StudyPlan:
 
     Attributes:
         document: the file as resolved, every default filled in; reading it again gives the same study.
-        parts: the blocks of the search, or all of it; `space` is that of all of them.
+        blocks: the blocks of the search, or all of it; `space` is that of all of them.
         first: the points to run first, in order.
     """
 
     study: StudyFile
     document: dict[str, Any]
-    parts: tuple[Part, ...]
+    blocks: tuple[SearchBlock, ...]
     space: Space
     dataset: MultimodalDataset
     first: tuple[dict[str, Any], ...]
@@ -69,27 +66,17 @@ class StudyPlan:
     @property
     def max_epochs(self) -> int:
         """The most epochs a trial can have."""
-        owns = [(with_point(self.document, part.fixed), part.space) for part in self.parts]
+        owns = [(with_point(self.document, block.fixed), block.space) for block in self.blocks]
         return int(max(max(values_met(own, space, "train.epochs")) for own, space in owns))
 
-    @cached_property
-    def searched_inputs(self) -> list[dict[str, str]]:
-        """What MLflow is told of the splits a search reads."""
-        return dataset_inputs(self.dataset, self.document["dataset"], ("train", "val"))
+    def block(self, point: Mapping[str, Any]) -> SearchBlock:
+        """The block of the search a point belongs to."""
+        return next(block for block in self.blocks if block.label == point.get(BLOCK))
 
-    @cached_property
-    def tested_inputs(self) -> list[dict[str, str]]:
-        """The same of what a confirmation reads."""
-        return self.searched_inputs + dataset_inputs(self.dataset, self.document["dataset"], ("test",))
-
-    def part(self, point: Mapping[str, Any]) -> Part:
-        """The part of the search a point belongs to."""
-        return next(part for part in self.parts if part.label == point.get(BLOCK))
-
-    def defaults(self, part: Part) -> dict[str, Any] | None:
+    def defaults(self, block: SearchBlock) -> dict[str, Any] | None:
         """The file's own values as a point of the space; None where they lie outside of it."""
         try:
-            return first_point(DEFAULTS, DEFAULTS, part, with_point(self.document, part.fixed), "")
+            return first_point(DEFAULTS, DEFAULTS, block, with_point(self.document, block.fixed), "")
         except StudyError:
             return None
 
@@ -104,7 +91,7 @@ class StudyPlan:
 
     def resolved(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The document with the values of a point of the space in place."""
-        return with_point(self.document, self.part(point).changes(point))
+        return with_point(self.document, self.block(point).changes(point))
 
     def run_settings(self, point: Mapping[str, Any], seed: int) -> RunSettings:
         """What a training run at this point of the space needs."""
@@ -133,10 +120,10 @@ class StudyPlan:
         """
         from math import log10
 
-        parameters = self.part(point).space.parameters
+        parameters = self.block(point).space.parameters
         logs = {f"log10_{p.key}": log10(point[p.key]) for p in parameters if "log" in p.kind and p.key in point}
-        block = {BLOCK: point[BLOCK]} if BLOCK in point else {}
-        return {"dataset.name": self.dataset.name, "seed": seed, **block, **flat_values(self.resolved(point)), **logs}
+        label = {BLOCK: point[BLOCK]} if BLOCK in point else {}
+        return {"dataset.name": self.dataset.name, "seed": seed, **label, **flat_values(self.resolved(point)), **logs}
 
 
 def load_plan(path: Path, overrides: list[str], trials: int | None, name: str | None) -> StudyPlan:
@@ -148,7 +135,7 @@ def load_plan(path: Path, overrides: list[str], trials: int | None, name: str | 
         name: replaces `name`, which defaults to the file's stem.
 
     Raises:
-        StudyError: a line a mistake.
+        StudyError: a line per mistake.
     """
     document = read_yaml(path)
     for override in overrides:
@@ -168,13 +155,13 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     """Check a study document and open its data set.
 
     Raises:
-        StudyError: a line a mistake.
+        StudyError: a line per mistake.
     """
     study = validate_study(document, where)
     search = study.search if study.search is not None else default_search(study.model.method)
-    parts = parse_parts(search, study.model.method, where)
-    if len(parts) > study.budget.trials:
-        raise StudyError(f"{where}: budget.trials: got {study.budget.trials}; `search` has {len(parts)} blocks")
+    blocks = parse_blocks(search, study.model.method, where)
+    if len(blocks) > study.budget.trials:
+        raise StudyError(f"{where}: budget.trials: got {study.budget.trials}; `search` has {len(blocks)} blocks")
     try:
         options = study.dataset.model_dump(exclude={"name"})
         dataset = open_dataset(study.dataset.name, options, study.seed)
@@ -189,7 +176,7 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     check_complete(study, dataset, where)
     experiment = study.experiment or _experiment_name(dataset.name)
     if isinstance(search, list):
-        search = [{"name": part.label} | block for part, block in zip(parts, search, strict=True)]
+        search = [{"name": block.label} | given for block, given in zip(blocks, search, strict=True)]
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
     if study.dataset.name == "arrays":
         resolved["dataset"]["path"] = str(Path(options["path"]).resolve())
@@ -197,18 +184,18 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
         seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
     except ValueError as error:
         raise StudyError(f"{where}: augment.{error}") from None
-    keys = [key for part in parts for key in (*part.space.keys, *part.fixed)]
+    keys = [key for block in blocks for key in (*block.space.keys, *block.fixed)]
     resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, seen, where)
-    owns = [check_part(resolved, part, where) for part in parts]
+    owns = [check_block(resolved, block, where) for block in blocks]
     check_deployment(study.deployment, dataset, where)
-    for part, own in zip(parts, owns, strict=True):
-        check_data(own, part, seen, where)
-        check_sampler(study, part, where)
-    first = first_points(study.first, parts, owns, where)
+    for block, own in zip(blocks, owns, strict=True):
+        check_data(own, block, seen, where)
+        check_sampler(study, block, where)
+    first = first_points(study.first, blocks, owns, where)
     if len(first) > study.budget.trials:
         raise StudyError(f"{where}: first: {len(first)} points; budget.trials is {study.budget.trials}")
-    grace = grace_epochs(study, parts, owns, where)
-    return StudyPlan(study, resolved, parts, joined_space(parts), dataset, first, grace)
+    grace = grace_epochs(study, blocks, owns, where)
+    return StudyPlan(study, resolved, blocks, joined_space(blocks), dataset, first, grace)
 
 
 def default_search(method: str) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def validate_study(document: Mapping[str, Any], where: str, data: MultimodalData
         data: the data set; None leaves metrics as they are, unchecked, while it is not open yet.
 
     Raises:
-        StudyError: a line a mistake.
+        StudyError: a line per mistake.
     """
     mistakes: list[str] = []
     study = _validated(StudyFile, dict(document), where, "", mistakes)

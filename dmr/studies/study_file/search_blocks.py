@@ -1,6 +1,6 @@
 """The blocks of a search: parts of a study with keys fixed and a space of their own, and an equal share of the budget.
 
-A search without blocks is one part without a label.
+A search without blocks is one block without a label.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK = "block"  # the key that says, in a point, to which block it belongs
 
 
 @dataclass(frozen=True)
-class Part:
+class SearchBlock:
     """What is searched on its own.
 
     Attributes:
@@ -33,7 +33,7 @@ class Part:
     space: Space
 
     def whole(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """A point of this part as a point of the study."""
+        """A point of this block as a point of the study."""
         return dict(point) if self.label is None else {BLOCK: self.label, **point}
 
     def changes(self, point: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,22 +41,22 @@ class Part:
         return {**self.fixed, **{key: value for key, value in point.items() if key != BLOCK}}
 
 
-def parse_parts(search: Any, method: str, where: str) -> tuple[Part, ...]:
-    """The parts of a `search:` mapping or list of mappings.
+def parse_blocks(search: Any, method: str, where: str) -> tuple[SearchBlock, ...]:
+    """The blocks of a `search:` mapping or list of mappings.
 
     Args:
         method: the file's own, which labels a block that fixes none.
 
     Raises:
-        StudyError: a line a mistake.
+        StudyError: a line per mistake.
     """
     if not isinstance(search, list):
-        return (Part(None, "search", {}, parse_space(search, f"{where}: search")),)
-    parts, mistakes, labels = [], [], set()
-    for n, block in enumerate(search):
+        return (SearchBlock(None, "search", {}, parse_space(search, f"{where}: search")),)
+    blocks, mistakes, labels = [], [], set()
+    for n, given in enumerate(search):
         at = f"search[{n}]"
-        keys = {key: value for key, value in block.items() if key != "name"}
-        label = block.get("name", str(keys.get("model.method", method)).rpartition(":")[2])
+        keys = {key: value for key, value in given.items() if key != "name"}
+        label = given.get("name", str(keys.get("model.method", method)).rpartition(":")[2])
         if not isinstance(label, str) or not NAME.fullmatch(label):
             mistakes.append(f"{where}: {at}.name: got {label!r}; allowed are letters, digits and . _ - (up to 100)")
         elif label in labels:
@@ -65,30 +65,30 @@ def parse_parts(search: Any, method: str, where: str) -> tuple[Part, ...]:
         fixed = {key: value for key, value in keys.items() if not isinstance(value, dict)}
         try:
             searched = {key: value for key, value in keys.items() if isinstance(value, dict)}
-            parts.append(Part(label, at, fixed, parse_space(searched, f"{where}: {at}")))
+            blocks.append(SearchBlock(label, at, fixed, parse_space(searched, f"{where}: {at}")))
         except StudyError as error:
             mistakes.extend(error.lines)
     if mistakes:
         raise StudyError(*mistakes)
-    return tuple(parts)
+    return tuple(blocks)
 
 
-def joined_space(parts: Sequence[Part]) -> Space:
-    """One space of all parts: the block, and each block's parameters under the condition that it is this one.
+def joined_space(blocks: Sequence[SearchBlock]) -> Space:
+    """One space of all blocks: the block, and each block's parameters under the condition that it is this one.
 
     Optuna knows a block's parameters by names of their own, since it refuses one parameter with two kinds of range.
     """
-    labels = tuple(part.label for part in parts)
+    labels = tuple(block.label for block in blocks)
     if labels == (None,):
-        return parts[0].space
+        return blocks[0].space
     parameters = [Parameter(BLOCK, "choice", labels)]
-    for part in parts:
-        for p in part.space.parameters:
-            name, when = f"{part.label}/{p.key}", {BLOCK: (part.label,), **p.when}
+    for block in blocks:
+        for p in block.space.parameters:
+            name, when = f"{block.label}/{p.key}", {BLOCK: (block.label,), **p.when}
             parameters.append(replace(p, name=name, when=when))
     return Space(tuple(parameters))
 
 
-def shares(budget: int, parts: int) -> list[int]:
-    """Trials of each part; the first ones get those left over."""
-    return [budget // parts + (n < budget % parts) for n in range(parts)]
+def shares(budget: int, blocks: int) -> list[int]:
+    """Trials of each block; the first ones get those left over."""
+    return [budget // blocks + (n < budget % blocks) for n in range(blocks)]

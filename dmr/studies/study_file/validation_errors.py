@@ -26,7 +26,7 @@ RULES = {
 
 
 def mistake_lines(error: ValidationError, section: type[BaseModel], prefix: str) -> Iterator[str]:
-    """A line a mistake; `prefix` is what the section's keys begin with."""
+    """A line per mistake; `prefix` is what the section's keys begin with."""
     told = set()
     for item in error.errors(include_url=False, include_context=True):
         key = prefix + _dotted(item["loc"])

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,29 @@ import numpy as np
 import numpy.typing as npt
 
 from dmr.data.dataset import MultimodalDataset, Split
+from dmr.studies.study_file.plan import StudyPlan
 
 DIGEST_BYTES = 4  # as many as MLflow's own data sets have
+_INPUTS: dict[tuple[int, str], list[dict[str, str]]] = {}  # by a plan's id: a digest reads all of a split
+
+
+def searched_inputs(plan: StudyPlan) -> list[dict[str, str]]:
+    """What MLflow is told of the splits that a search reads."""
+    return _inputs(plan, "train") + _inputs(plan, "val")
+
+
+def tested_inputs(plan: StudyPlan) -> list[dict[str, str]]:
+    """What MLflow is told of the splits that a confirmation reads."""
+    return searched_inputs(plan) + _inputs(plan, "test")
+
+
+def _inputs(plan: StudyPlan, split: str) -> list[dict[str, str]]:
+    """Of a split, computed once per plan."""
+    key = (id(plan), split)
+    if key not in _INPUTS:
+        _INPUTS[key] = dataset_inputs(plan.dataset, plan.document["dataset"], (split,))
+        weakref.finalize(plan, _INPUTS.pop, key, None)
+    return _INPUTS[key]
 
 
 def dataset_inputs(dataset: MultimodalDataset, given: Mapping[str, Any], splits: Iterable[str]) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.trial_files import BEST, DIAGNOSTICS, SAMPLES
 from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.tracking.dataset_inputs import searched_inputs, tested_inputs
 from dmr.studies.tracking.provenance import git_commit, user_name
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import FAILURES, Tested, TrialOutcome, mlflow_status
@@ -63,7 +64,7 @@ def start_run(tracker: Tracker, plan: StudyPlan, run: TrackedRun, parent: str | 
     params = plan.parameters(run.point, run.seed)
     tags = stage_tags(plan, run.stage) | run.own_tags(plan)
     tracker.start(run.key, name=run.name, parent=parent, tags=tags, params=params)
-    tracker.inputs(run.key, plan.tested_inputs if run.stage == "confirm" else plan.searched_inputs)
+    tracker.inputs(run.key, tested_inputs(plan) if run.stage == "confirm" else searched_inputs(plan))
 
 
 def end_run(

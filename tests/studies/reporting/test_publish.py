@@ -23,6 +23,7 @@ from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_store
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
+from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.run_logging import NOTE
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome
@@ -169,7 +170,7 @@ def test_the_documented_filters(start: Callable[..., Study]) -> None:
     assert number("metrics.`best/val/accuracy/top_left-top_right` > 0") == 2
     assert number('params."train.learning_rate" = "0.001" and tags.method = "dropout"') == 1  # the file's own value
     assert number("tags.stop_reason = 'completed' and tags.stage = 'search' and attributes.status = 'FINISHED'") == 2
-    digest = study.plan.searched_inputs[0]["digest"]
+    digest = searched_inputs(study.plan)[0]["digest"]
     assert number(f"dataset.name = 'digits' and dataset.digest = '{digest}' and dataset.context = 'train'") == 3
 
 

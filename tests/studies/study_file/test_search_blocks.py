@@ -42,7 +42,7 @@ def plan(search: Any = BLOCKS, **keys: Any) -> StudyPlan:
 
 def proposer(storage: optuna.storages.BaseStorage, got: StudyPlan, sampler: str = "tpe") -> Proposer:
     study = optuna.create_study(storage=storage, study_name="s", direction="maximize", load_if_exists=True)
-    return Proposer(study, got.space, sampler, got.study.seed, got.parts, got.study.budget.trials)
+    return Proposer(study, got.space, sampler, got.study.seed, got.blocks, got.study.budget.trials)
 
 
 def points_of(proposer: Proposer, count: int, score: Any = lambda point: point["train.learning_rate"]) -> list[Any]:
@@ -55,7 +55,7 @@ def points_of(proposer: Proposer, count: int, score: Any = lambda point: point["
 
 def test_what_the_blocks_fix_and_search() -> None:
     got = plan()
-    assert [part.label for part in got.parts] == ["dmrnet", "released", "dropout"]
+    assert [part.label for part in got.blocks] == ["dmrnet", "released", "dropout"]
     searched = ["train.learning_rate", "model.kl_weight", "sampling.strategy", "sampling.keep_prob"]
     assert got.space.keys == ("block", *searched)
     released = {"block": "released", "train.learning_rate": 0.1}
@@ -85,7 +85,7 @@ def test_the_resolved_document_gives_the_same_plan(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(to_yaml(one.document), encoding="utf-8")
     other = make_plan(read_yaml(file), "s.yaml")
-    assert (other.document, other.parts, other.space, other.first) == (one.document, one.parts, one.space, one.first)
+    assert (other.document, other.blocks, other.space, other.first) == (one.document, one.blocks, one.space, one.first)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "random"])
@@ -275,7 +275,7 @@ def test_a_method_of_ones_own() -> None:
     settings = got.run_settings({"model.temper": 0.75}, 0).method
     assert (type(settings).__name__, settings.temper) == ("MineSettings", 0.75)  # type: ignore[attr-defined]
     blocks = plan([{"model.method": "own_method:Mine", "model.temper": {"uniform": [1, 2]}}, BLOCKS[0]])
-    assert [part.label for part in blocks.parts] == ["Mine", "dmrnet"]
+    assert [part.label for part in blocks.blocks] == ["Mine", "dmrnet"]
 
 
 @pytest.mark.usefixtures("own")
