@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dmr.seeds import derive_seed
+
 T = TypeVar("T")
 
 
@@ -38,6 +40,15 @@ class Ranks:
         if not (dist.is_available() and dist.is_initialized()):
             return ALONE
         return cls(dist.get_rank(), dist.get_world_size(), device)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that loads and saves for all."""
+        return self.rank == 0
+
+    def derive_seed(self, seed: int, purpose: str, epoch: int) -> int:
+        """A seed that no two ranks share; that of the first rank is the one of a process alone."""
+        return derive_seed(seed, purpose, epoch, *([] if self.first else [self.rank]))
 
     def bounds(self, count: int, rank: int | None = None) -> tuple[int, int]:
         """The first of `count` samples that is this rank's (or `rank`'s), and the one after its last."""
@@ -110,6 +121,10 @@ class Part(NamedTuple):
     def share(self) -> float:
         """What a mean over this rank's samples weighs in the mean over all."""
         return 1.0 if self.ranks.count == 1 else self.own / self.whole
+
+    def summed(self, mean: Tensor) -> Tensor:
+        """The sum over this rank's samples, from their mean, which is not defined where there are none."""
+        return mean * self.own if self.own else torch.zeros_like(mean)
 
     def cut(self, values: Tensor, dim: int = 0) -> Tensor:
         """This rank's samples of all, along `dim`."""

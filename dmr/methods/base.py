@@ -85,6 +85,23 @@ class StepLosses(NamedTuple):
     parts: dict[str, Tensor]  # each (), detached
 
 
+class CombinationSums(NamedTuple):
+    """What an epoch adds up for each combination: the rows, by name, of the (3, C) float64 that `end_epoch` gets."""
+
+    loss: Tensor  # (C,)
+    variance: Tensor  # (C,), zero for a method that predicts none
+    samples: Tensor  # (C,), how many losses were added
+
+
+def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
+    """Add a step's losses, variances and counts to `sums` (3, C), the rows of `CombinationSums`, in place."""
+    flat = losses.combination.flatten()
+    variance = losses.task.new_zeros(()) if losses.variance is None else losses.variance
+    step = CombinationSums(losses.task, variance, losses.task.new_ones(()))
+    for total, row in zip(sums, step, strict=True):
+        total.index_add_(0, flat, row.expand(losses.combination.shape).flatten().double())
+
+
 class Prediction(NamedTuple):
     """Predictions for C combinations of B samples."""
 
@@ -190,7 +207,7 @@ class Method(nn.Module):
         """Called before each epoch, which counts from 0; `generator` is on the CPU."""
 
     def end_epoch(self, epoch: int, sums: Tensor) -> None:
-        """Called after each epoch with (3, C) float64: sums of loss, of variance, and the count, by combination."""
+        """Called after each epoch with (3, C) float64, which `CombinationSums(*sums)` gives by name."""
 
     def hard_combinations(self) -> Tensor | None:
         """(C,) bool, the combinations with extra weight now; None for a method that has none."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import Combinations
-from dmr.methods.base import Features, Method, MethodSettings, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import CombinationSums, Features, Method, MethodSettings, Parts, Prediction, Seen, StepLosses
 from dmr.methods.hard import largest
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
 from dmr.ranks import Part, alone
@@ -165,10 +165,11 @@ def mine(sums: Tensor, combinations: Combinations, settings: DMRNetSettings, gen
     """(C,) bool: the V combinations, not the full one, with the largest mean variance (or loss, or at random).
 
     Args:
-        sums: (3, C) sums of loss, of variance, and counts. What was never drawn is never hard.
+        sums: (3, C), the rows of `CombinationSums`. What was never drawn is never hard.
     """
+    mined = CombinationSums(*sums)
     if settings.hard_by == "random":
         score = torch.rand(len(combinations), generator=generator, dtype=torch.float64)
     else:
-        score = sums[0 if settings.hard_by == "loss" else 1] / sums[2].clamp(min=1)
-    return largest(score, sums[2] > 0, combinations, settings.hard_count)
+        score = (mined.loss if settings.hard_by == "loss" else mined.variance) / mined.samples.clamp(min=1)
+    return largest(score, mined.samples > 0, combinations, settings.hard_count)

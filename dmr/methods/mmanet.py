@@ -149,4 +149,5 @@ def farthest(sums: Tensor, combinations: Combinations, count: int | None) -> Ten
     Args:
         sums: (2, C) sums of divergence, and counts. What was never drawn is never hard.
     """
-    return largest(sums[0] / sums[1].clamp(min=1), sums[1] > 0, combinations, count)
+    far, seen = sums
+    return largest(far / seen.clamp(min=1), seen > 0, combinations, count)

@@ -26,6 +26,7 @@ from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.site import open_site
 from dmr.evaluation import evaluate
 from dmr.metrics import METRICS, Values
+from dmr.networks import Network
 from dmr.studies.errors import StudyError
 from dmr.studies.study_file.validation_errors import nearest
 from dmr.studies.trained_models.export import network_state
@@ -54,7 +55,7 @@ def evaluate_run(
     device = torch.device("cuda" if gpu else "cpu")
     design = run.settings.design(dataset)
     try:
-        network = design.restored(state).to(device)
+        network = Network.restored(design, state).to(device)
     except RuntimeError as error:
         raise StudyError(f"{run.checkpoint}: {' '.join(str(error).split())[:300]}") from None
     seen = centre_crop(dataset, run.settings.augment)
