@@ -16,7 +16,7 @@ import torch
 from common import environment, image_settings, images, interleaved, milliseconds, ratio, steady, table
 from torch import Tensor
 
-from dmr.methods.base import Features, Seen, StepLosses, add_by_combination
+from dmr.methods.base import Features, MaskedBatch, StepLosses, add_by_combination
 from dmr.sampling import combination_probabilities, draw_combinations
 from dmr.seeds import generator
 from dmr.training import Run
@@ -62,7 +62,9 @@ class Steps:
         needed = masks.any(0)
         encoded = network.encode(inputs)
         contexts = [needed[:, m : m + 1].float() * f for m, f in enumerate(encoded.contexts)]
-        return network.method.losses(Seen(Features(contexts, []), masks, combination, labels, inputs, needed), noise)
+        return network.method.losses(
+            MaskedBatch(Features(contexts, []), masks, combination, labels, inputs, needed), noise
+        )
 
     def finish(self, losses: StepLosses) -> None:
         self.run.optimisation.step(losses.total)

@@ -22,9 +22,9 @@ from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
-from dmr.methods.base import AnyNetwork, Features, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import AnyNetwork, Components, Features, MaskedBatch, Prediction, StepLosses
 from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
-from dmr.ranks import Part
+from dmr.ranks import BatchShard
 
 EVALUATED_AT_ONCE = 16_384
 
@@ -57,7 +57,7 @@ class Network(AnyNetwork):
         widths = tuple(encoder.widths[-1] for encoder in encoders)
         self.method = build_method(
             design.method,
-            Parts(
+            Components(
                 widths=widths,
                 combinations=everything,
                 criterion=criterion,
@@ -104,16 +104,16 @@ class Network(AnyNetwork):
         combination: Tensor,
         generator: torch.Generator,
         has: Tensor | None = None,
-        part: Part | None = None,
+        part: BatchShard | None = None,
     ) -> StepLosses:
         masks = self.combinations[combination]
-        needed, anywhere = masks.any(0), None
+        needed, needed_on_any_rank = masks.any(0), None
         if part is not None:
-            anywhere = needed.any(0)
+            needed_on_any_rank = needed.any(0)
             masks, combination, needed = part.cut(masks, 1), part.cut(combination, 1), part.cut(needed)
-        features = self.encode(inputs, needed, anywhere)
+        features = self.encode(inputs, needed, needed_on_any_rank)
         masks, combination = (x.to(labels.device, non_blocking=True) for x in (masks, combination))
-        seen = Seen(features, masks, combination, labels, inputs, needed, has, part, anywhere)
+        seen = MaskedBatch(features, masks, combination, labels, inputs, needed, has, part, needed_on_any_rank)
         return self.method.losses(seen, generator)
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
@@ -130,18 +130,18 @@ class Network(AnyNetwork):
         return Prediction(torch.cat(logits), _joined(variances), _joined(embeddings))
 
     def encode(
-        self, inputs: Mapping[str, Tensor], needed: Tensor | None = None, anywhere: Tensor | None = None
+        self, inputs: Mapping[str, Tensor], needed: Tensor | None = None, needed_on_any_rank: Tensor | None = None
     ) -> Features:
         """Features of each modality; zeros where `needed` (B, M), bool on the CPU, is False.
 
         Only the samples that need a modality go through its encoder: they are gathered, encoded and scattered back.
-        `needed` is on the CPU so that a GPU is never waited for. What is needed `anywhere` (M,), on any rank, is run
-        with no sample as well: the encoder may wait for other ranks inside.
+        `needed` is on the CPU so that a GPU is never waited for. An encoder that is `needed_on_any_rank` (M,) is run
+        with no sample as well: it may wait for other ranks inside.
         """
         pyramids = []
         for m, encoder in enumerate(self.encoders):
             rows = None if needed is None else needed[:, m].nonzero().squeeze(1)
-            run = rows is None or len(rows) > 0 if anywhere is None else bool(anywhere[m])
+            run = rows is None or len(rows) > 0 if needed_on_any_rank is None else bool(needed_on_any_rank[m])
             pyramids.append(self._levels(encoder, inputs[self.names[m]], rows, self.shapes[m], run))
         contexts = [levels[-1].movedim(1, -1) for levels in pyramids]
         return Features(contexts, list(zip(*(levels[:-1] for levels in pyramids), strict=True)))

@@ -87,7 +87,7 @@ class Presence:
         return probabilities if self.has is None else probabilities[self.pattern_of[positions]]
 
 
-def able_in(masks: Tensor, has: Tensor) -> Tensor:
+def available_in(masks: Tensor, has: Tensor) -> Tensor:
     """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
     return (~masks[:, None] | has[None]).all(-1)
 

@@ -22,7 +22,7 @@ from dmr.data.batches import Batch, Batches, batch_positions, class_chances
 from dmr.data.dataset import MultimodalDataset
 from dmr.evaluation import evaluate
 from dmr.methods.base import CombinationSums, StepLosses, add_by_combination
-from dmr.ranks import ALONE, Part, Ranks
+from dmr.ranks import ALONE, BatchShard, Ranks
 from dmr.runs.final_test import TestReport, test
 from dmr.runs.optimisation import OPTIMIZERS, Optimisation
 from dmr.runs.run_settings import RunSettings, build_network
@@ -152,7 +152,7 @@ class Run:
             self.optimisation.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
             unusable += self.optimisation.step(shard.weighed(losses.total))
             add_by_combination(sums, losses)
-            for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+            for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
                 totals[name] = totals.get(name, 0.0) + shard.summed(value)
         if unusable.item():
             raise Diverged(f"epoch {epoch}: {int(unusable.item())} of {len(batches)} steps were not finite")
@@ -188,7 +188,7 @@ class Run:
         combination: Tensor,
         noise: torch.Generator,
         has: Tensor | None = None,
-        part: Part | None = None,
+        part: BatchShard | None = None,
     ) -> StepLosses:
         """Losses of the samples of a batch, each seen with the combinations (K, G); `has` (G, M) is what they have;
         `part` says which of the G samples of all ranks they are.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dmr.fusion import FusionModule, count_present, mean_present, present
-from dmr.methods.base import Parts
+from dmr.methods.base import Components
 from dmr.methods.dropout import Dropout, DropoutSettings
 
 
@@ -26,7 +26,7 @@ class HeMIS(Dropout):
 
     Settings = HeMISSettings
 
-    def __init__(self, settings: HeMISSettings, parts: Parts) -> None:
+    def __init__(self, settings: HeMISSettings, parts: Components) -> None:
         super().__init__(settings, parts, Moments(parts.widths, sum(parts.widths)))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmr.fusion import FusionModule, keep_present
-from dmr.methods.base import Parts
+from dmr.methods.base import Components
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.settings import setting
 
@@ -35,7 +35,7 @@ class LateFusionTransformer(Dropout):
     Settings = LateFusionTransformerSettings
     search_space: ClassVar[dict[str, Any]] = {"model.layers": {"int": [1, 3]}}
 
-    def __init__(self, settings: LateFusionTransformerSettings, parts: Parts) -> None:
+    def __init__(self, settings: LateFusionTransformerSettings, parts: Components) -> None:
         super().__init__(settings, parts, TokenFusion(parts.widths, settings.layers, settings.heads))
 
 

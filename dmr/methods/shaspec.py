@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from dmr.fusion import FusionModule, mean_present, present
 from dmr.losses import masked_mean
-from dmr.methods.base import Parts, Seen, StepLosses
+from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.ranks import Part
+from dmr.ranks import BatchShard
 from dmr.settings import setting
 
 
@@ -43,13 +43,13 @@ class ShaSpec(Dropout):
         "model.domain_weight": {"log_uniform": [1e-3, 1.0]},
     }
 
-    def __init__(self, settings: ShaSpecSettings, parts: Parts) -> None:
+    def __init__(self, settings: ShaSpecSettings, parts: Components) -> None:
         fusion = SharedSpecific(parts.widths)
         super().__init__(settings, parts, fusion)
         self.fusion: SharedSpecific = fusion
         self.which = nn.Linear(fusion.own, len(parts.widths))
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         shared, specific = self.fusion.split(seen.features.contexts)
         there = seen.masks.any(0)
         terms = {
@@ -95,7 +95,7 @@ class SharedSpecific(FusionModule):
         )
 
 
-def shared_distance(shared: Sequence[Tensor], there: Tensor, part: Part | None = None) -> Tensor:
+def shared_distance(shared: Sequence[Tensor], there: Tensor, part: BatchShard | None = None) -> Tensor:
     """() Σ over pairs i < j of mean |shared_i − shared_j| over features, positions and the samples that have both:
     features (B, *S, D), `there` (B, M).
     """
@@ -106,7 +106,7 @@ def shared_distance(shared: Sequence[Tensor], there: Tensor, part: Part | None =
     return torch.stack(terms).sum() if terms else shared[0].new_zeros(())
 
 
-def domain_loss(logits: Sequence[Tensor], there: Tensor, part: Part | None = None) -> Tensor:
+def domain_loss(logits: Sequence[Tensor], there: Tensor, part: BatchShard | None = None) -> Tensor:
     """() mean cross-entropy of telling the modality from its specific features, over what is present: logits (B, M) of
     each modality, `there` (B, M).
     """

@@ -16,7 +16,7 @@ from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.encoders.resnet_small import SmallResNetSettings
 from dmr.fusion import FUSIONS
 from dmr.methods import METHODS
-from dmr.methods.base import Features, Seen
+from dmr.methods.base import Features, MaskedBatch
 from dmr.networks import Network
 from dmr.training import RunSettings, build_network
 
@@ -144,7 +144,7 @@ def test_a_modality_of_one_sample_or_none(dataset: MultimodalDataset, network: N
         assert all(f.isfinite().all() for f in flat(features, m))
     assert all((f[present:] == 0).all() for f in flat(features, 1))
     combination = torch.full((1, 4), 4)
-    seen = Seen(features, needed[None], combination, labels_of(dataset, 4), batch(dataset, 4))
+    seen = MaskedBatch(features, needed[None], combination, labels_of(dataset, 4), batch(dataset, 4))
     network.method.losses(seen, torch.Generator().manual_seed(0)).total.backward()
     gradients = [p.grad for p in network.encoders[1].parameters()]
     assert all((g is None) == (present == 0) for g in gradients)

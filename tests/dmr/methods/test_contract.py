@@ -164,7 +164,7 @@ def check_losses(losses: StepLosses) -> None:
         assert losses.variance.shape == losses.task.shape
         assert (losses.variance >= 0).all()
         assert not losses.variance.requires_grad
-    for name, part in losses.parts.items():
+    for name, part in losses.terms.items():
         assert part.shape == (), name
         assert part.isfinite(), name
         assert not part.requires_grad, name
