@@ -17,10 +17,10 @@ from torch import Tensor
 from dmr.combinations import Combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
+from dmr.distributed.ranks import ALONE, Ranks
 from dmr.methods.base import Prediction
 from dmr.metrics import Values, make_tally
-from dmr.networks import Network
-from dmr.ranks import ALONE, Ranks
+from dmr.networks.network import Network
 from dmr.sampling import available_in
 
 EVALUATION_BATCH = 512

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmr.ranks import BatchShard
+from dmr.distributed.ranks import BatchShard
 from dmr.settings import ClassWeights
 
 IGNORED = -100  # of torch's cross-entropy

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmr.combinations import Combinations
 from dmr.direction import Direction
-from dmr.ranks import Ranks
+from dmr.distributed.ranks import Ranks
 
 ECE_BINS = 15
 SUMMARIES = ("mean", "worst", "full", "expected")

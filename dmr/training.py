@@ -16,19 +16,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from dmr.augmentation import Augmentation, centre_crop
 from dmr.combinations import all_combinations, evaluated_combinations
+from dmr.data.augmentation import Augmentation, centre_crop
 from dmr.data.batches import Batch, Batches, batch_positions, class_chances
 from dmr.data.dataset import MultimodalDataset
+from dmr.distributed.ranks import ALONE, BatchShard, Ranks
+from dmr.distributed.synchronised import losses_over
 from dmr.evaluation import evaluate
 from dmr.methods.base import CombinationSums, StepLosses, add_by_combination
-from dmr.ranks import ALONE, BatchShard, Ranks
 from dmr.runs.final_test import TestReport, test
 from dmr.runs.optimisation import OPTIMIZERS, Optimisation
 from dmr.runs.run_settings import RunSettings, build_network
 from dmr.sampling import Presence, combination_probabilities, draw_combinations
 from dmr.seeds import derive_seed, generator
-from dmr.synchronised import losses_over
 
 __all__ = [
     "OPTIMIZERS",
@@ -84,7 +84,7 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
     """Train to the last epoch, evaluating every combination on `val` after each one.
 
     Every rank of the process group that this process is in, if any, has to call it alike, and all train one network
-    (see `dmr.ranks`). Only the first loads and saves; `report` is called on each.
+    (see `dmr.distributed.ranks`). Only the first loads and saves; `report` is called on each.
 
     Returns:
         The report of the last epoch.

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dmr.distributed.ranks import BatchShard
 from dmr.losses import masked_mean
 from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.ranks import BatchShard
 from dmr.settings import setting
 
 

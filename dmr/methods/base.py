@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods.heads import TaskHead, Trunk
-from dmr.ranks import BatchShard, alone
 from dmr.sampling import available_in
 
 
@@ -126,7 +126,7 @@ class Prediction(NamedTuple):
 
 
 class AnyNetwork(nn.Module):
-    """Encoders and a method (see `dmr.networks.Network`), as a method knows those it has inside.
+    """Encoders and a method (see `dmr.networks.network.Network`), as a method knows those it has inside.
 
     Attributes:
         combinations: (C, M) masks of all its combinations, on the CPU; the last is the full one.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import Combinations
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.methods.base import (
     CombinationSums,
     Components,
@@ -28,7 +29,6 @@ from dmr.methods.base import (
 )
 from dmr.methods.hard import largest
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
-from dmr.ranks import BatchShard, alone
 from dmr.settings import setting
 
 LOG_VARIANCE_LIMIT = 10.0

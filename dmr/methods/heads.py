@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dmr.decoders import Decoder
 from dmr.fusion import keep_present
-from dmr.layers import BatchNorm1d
+from dmr.networks.decoders import Decoder
+from dmr.networks.layers import BatchNorm1d
 
 HeadNorm = Literal["batch", "layer", "none"]
 

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmr.combinations import Combinations
+from dmr.distributed.ranks import BatchShard, Ranks, alone
 from dmr.methods.base import Components, MaskedBatch, Prediction, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.hard import largest
-from dmr.ranks import BatchShard, Ranks, alone
 from dmr.settings import setting
 
 

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmr.distributed.ranks import BatchShard
 from dmr.fusion import FusionModule, mean_present, present
 from dmr.losses import masked_mean
 from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.ranks import BatchShard
 from dmr.settings import setting
 
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.fusion import keep_present
 from dmr.methods.base import Components, Features, MaskedBatch, Method, Prediction, StepLosses
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.heads import ProjectionHead, pooled
-from dmr.ranks import BatchShard, alone
 from dmr.settings import setting
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dmr.augmentation import centre_crop
 from dmr.combinations import evaluated_combinations
+from dmr.data.augmentation import centre_crop
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
 from dmr.evaluation import evaluate
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.runs.run_settings import RunSettings
 
 

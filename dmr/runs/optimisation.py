@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmr.networks import Network
-from dmr.ranks import Ranks
+from dmr.distributed.ranks import Ranks
+from dmr.networks.network import Network
 from dmr.settings import TrainSettings
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dmr.augmentation import OFF, AugmentSettings
 from dmr.combinations import Combinations, deployment_weights
+from dmr.data.augmentation import OFF, AugmentSettings
 from dmr.data.dataset import MultimodalDataset, input_statistics
-from dmr.design import Design, design_of
 from dmr.direction import Direction
 from dmr.encoders import EncoderSettings
 from dmr.fusion import FusionKind
 from dmr.losses import TaskLoss, class_weights
 from dmr.methods import MethodSettings
 from dmr.metrics import Values, summarise
-from dmr.networks import Network
+from dmr.networks.design import Design, design_of
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dmr.data.dataset import MultimodalDataset
+from dmr.distributed.ranks import Part
 from dmr.methods.base import Parts, Seen, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.ranks import Part
 from dmr.training import RunSettings, fit
 
 

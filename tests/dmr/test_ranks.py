@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmr.ranks import BatchShard, Ranks, alone
+from dmr.distributed.ranks import BatchShard, Ranks, alone
 
 RANK = Path(__file__).with_name("rank.py")
 

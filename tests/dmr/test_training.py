@@ -19,7 +19,7 @@ from dmr.methods import METHODS
 from dmr.methods.base import StepLosses, add_by_combination
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import (
     OPTIMIZERS,

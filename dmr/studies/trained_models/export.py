@@ -20,7 +20,7 @@ from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import encoder_name
 from dmr.methods import method_name
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.serving import Served, served, write_network
 from dmr.studies.errors import StudyError
 from dmr.training import RunSettings

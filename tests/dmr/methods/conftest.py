@@ -20,7 +20,7 @@ from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings
 from dmr.methods.base import Components, Features, MaskedBatch
 from dmr.methods.heads import ClassificationHead, Trunk
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings, build_network
 

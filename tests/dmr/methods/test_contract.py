@@ -18,7 +18,7 @@ from dmr.encoders import ENCODERS, EncoderModule, EncoderSettings, Trunk
 from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.methods import METHODS, MethodSettings
 from dmr.methods.base import StepLosses
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings, build_network
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import dmr.networks
+import dmr.networks.network
 from dmr.combinations import all_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import EncoderSettings
@@ -17,7 +17,7 @@ from dmr.encoders.resnet_small import SmallResNetSettings
 from dmr.fusion import FUSIONS
 from dmr.methods import METHODS
 from dmr.methods.base import Features, MaskedBatch
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.training import RunSettings, build_network
 
 MakeDataset = Callable[..., MultimodalDataset]
@@ -186,7 +186,7 @@ def test_prediction_in_pieces_is_prediction_at_once(
     masks, inputs = network.combinations, batch(dataset)
     with torch.no_grad():
         at_once = network.predict(inputs, masks)
-        monkeypatch.setattr(dmr.networks, "EVALUATED_AT_ONCE", 1)
+        monkeypatch.setattr(dmr.networks.network, "EVALUATED_AT_ONCE", 1)
         in_pieces = network.predict(inputs, masks)
     assert at_once.logits.shape == (7, *labels_of(dataset).shape, 3)
     torch.testing.assert_close(at_once.logits, in_pieces.logits)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmr.data.dataset import Modality, MultimodalDataset
-from dmr.ranks import BatchShard, alone
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.settings import setting
 
 KINDS = ("image", "frames")

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from dmr.combinations import enumerate_combinations
 from dmr.data.dataset import InputStatistics, Modality
-from dmr.design import Design
+from dmr.distributed.ranks import BatchShard
 from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
 from dmr.methods.base import AnyNetwork, Components, Features, MaskedBatch, Prediction, StepLosses
 from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
-from dmr.ranks import BatchShard
+from dmr.networks.design import Design
 
 EVALUATED_AT_ONCE = 16_384
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dmr.augmentation import AugmentSettings, centre_crop
+from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import Modality, MultimodalDataset
 from dmr.encoders import EncoderSettings
 from dmr.fusion import FusionKind

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmr.layers import group_norm
+from dmr.networks.layers import group_norm
 
 WIDEST = 256
 
