@@ -57,7 +57,7 @@ def evaluate(
     ranks: Ranks = ALONE,
     observer: Observer | None = None,
 ) -> Evaluation:
-    """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once a
+    """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once per
     combination. Each rank evaluates a part of the samples; all return what one would.
     """
     network.eval()

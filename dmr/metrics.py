@@ -1,4 +1,4 @@
-"""Metrics a combination, and their summaries over combinations.
+"""Metrics per combination, and their summaries over combinations.
 
 Letters: C combinations, N samples, B samples of a batch, P pixels of a label map, L classes.
 """

@@ -1,6 +1,6 @@
 """Which combination each training sample is seen with: a strategy is a probability for each combination.
 
-Letters: M modalities, C combinations, B samples of a batch, K combinations a sample, U different sets of modalities.
+Letters: M modalities, C combinations, B samples of a batch, K combinations per sample, U different sets of modalities.
 """
 
 from __future__ import annotations

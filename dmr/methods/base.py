@@ -3,7 +3,7 @@
 Features have their channels last, (B, *S, D): S is empty for vectors and (H, W) for maps, so that a method is written
 once for classification and segmentation.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features of a
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features of a
 modality, Z fused features, P pixels of a label map (none in classification), L classes. Where several ranks train one
 network, B are a rank's own samples and G those of all ranks.
 """

@@ -1,4 +1,4 @@
-"""One model a combination, 2^M − 1 trainings: the reference above.
+"""One model per combination, 2^M − 1 trainings: the upper reference.
 
 The models are trained side by side on the same batches and share nothing: the sum of their losses has the gradients
 each of them would have alone. Only the epoch of the checkpoint is chosen for all of them together, and a `clip_norm`

@@ -2,7 +2,7 @@
 
 Wei, Luo, Wang, Luo, "Robust Multimodal Learning via Representation Decoupling", ECCV 2024 (arXiv 2407.04458).
 
-Letters: B samples, K combinations a sample, N draws, C combinations, S positions of a map, Z fused features, V hard
+Letters: B samples, K combinations per sample, N draws, C combinations, S positions of a map, Z fused features, V hard
 combinations.
 """
 

@@ -1,7 +1,7 @@
 """What the methods put on fused features: projections, the layers all modalities share, and the task's head.
 
-Letters: B samples, K combinations a sample, S positions of a map, D features, Z features of the embedding, P pixels of
-a label map, L classes.
+Letters: B samples, K combinations per sample, S positions of a map, D features, Z features of the embedding, P pixels
+of a label map, L classes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Havaei, Guizard, Chapados, Bengio, "HeMIS: Hetero-Modal Image Segmentation", MICCAI 2016 (arXiv 1607.05194).
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features, Z fused features.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features, Z fused features.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Late fusion by a transformer: a token a modality, a class token, and a key-padding mask over what is missing.
+"""Late fusion by a transformer: one token per modality, a class token, and a key-padding mask over what is missing.
 
 Said to be hard to beat where it is tuned and trained with dropped modalities (arXiv 2512.22991). On maps every position
 has a sequence of its own.
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features, T features of a token.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features, T features of a token.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Wei, Luo, Luo, "MMANet: Margin-aware Distillation and Modality-aware Regularizat
 CVPR 2023 (arXiv 2304.08028), sections 3.2 and 3.3. The teacher, a network of its own, is trained on complete samples in
 the first `teacher_epochs` epochs, beside the student; after them it is fixed and the distillation begins.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, P pixels of a label map, L classes,
+Letters: M modalities, B samples, K combinations per sample, C combinations, P pixels of a label map, L classes,
 Z features of the embedding, V hard combinations.
 """
 

@@ -4,7 +4,7 @@ Wang, Chen, Ma, Avery, Hull, Carneiro, "Multi-modal Learning with Missing Modali
 Modelling", CVPR 2023 (arXiv 2307.14126), section 3. The paper's shared encoder reads raw inputs, which have one shape
 there; here modalities differ, so it reads each encoder's features after a projection of their own.
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features.
 """
 
 from __future__ import annotations

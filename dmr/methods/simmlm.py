@@ -1,10 +1,10 @@
-"""SimMLM: an expert a modality, mixed by a gate over those present, and two nested combinations a step: more modalities
-must not do worse than fewer.
+"""SimMLM: one expert per modality, mixed by a gate over those present, and two nested combinations per step: more
+modalities must not do worse than fewer.
 
 Li, Chen, Han, Zhang, "SimMLM: A Simple Framework for Multi-modal Learning with Missing Modality", ICCV 2025
 (arXiv 2507.19264), section 3: dynamic mixture of modality experts, and the more-vs-fewer ranking loss.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features,
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features,
 Z features of the embedding, P pixels of a label map, L classes.
 """
 

@@ -1,7 +1,7 @@
 """From inputs to predictions: encode what is present, and hand over to the method.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features, P pixels of
-a label map (none in classification), L classes.
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features, P pixels
+of a label map (none in classification), L classes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EVALUATED_AT_ONCE = 16_384
 
 
 class Network(AnyNetwork):
-    """An encoder a modality, and the method behind them."""
+    """One encoder per modality, and the method behind them."""
 
     def __init__(self, design: Design, statistics: Mapping[str, InputStatistics], criterion: TaskLoss) -> None:
         """A new network; its weights are drawn from torch's global generator.
