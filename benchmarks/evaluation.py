@@ -21,7 +21,7 @@ from dmr.data.dataset import MultimodalDataset
 from dmr.evaluation import EVALUATION_BATCH, evaluate
 from dmr.methods.base import Features
 from dmr.metrics import Values, score
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.training import build_network
 
 METHODS_TIMED = ("dmrnet", "dropout", "hemis", "shaspec", "simmlm", "late_fusion_transformer")

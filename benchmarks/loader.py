@@ -22,9 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import dmr.data.batches
-from dmr.data.batches import Batch, Batches
+from dmr.data.batches import Batch, Batches, batch_positions
 from dmr.data.dataset import Split
-from dmr.training import batch_positions
 
 SETS = {
     "vectors": (20_000, {"a": (64,), "b": (32,), "c": (128,)}, np.float32, 5),

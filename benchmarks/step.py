@@ -16,10 +16,10 @@ import torch
 from common import environment, image_settings, images, interleaved, milliseconds, ratio, steady, table
 from torch import Tensor
 
-from dmr.methods.base import Features, Seen, StepLosses
+from dmr.methods.base import Features, MaskedBatch, StepLosses, add_by_combination
 from dmr.sampling import combination_probabilities, draw_combinations
 from dmr.seeds import generator
-from dmr.training import _Run, add_by_combination
+from dmr.training import Run
 
 METHODS_TIMED = ("dmrnet", "dropout", "hemis", "shaspec", "auxiliary_heads", "simmlm", "late_fusion_transformer")
 TARGETS = {2: 1.35, 3: 1.5}
@@ -32,7 +32,7 @@ class Steps:
     def __init__(self, modalities: int, method: str) -> None:
         dataset = images(modalities, train=TRAIN, val=64)
         torch.manual_seed(0)
-        self.run = _Run(dataset, image_settings(dataset, method), torch.device("cpu"))
+        self.run = Run(dataset, image_settings(dataset, method), torch.device("cpu"))
         self.run.network.train()
         self.run.network.method.start_epoch(0, self.run.drawn, generator("cpu", 0, "mining"))
         self.probabilities = combination_probabilities(self.run.drawn, self.run.settings.sampling)
@@ -62,10 +62,12 @@ class Steps:
         needed = masks.any(0)
         encoded = network.encode(inputs)
         contexts = [needed[:, m : m + 1].float() * f for m, f in enumerate(encoded.contexts)]
-        return network.method.losses(Seen(Features(contexts, []), masks, combination, labels, inputs, needed), noise)
+        return network.method.losses(
+            MaskedBatch(Features(contexts, []), masks, combination, labels, inputs, needed), noise
+        )
 
     def finish(self, losses: StepLosses) -> None:
-        self.run.update(losses.total)
+        self.run.optimisation.step(losses.total)
         add_by_combination(self.sums, losses)
 
     def check(self) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 from dmr.combinations import Combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
+from dmr.distributed.ranks import ALONE, Ranks
 from dmr.methods.base import Prediction
 from dmr.metrics import Values, make_tally
-from dmr.networks import Network
-from dmr.ranks import ALONE, Ranks
-from dmr.sampling import able_in
+from dmr.networks.network import Network
+from dmr.sampling import available_in
 
 EVALUATION_BATCH = 512
 EVALUATION_VALUES = 2**24  # of one modality
@@ -57,7 +57,7 @@ def evaluate(
     ranks: Ranks = ALONE,
     observer: Observer | None = None,
 ) -> Evaluation:
-    """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once a
+    """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once per
     combination. Each rank evaluates a part of the samples; all return what one would.
     """
     network.eval()
@@ -70,21 +70,21 @@ def evaluate(
     parts = torch.split(torch.arange(*ranks.bounds(len(batches))), _at_once(dataset, batches, len(masks)))
     for positions, (inputs, labels) in zip(parts, batches.stream(parts), strict=True):
         found = network.predict(inputs, masks)
-        able = (
+        available = (
             torch.ones((len(masks), len(positions)), dtype=torch.bool)
             if has is None
-            else able_in(masks, has[positions])
+            else available_in(masks, has[positions])
         )
-        able = able.to(labels.device)
-        tally.add(found.logits, labels, able)
+        available = available.to(labels.device)
+        tally.add(found.logits, labels, available)
         if observer is not None:
-            observer(positions, found, able)
-        samples += able.sum(1).cpu()
+            observer(positions, found, available)
+        samples += available.sum(1).cpu()
         has_variance = has_variance and found.variance is not None
         if found.variance is not None:
-            variance += torch.where(able, found.variance, 0.0).double().sum(1).cpu()
+            variance += torch.where(available, found.variance, 0.0).double().sum(1).cpu()
         if means is not None and found.embedding is not None:
-            means.add(torch.where(able[..., None], found.embedding.float(), 0.0), labels)
+            means.add(torch.where(available[..., None], found.embedding.float(), 0.0), labels)
     if ranks.count > 1:
         tally.join(ranks, len(batches))
         variance, samples = ranks.total(torch.stack([variance, samples]))

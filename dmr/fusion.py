@@ -1,6 +1,6 @@
 """Fusion of the modalities that are present: features (B, *S, D) of each to (K, B, *S, Z).
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features, Z fused features.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features, Z fused features.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dmr.ranks import Part
+from dmr.distributed.ranks import BatchShard
 from dmr.settings import ClassWeights
 
 IGNORED = -100  # of torch's cross-entropy
@@ -50,7 +50,7 @@ class TaskLoss(nn.Module):
         return loss.flatten(-labels.ndim + 1).sum(-1) / valid
 
 
-def masked_mean(values: Tensor, mask: Tensor, part: Part | None = None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor, part: BatchShard | None = None) -> Tensor:
     """() the mean of the values where `mask` (of their shape) is True, 0 where it nowhere is; where the samples are a
     part of a batch, what counts is how many there are in all of it.
     """

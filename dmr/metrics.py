@@ -1,4 +1,4 @@
-"""Metrics a combination, and their summaries over combinations.
+"""Metrics per combination, and their summaries over combinations.
 
 Letters: C combinations, N samples, B samples of a batch, P pixels of a label map, L classes.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dmr.combinations import Combinations
 from dmr.direction import Direction
-from dmr.ranks import Ranks
+from dmr.distributed.ranks import Ranks
 
 ECE_BINS = 15
 SUMMARIES = ("mean", "worst", "full", "expected")

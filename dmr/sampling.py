@@ -1,6 +1,6 @@
 """Which combination each training sample is seen with: a strategy is a probability for each combination.
 
-Letters: M modalities, C combinations, B samples of a batch, K combinations a sample, U different sets of modalities.
+Letters: M modalities, C combinations, B samples of a batch, K combinations per sample, U different sets of modalities.
 """
 
 from __future__ import annotations
@@ -64,7 +64,30 @@ def within(probabilities: Tensor, combinations: Combinations, patterns: npt.NDAr
     return weights / weights.sum(1, keepdim=True)
 
 
-def able_in(masks: Tensor, has: Tensor) -> Tensor:
+class Presence:
+    """Which modalities the samples of a split have, and so which combinations can be drawn for them."""
+
+    def __init__(self, has: npt.NDArray[np.bool_] | None) -> None:
+        """`has` (N, M); None where every sample has all modalities."""
+        self.has = None if has is None else torch.from_numpy(has)
+        if has is not None:
+            self.patterns, which = np.unique(has, axis=0, return_inverse=True)
+            self.pattern_of = torch.from_numpy(which.reshape(-1))
+
+    def has_at(self, positions: Tensor) -> Tensor | None:
+        """(B, M) of the samples at `positions` (B,)."""
+        return None if self.has is None else self.has[positions]
+
+    def within(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
+        """`probabilities` (C,) for all, or restricted to each set of modalities that samples have, (U, C)."""
+        return probabilities if self.has is None else within(probabilities, combinations, self.patterns)
+
+    def rows_at(self, probabilities: Tensor, positions: Tensor) -> Tensor:
+        """From what `within` gave, the probabilities of the samples at `positions` (B,): (C,) for all, or (B, C)."""
+        return probabilities if self.has is None else probabilities[self.pattern_of[positions]]
+
+
+def available_in(masks: Tensor, has: Tensor) -> Tensor:
     """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
     return (~masks[:, None] | has[None]).all(-1)
 

@@ -18,12 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dmr.augmentation import centre
 from dmr.combinations import combination_name
+from dmr.data.augmentation import centre
 from dmr.data.dataset import Modality, MultimodalDataset
-from dmr.design import Design
 from dmr.encoders import encoder_name, find_encoder
 from dmr.methods import find_method, method_name
+from dmr.networks.design import Design
+from dmr.networks.network import Network
 
 DESIGN, WEIGHTS = "design.json", "weights.npz"
 AT_ONCE_ROWS, AT_ONCE_VALUES = 256, 2**24
@@ -111,7 +112,7 @@ class Server:
         self.served = read_served(folder)
         with np.load(folder / WEIGHTS, allow_pickle=False) as arrays:
             state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        self.network = self.served.design.restored(state)
+        self.network = Network.restored(self.served.design, state)
         self.names = [modality.name for modality in self.served.modalities]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The `arrays` layout: a folder with dataset.yaml and one memory-mapped .npy file a modality and split."""
+"""The `arrays` layout: a folder with dataset.yaml and one memory-mapped .npy file per modality and split."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def check_map_sizes(path: Path, splits: Mapping[str, Split]) -> None:
 
 
 def check_values(path: Path, dataset: MultimodalDataset) -> list[str]:
-    """Read every input once; returns warnings, a line a modality that is constant in train.
+    """Read every input once; returns warnings, one line per modality that is constant in train.
 
     Raises:
         DataError: NaN or infinity in an input that is present: modality, split and first row.

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmr.data.dataset import Split
+from dmr.data.dataset import MultimodalDataset, Split
+from dmr.sampling import draw_combinations
 
 RESIDENT_BYTES = 2 * 2**30
 AHEAD = 2  # batches of a large split that are gathered before they are asked for
@@ -69,3 +70,26 @@ class Batches:
         inputs, labels = batch
         on_device = {name: values.to(self.device, non_blocking=True) for name, values in inputs.items()}
         return on_device, labels.to(self.device, non_blocking=True)
+
+
+def batch_positions(count: int, size: int, order: torch.Generator, chances: Tensor | None = None) -> Iterator[Tensor]:
+    """Positions 0..count−1 in random order, or as many drawn with these `chances` (count,), in batches of `size`; a
+    single sample left over is left out, since batch normalisation has no statistics of one sample.
+    """
+    drawn = torch.randperm(count, generator=order) if chances is None else draw_combinations(chances, (count,), order)
+    for positions in torch.split(drawn, size):
+        if len(positions) > 1:
+            yield positions
+
+
+def class_chances(dataset: MultimodalDataset) -> Tensor:
+    """(N,) float64, the chance of each training sample to be drawn, equal in sum for every class that has samples.
+
+    Raises:
+        ValueError: the samples of the task have no single class.
+    """
+    if dataset.task != "classification":
+        raise ValueError(f"train.class_balanced: a sample of {dataset.task} has no single class")
+    labels = dataset.splits["train"].targets()
+    chances = 1.0 / np.bincount(labels)[labels]
+    return torch.from_numpy(chances / chances.sum())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dmr.encoders.base import EncoderModule, EncoderSettings
-from dmr.layers import group_norm
+from dmr.networks.layers import group_norm
 from dmr.settings import setting
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmr.encoders.base import EncoderModule, EncoderSettings
-from dmr.layers import BatchNorm2d
+from dmr.networks.layers import BatchNorm2d
 
 
 class BasicBlock(nn.Module):

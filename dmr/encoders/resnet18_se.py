@@ -1,6 +1,6 @@
 """The published face anti-spoofing network: a ResNet-18 split after layer 2, each modality recalibrated before the
 fusion (Zhang et al., "A Dataset and Benchmark for Large-scale Multi-modal Face Anti-spoofing", CVPR 2019, section 4;
-the first half is an encoder a modality, the second the trunk).
+the first half is one encoder per modality, the second the trunk).
 
 Letters: B samples, N fused maps, C channels, H height, W width.
 """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dmr.encoders.base import EncoderSettings
 from dmr.encoders.resnet import Bottleneck, Stem, initialise, stage
-from dmr.layers import BatchNorm2d
+from dmr.networks.layers import BatchNorm2d
 
 CONTEXT_WIDTH = 512
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmr.methods.auxiliary_heads import AuxiliaryHeads
-from dmr.methods.base import Method, MethodSettings, Parts
+from dmr.methods.base import Components, Method, MethodSettings
 from dmr.methods.dedicated import Dedicated
 from dmr.methods.dmrnet import DMRNet
 from dmr.methods.dropout import Dropout
@@ -47,7 +47,7 @@ def find_method(name: str) -> type[Method]:
     return found
 
 
-def build_method(settings: MethodSettings, parts: Parts) -> Method:
+def build_method(settings: MethodSettings, parts: Components) -> Method:
     """The method that `settings` belong to."""
     return method_of(settings)(settings, parts)
 

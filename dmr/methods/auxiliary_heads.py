@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dmr.distributed.ranks import BatchShard
 from dmr.losses import masked_mean
-from dmr.methods.base import Parts, Seen, StepLosses
+from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.ranks import Part
 from dmr.settings import setting
 
 
@@ -32,17 +32,17 @@ class AuxiliaryHeads(Dropout):
     Settings = AuxiliaryHeadsSettings
     search_space: ClassVar[dict[str, Any]] = {"model.auxiliary_weight": {"log_uniform": [0.05, 5.0]}}
 
-    def __init__(self, settings: AuxiliaryHeadsSettings, parts: Parts) -> None:
+    def __init__(self, settings: AuxiliaryHeadsSettings, parts: Components) -> None:
         super().__init__(settings, parts)
         self.project = nn.ModuleList(nn.Linear(width, parts.embedding_width) for width in parts.widths)
         self.shared_head = parts.head(parts.embedding_width)
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         auxiliary = masked_sum_of_means(self.single_losses(seen), seen.masks.any(0).T, seen.part)
         fused = self.fusion(seen.features.contexts, seen.masks)
         return self.with_terms(seen, fused, {"auxiliary": (self.settings.auxiliary_weight, auxiliary)})
 
-    def single_losses(self, seen: Seen) -> Tensor:
+    def single_losses(self, seen: MaskedBatch) -> Tensor:
         """(M, B) loss of the shared head on each modality alone."""
         projected = [project(f) for project, f in zip(self.project, seen.features.contexts, strict=True)]
         alone = torch.eye(len(projected), dtype=torch.bool, device=seen.masks.device)
@@ -53,6 +53,6 @@ class AuxiliaryHeads(Dropout):
         return losses
 
 
-def masked_sum_of_means(losses: Tensor, there: Tensor, part: Part | None = None) -> Tensor:
+def masked_sum_of_means(losses: Tensor, there: Tensor, part: BatchShard | None = None) -> Tensor:
     """() Σ_m of the mean of (M, B) losses over the samples that have modality m: `there` (M, B)."""
     return torch.stack([masked_mean(row, mask, part) for row, mask in zip(losses, there, strict=True)]).sum()

@@ -3,7 +3,7 @@
 Features have their channels last, (B, *S, D): S is empty for vectors and (H, W) for maps, so that a method is written
 once for classification and segmentation.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features of a
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features of a
 modality, Z fused features, P pixels of a label map (none in classification), L classes. Where several ranks train one
 network, B are a rank's own samples and G those of all ranks.
 """
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods.heads import TaskHead, Trunk
-from dmr.ranks import Part, alone
-from dmr.sampling import able_in
+from dmr.sampling import available_in
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Features(NamedTuple):
     skips: Sequence[Sequence[Tensor]]  # of each level, finest first, of each modality (B, D, H, W); for segmentation
 
 
-class Seen(NamedTuple):
+class MaskedBatch(NamedTuple):
     """B samples, each seen with K combinations."""
 
     features: Features
@@ -47,25 +47,32 @@ class Seen(NamedTuple):
     inputs: Mapping[str, Tensor]  # (B, *shape) by modality, whatever the combinations
     needed: Tensor | None = None  # (B, M) bool on the CPU: what is there in any of a sample's combinations
     has: Tensor | None = None  # (G, M) bool on the CPU, the modalities a sample has at all; None where all have all
-    share: Part | None = None  # which samples of the global batch these are; None for all
-    anywhere: Tensor | None = None  # (M,) bool on the CPU, what any sample of any rank needs; None as in `needed`
+    share: BatchShard | None = None  # which samples of the global batch these are; None for all
+    needed_on_any_rank: Tensor | None = (
+        None  # (M,) bool on the CPU, what any sample of any rank needs; None as in `needed`
+    )
 
     @property
-    def part(self) -> Part:
+    def anywhere(self) -> Tensor | None:
+        """The name of `needed_on_any_rank` in methods of people's own."""
+        return self.needed_on_any_rank
+
+    @property
+    def part(self) -> BatchShard:
         return alone(len(self.labels)) if self.share is None else self.share
 
-    def having(self, mask: Tensor) -> tuple[Tensor, Part]:
+    def having(self, mask: Tensor) -> tuple[Tensor, BatchShard]:
         """(b,) positions of the samples that have every modality of `mask` (M,), on the device of the labels, and which
         of all such samples these are.
         """
         part = self.part
         if self.has is None:
             return torch.arange(part.own, device=self.labels.device), part
-        able = able_in(mask[None], self.has)[0]
-        positions = part.cut(able).nonzero().squeeze(1)
-        before, total = (0, len(positions)) if self.share is None else (able[: part.before].sum(), able.sum())
+        available = available_in(mask[None], self.has)[0]
+        positions = part.cut(available).nonzero().squeeze(1)
+        before, total = (0, len(positions)) if self.share is None else (available[: part.before].sum(), available.sum())
         own = len(positions)
-        found = Part(part.ranks, int(before), own, int(total) - int(before) - own)
+        found = BatchShard(part.ranks, int(before), own, int(total) - int(before) - own)
         return positions.to(self.labels.device, non_blocking=True), found
 
     def at(self, positions: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -75,14 +82,39 @@ class Seen(NamedTuple):
         return {name: x.index_select(0, positions) for name, x in self.inputs.items()}, self.labels[positions]
 
 
+Seen = MaskedBatch  # the name in methods of people's own
+
+
 class StepLosses(NamedTuple):
-    """What a step gives back: `total` is what is minimised; `parts` are its terms, unweighted, for the log."""
+    """What a step gives back: `total` is what is minimised; `terms` are its terms, unweighted, for the log."""
 
     total: Tensor  # ()
     task: Tensor  # (K, B), detached: the loss of each sample in each of its combinations
     combination: Tensor  # (K, B), which these are
     variance: Tensor | None  # (K, B), detached: predicted variance, mean over features
-    parts: dict[str, Tensor]  # each (), detached
+    terms: dict[str, Tensor]  # each (), detached
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """The name of `terms` in methods of people's own."""
+        return self.terms
+
+
+class CombinationSums(NamedTuple):
+    """What an epoch adds up for each combination: the rows, by name, of the (3, C) float64 that `end_epoch` gets."""
+
+    loss: Tensor  # (C,)
+    variance: Tensor  # (C,), zero for a method that predicts none
+    samples: Tensor  # (C,), how many losses were added
+
+
+def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
+    """Add a step's losses, variances and counts to `sums` (3, C), the rows of `CombinationSums`, in place."""
+    flat = losses.combination.flatten()
+    variance = losses.task.new_zeros(()) if losses.variance is None else losses.variance
+    step = CombinationSums(losses.task, variance, losses.task.new_ones(()))
+    for total, row in zip(sums, step, strict=True):
+        total.index_add_(0, flat, row.expand(losses.combination.shape).flatten().double())
 
 
 class Prediction(NamedTuple):
@@ -94,7 +126,7 @@ class Prediction(NamedTuple):
 
 
 class AnyNetwork(nn.Module):
-    """Encoders and a method (see `dmr.networks.Network`), as a method knows those it has inside.
+    """Encoders and a method (see `dmr.networks.network.Network`), as a method knows those it has inside.
 
     Attributes:
         combinations: (C, M) masks of all its combinations, on the CPU; the last is the full one.
@@ -111,7 +143,7 @@ class AnyNetwork(nn.Module):
         combination: Tensor,
         generator: torch.Generator,
         has: Tensor | None = None,
-        part: Part | None = None,
+        part: BatchShard | None = None,
     ) -> StepLosses:
         """Losses of a training step on inputs (B, *shape) and labels (B, *P), each sample seen with the combinations
         (K, G), int64 on the CPU; `has` (G, M), bool on the CPU, where samples lack modalities; `part` says which of the
@@ -129,7 +161,7 @@ class AnyNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a method is built from: equal for all methods on the same data and encoders.
 
     Attributes:
@@ -153,6 +185,9 @@ class Parts:
     network: Callable[[Sequence[str], MethodSettings], AnyNetwork]
 
 
+Parts = Components  # the name in methods of people's own
+
+
 class Method(nn.Module):
     """Base of the methods: everything behind the encoders."""
 
@@ -160,14 +195,14 @@ class Method(nn.Module):
     search_space: ClassVar[dict[str, Any]] = {}
     """The method's own default search space, in the notation of the study file."""
     own_encoders: ClassVar[bool] = False
-    """True for a method that encodes for itself, from `Seen.inputs`; it then implements `predict_inputs`."""
+    """True for a method that encodes for itself, from `MaskedBatch.inputs`; it then implements `predict_inputs`."""
 
-    def __init__(self, settings: Any, parts: Parts) -> None:
+    def __init__(self, settings: Any, parts: Components) -> None:
         super().__init__()
         self.settings = settings
         self.criterion = parts.criterion
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         """Losses of a training step; `generator` is on the device of the features.
 
         On several ranks they are means over the rank's samples; what is no such mean is made one by `seen.part`.
@@ -190,7 +225,7 @@ class Method(nn.Module):
         """Called before each epoch, which counts from 0; `generator` is on the CPU."""
 
     def end_epoch(self, epoch: int, sums: Tensor) -> None:
-        """Called after each epoch with (3, C) float64: sums of loss, of variance, and the count, by combination."""
+        """Called after each epoch with (3, C) float64, which `CombinationSums(*sums)` gives by name."""
 
     def hard_combinations(self) -> Tensor | None:
         """(C,) bool, the combinations with extra weight now; None for a method that has none."""

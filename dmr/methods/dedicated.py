@@ -1,4 +1,4 @@
-"""One model a combination, 2^M − 1 trainings: the reference above.
+"""One model per combination, 2^M − 1 trainings: the upper reference.
 
 The models are trained side by side on the same batches and share nothing: the sum of their losses has the gradients
 each of them would have alone. Only the epoch of the checkpoint is chosen for all of them together, and a `clip_norm`
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dmr.combinations import Combinations
 from dmr.losses import masked_mean
-from dmr.methods.base import Method, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import Components, MaskedBatch, Method, Prediction, StepLosses
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.full_only import only_full
 
@@ -35,7 +35,7 @@ class Dedicated(Method):
     search_space: ClassVar[dict[str, Any]] = {}
     own_encoders = True
 
-    def __init__(self, settings: DedicatedSettings, parts: Parts) -> None:
+    def __init__(self, settings: DedicatedSettings, parts: Components) -> None:
         super().__init__(settings, parts)
         names, members = parts.combinations.modalities, parts.combinations.members
         own = DropoutSettings(head_norm=settings.head_norm)
@@ -46,7 +46,7 @@ class Dedicated(Method):
     def drawn(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
         return only_full(probabilities, combinations)
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         """The combinations of `seen` are not used: every model is trained on every sample that has its modalities.
 
         `task` and `combination` are (C, B), or where samples lack modalities one row of those of all models.

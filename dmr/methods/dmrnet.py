@@ -2,7 +2,7 @@
 
 Wei, Luo, Wang, Luo, "Robust Multimodal Learning via Representation Decoupling", ECCV 2024 (arXiv 2407.04458).
 
-Letters: B samples, K combinations a sample, N draws, C combinations, S positions of a map, Z fused features, V hard
+Letters: B samples, K combinations per sample, N draws, C combinations, S positions of a map, Z fused features, V hard
 combinations.
 """
 
@@ -16,10 +16,19 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import Combinations
-from dmr.methods.base import Features, Method, MethodSettings, Parts, Prediction, Seen, StepLosses
+from dmr.distributed.ranks import BatchShard, alone
+from dmr.methods.base import (
+    CombinationSums,
+    Components,
+    Features,
+    MaskedBatch,
+    Method,
+    MethodSettings,
+    Prediction,
+    StepLosses,
+)
 from dmr.methods.hard import largest
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
-from dmr.ranks import Part, alone
 from dmr.settings import setting
 
 LOG_VARIANCE_LIMIT = 10.0
@@ -58,7 +67,7 @@ class DMRNet(Method):
         "model.hard_weight": {"uniform": [0.0, 1.0]},
     }
 
-    def __init__(self, settings: DMRNetSettings, parts: Parts) -> None:
+    def __init__(self, settings: DMRNetSettings, parts: Components) -> None:
         super().__init__(settings, parts)
         self.fusion = parts.fusion()
         self.trunk = parts.trunk(self.fusion.width)
@@ -71,7 +80,7 @@ class DMRNet(Method):
         self.hard: Tensor
         self.mined: Tensor
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         mean, log_variance = self.gaussian(seen.features, seen.masks)
         draws = self.settings.draws
         embedding = draw(mean, log_variance, self.settings.noise_scale, draws, generator, seen.part).flatten(0, 1)
@@ -126,7 +135,7 @@ def draw(
     noise_scale: float,
     draws: int,
     generator: torch.Generator,
-    part: Part | None = None,
+    part: BatchShard | None = None,
 ) -> Tensor:
     """N embeddings e = μ + τ·exp(s/2)⊙ε, ε ~ N(0, I): (N, K, B, *S, Z) from (K, B, *S, Z)."""
     part = part or alone(mean.shape[1])
@@ -144,7 +153,9 @@ def kl_divergence(mean: Tensor, log_variance: Tensor, prior_std: float) -> Tenso
     return summed.flatten(2).mean(-1) if summed.ndim > 2 else summed
 
 
-def hard_loss(task: Tensor, combination: Tensor, hard: Tensor, mode: HardMode, part: Part | None = None) -> Tensor:
+def hard_loss(
+    task: Tensor, combination: Tensor, hard: Tensor, mode: HardMode, part: BatchShard | None = None
+) -> Tensor:
     """The hard-combination term, () from losses and combinations (K, B) and the hard ones among all, (C,) bool.
 
     intended: (1/KB) Σ of the losses of the samples seen with a hard combination.
@@ -165,10 +176,11 @@ def mine(sums: Tensor, combinations: Combinations, settings: DMRNetSettings, gen
     """(C,) bool: the V combinations, not the full one, with the largest mean variance (or loss, or at random).
 
     Args:
-        sums: (3, C) sums of loss, of variance, and counts. What was never drawn is never hard.
+        sums: (3, C), the rows of `CombinationSums`. What was never drawn is never hard.
     """
+    mined = CombinationSums(*sums)
     if settings.hard_by == "random":
         score = torch.rand(len(combinations), generator=generator, dtype=torch.float64)
     else:
-        score = sums[0 if settings.hard_by == "loss" else 1] / sums[2].clamp(min=1)
-    return largest(score, sums[2] > 0, combinations, settings.hard_count)
+        score = (mined.loss if settings.hard_by == "loss" else mined.variance) / mined.samples.clamp(min=1)
+    return largest(score, mined.samples > 0, combinations, settings.hard_count)

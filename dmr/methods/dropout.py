@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dmr.fusion import FusionModule
-from dmr.methods.base import Features, Method, MethodSettings, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import Components, Features, MaskedBatch, Method, MethodSettings, Prediction, StepLosses
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
 
 
@@ -28,7 +28,7 @@ class Dropout(Method):
     Settings = DropoutSettings
     search_space: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, settings: DropoutSettings, parts: Parts, fusion: FusionModule | None = None) -> None:
+    def __init__(self, settings: DropoutSettings, parts: Components, fusion: FusionModule | None = None) -> None:
         """`fusion` replaces the one of the study file."""
         super().__init__(settings, parts)
         self.fusion = parts.fusion() if fusion is None else fusion
@@ -36,10 +36,10 @@ class Dropout(Method):
         self.embed = ProjectionHead(self.trunk.width, settings.head_norm, parts.embedding_width)
         self.head = parts.head(parts.embedding_width)
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         return self.with_terms(seen, self.fusion(seen.features.contexts, seen.masks), {})
 
-    def with_terms(self, seen: Seen, fused: Tensor, terms: Mapping[str, tuple[float, Tensor]]) -> StepLosses:
+    def with_terms(self, seen: MaskedBatch, fused: Tensor, terms: Mapping[str, tuple[float, Tensor]]) -> StepLosses:
         """The task loss on fused features (K, B, *S, D), and further terms: weight and value () by name."""
         task = self.criterion(self.predict_fused(fused, seen.features, seen.masks).logits, seen.labels)
         total = task.mean() + sum(weight * value for weight, value in terms.values())

@@ -1,7 +1,7 @@
 """What the methods put on fused features: projections, the layers all modalities share, and the task's head.
 
-Letters: B samples, K combinations a sample, S positions of a map, D features, Z features of the embedding, P pixels of
-a label map, L classes.
+Letters: B samples, K combinations per sample, S positions of a map, D features, Z features of the embedding, P pixels
+of a label map, L classes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dmr.decoders import Decoder
 from dmr.fusion import keep_present
-from dmr.layers import BatchNorm1d
+from dmr.networks.decoders import Decoder
+from dmr.networks.layers import BatchNorm1d
 
 HeadNorm = Literal["batch", "layer", "none"]
 

@@ -2,7 +2,7 @@
 
 Havaei, Guizard, Chapados, Bengio, "HeMIS: Hetero-Modal Image Segmentation", MICCAI 2016 (arXiv 1607.05194).
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features, Z fused features.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features, Z fused features.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dmr.fusion import FusionModule, count_present, mean_present, present
-from dmr.methods.base import Parts
+from dmr.methods.base import Components
 from dmr.methods.dropout import Dropout, DropoutSettings
 
 
@@ -26,7 +26,7 @@ class HeMIS(Dropout):
 
     Settings = HeMISSettings
 
-    def __init__(self, settings: HeMISSettings, parts: Parts) -> None:
+    def __init__(self, settings: HeMISSettings, parts: Components) -> None:
         super().__init__(settings, parts, Moments(parts.widths, sum(parts.widths)))
 
 

@@ -1,9 +1,9 @@
-"""Late fusion by a transformer: a token a modality, a class token, and a key-padding mask over what is missing.
+"""Late fusion by a transformer: one token per modality, a class token, and a key-padding mask over what is missing.
 
 Said to be hard to beat where it is tuned and trained with dropped modalities (arXiv 2512.22991). On maps every position
 has a sequence of its own.
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features, T features of a token.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features, T features of a token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dmr.fusion import FusionModule, keep_present
-from dmr.methods.base import Parts
+from dmr.methods.base import Components
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.settings import setting
 
@@ -35,7 +35,7 @@ class LateFusionTransformer(Dropout):
     Settings = LateFusionTransformerSettings
     search_space: ClassVar[dict[str, Any]] = {"model.layers": {"int": [1, 3]}}
 
-    def __init__(self, settings: LateFusionTransformerSettings, parts: Parts) -> None:
+    def __init__(self, settings: LateFusionTransformerSettings, parts: Components) -> None:
         super().__init__(settings, parts, TokenFusion(parts.widths, settings.layers, settings.heads))
 
 

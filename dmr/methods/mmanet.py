@@ -5,7 +5,7 @@ Wei, Luo, Luo, "MMANet: Margin-aware Distillation and Modality-aware Regularizat
 CVPR 2023 (arXiv 2304.08028), sections 3.2 and 3.3. The teacher, a network of its own, is trained on complete samples in
 the first `teacher_epochs` epochs, beside the student; after them it is fixed and the distillation begins.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, P pixels of a label map, L classes,
+Letters: M modalities, B samples, K combinations per sample, C combinations, P pixels of a label map, L classes,
 Z features of the embedding, V hard combinations.
 """
 
@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmr.combinations import Combinations
-from dmr.methods.base import Parts, Prediction, Seen, StepLosses
+from dmr.distributed.ranks import BatchShard, Ranks, alone
+from dmr.methods.base import Components, MaskedBatch, Prediction, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.hard import largest
-from dmr.ranks import Part, Ranks, alone
 from dmr.settings import setting
 
 
@@ -46,7 +46,7 @@ class MMANet(Dropout):
         "model.hard_weight": {"uniform": [0.0, 1.0]},
     }
 
-    def __init__(self, settings: MMANetSettings, parts: Parts) -> None:
+    def __init__(self, settings: MMANetSettings, parts: Components) -> None:
         super().__init__(settings, parts)
         self.teacher = parts.network(parts.combinations.modalities, DropoutSettings(head_norm=settings.head_norm))
         self.teaching = False
@@ -55,7 +55,7 @@ class MMANet(Dropout):
         self.hard: Tensor
         self.farness: Tensor
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         student = self.predict(seen.features, seen.masks)
         task = self.criterion(student.logits, seen.labels)
         hard = torch.where(self.hard[seen.combination], task, 0.0).mean()
@@ -75,7 +75,7 @@ class MMANet(Dropout):
         else:
             lesson = self.teacher.losses(inputs, labels, self.teacher.full(part.whole), generator, None, part)
             total = total + part.weighed(lesson.total, seen.part)
-            parts["teacher"] = part.weighed(lesson.parts["task"], seen.part)
+            parts["teacher"] = part.weighed(lesson.terms["task"], seen.part)
         return StepLosses(total, task.detach(), seen.combination, None, parts)
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class MMANet(Dropout):
         self.teacher.encoded += count * len(inputs)
         return self.teacher.predict(inputs, self.teacher.combinations[-1:])
 
-    def distillation(self, student: Prediction, teacher: Prediction, complete: Tensor, part: Part) -> Tensor:
+    def distillation(self, student: Prediction, teacher: Prediction, complete: Tensor, part: BatchShard) -> Tensor:
         """() from the student on all samples and the teacher on those at the positions `complete` (b,)."""
         assert student.embedding is not None
         assert teacher.embedding is not None
@@ -113,7 +113,7 @@ class MMANet(Dropout):
 
 
 def margin_aware_distillation(
-    student: Tensor, teacher: Tensor, uncertainty: Tensor, part: Part | None = None
+    student: Tensor, teacher: Tensor, uncertainty: Tensor, part: BatchShard | None = None
 ) -> Tensor:
     """() (1/KB²) Σ_k Σ_i w_i Σ_j (G^t_ij − G^s_kij)² of the Gram matrices G = z zᵀ, z being embeddings of length 1 of
     the student (K, B, Z) and the teacher (B, Z). w = `uncertainty` (B,) over its mean: samples near the teacher's
@@ -149,4 +149,5 @@ def farthest(sums: Tensor, combinations: Combinations, count: int | None) -> Ten
     Args:
         sums: (2, C) sums of divergence, and counts. What was never drawn is never hard.
     """
-    return largest(sums[0] / sums[1].clamp(min=1), sums[1] > 0, combinations, count)
+    far, seen = sums
+    return largest(far / seen.clamp(min=1), seen > 0, combinations, count)

@@ -4,7 +4,7 @@ Wang, Chen, Ma, Avery, Hull, Carneiro, "Multi-modal Learning with Missing Modali
 Modelling", CVPR 2023 (arXiv 2307.14126), section 3. The paper's shared encoder reads raw inputs, which have one shape
 there; here modalities differ, so it reads each encoder's features after a projection of their own.
 
-Letters: M modalities, B samples, K combinations a sample, S positions of a map, D features.
+Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dmr.distributed.ranks import BatchShard
 from dmr.fusion import FusionModule, mean_present, present
 from dmr.losses import masked_mean
-from dmr.methods.base import Parts, Seen, StepLosses
+from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.ranks import Part
 from dmr.settings import setting
 
 
@@ -43,13 +43,13 @@ class ShaSpec(Dropout):
         "model.domain_weight": {"log_uniform": [1e-3, 1.0]},
     }
 
-    def __init__(self, settings: ShaSpecSettings, parts: Parts) -> None:
+    def __init__(self, settings: ShaSpecSettings, parts: Components) -> None:
         fusion = SharedSpecific(parts.widths)
         super().__init__(settings, parts, fusion)
         self.fusion: SharedSpecific = fusion
         self.which = nn.Linear(fusion.own, len(parts.widths))
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         shared, specific = self.fusion.split(seen.features.contexts)
         there = seen.masks.any(0)
         terms = {
@@ -95,7 +95,7 @@ class SharedSpecific(FusionModule):
         )
 
 
-def shared_distance(shared: Sequence[Tensor], there: Tensor, part: Part | None = None) -> Tensor:
+def shared_distance(shared: Sequence[Tensor], there: Tensor, part: BatchShard | None = None) -> Tensor:
     """() Σ over pairs i < j of mean |shared_i − shared_j| over features, positions and the samples that have both:
     features (B, *S, D), `there` (B, M).
     """
@@ -106,7 +106,7 @@ def shared_distance(shared: Sequence[Tensor], there: Tensor, part: Part | None =
     return torch.stack(terms).sum() if terms else shared[0].new_zeros(())
 
 
-def domain_loss(logits: Sequence[Tensor], there: Tensor, part: Part | None = None) -> Tensor:
+def domain_loss(logits: Sequence[Tensor], there: Tensor, part: BatchShard | None = None) -> Tensor:
     """() mean cross-entropy of telling the modality from its specific features, over what is present: logits (B, M) of
     each modality, `there` (B, M).
     """

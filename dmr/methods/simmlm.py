@@ -1,10 +1,10 @@
-"""SimMLM: an expert a modality, mixed by a gate over those present, and two nested combinations a step: more modalities
-must not do worse than fewer.
+"""SimMLM: one expert per modality, mixed by a gate over those present, and two nested combinations per step: more
+modalities must not do worse than fewer.
 
 Li, Chen, Han, Zhang, "SimMLM: A Simple Framework for Multi-modal Learning with Missing Modality", ICCV 2025
 (arXiv 2507.19264), section 3: dynamic mixture of modality experts, and the more-vs-fewer ranking loss.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features,
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features,
 Z features of the embedding, P pixels of a label map, L classes.
 """
 
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.fusion import keep_present
-from dmr.methods.base import Features, Method, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import Components, Features, MaskedBatch, Method, Prediction, StepLosses
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.heads import ProjectionHead, pooled
-from dmr.ranks import Part, alone
 from dmr.settings import setting
 
 
@@ -39,7 +39,7 @@ class SimMLM(Method):
     Settings = SimMLMSettings
     search_space: ClassVar[dict[str, Any]] = {"model.ranking_weight": {"log_uniform": [0.01, 3.0]}}
 
-    def __init__(self, settings: SimMLMSettings, parts: Parts) -> None:
+    def __init__(self, settings: SimMLMSettings, parts: Components) -> None:
         super().__init__(settings, parts)
         trunks = [parts.trunk(width) for width in parts.widths]
         self.trunks = nn.ModuleList(trunks)
@@ -51,10 +51,10 @@ class SimMLM(Method):
         self.register_buffer("index_of_code", combination_codes(parts.combinations), persistent=False)
         self.index_of_code: Tensor
 
-    def losses(self, seen: Seen, generator: torch.Generator) -> StepLosses:
+    def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
         fewer = nested(seen.masks, generator, seen.part)
         needed = seen.masks.any(0).cpu() if seen.needed is None else seen.needed
-        experts = self.experts(seen.features, needed, seen.anywhere)
+        experts = self.experts(seen.features, needed, seen.needed_on_any_rank)
         task = torch.stack(
             [self.criterion(self.mix(seen.features, experts, masks), seen.labels) for masks in (seen.masks, fewer)]
         )
@@ -68,17 +68,19 @@ class SimMLM(Method):
     def predict(self, features: Features, masks: Tensor) -> Prediction:
         return Prediction(self.mix(features, self.experts(features), masks), None, None)
 
-    def experts(self, features: Features, needed: Tensor | None = None, anywhere: Tensor | None = None) -> Tensor:
+    def experts(
+        self, features: Features, needed: Tensor | None = None, needed_on_any_rank: Tensor | None = None
+    ) -> Tensor:
         """(M, B, *P, L) logits of each modality alone, zero where `needed` (B, M), bool on the CPU, is False.
 
         An expert sees the samples that have its modality only, so that batch normalisation counts no other; it is run
-        where a sample of any rank has it, `anywhere` (M,).
+        where a sample of any rank has it, `needed_on_any_rank` (M,).
         """
         count = len(features.contexts[0])
         logits: list[Tensor | None] = []
         for m in range(len(features.contexts)):
             rows = torch.arange(count) if needed is None else needed[:, m].nonzero().squeeze(1)
-            run = len(rows) > 0 if anywhere is None else bool(anywhere[m])
+            run = len(rows) > 0 if needed_on_any_rank is None else bool(needed_on_any_rank[m])
             logits.append(self.expert(m, features, rows, count) if run else None)
         known = next(expert for expert in logits if expert is not None)
         return torch.stack([torch.zeros_like(known) if expert is None else expert for expert in logits])
@@ -108,7 +110,7 @@ class SimMLM(Method):
         return mixed
 
 
-def nested(masks: Tensor, generator: torch.Generator, part: Part | None = None) -> Tensor:
+def nested(masks: Tensor, generator: torch.Generator, part: BatchShard | None = None) -> Tensor:
     """For each of (K, B, M) masks a non-empty proper subset, its size uniform; a single modality is its own subset."""
     device, part = masks.device, part or alone(masks.shape[1])
     order = part.draw(torch.rand, masks.shape, 1, generator, device=device).masked_fill(~masks, -1.0)

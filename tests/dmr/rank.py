@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from dmr.augmentation import AugmentSettings
 from dmr.data import open_dataset
+from dmr.data.augmentation import AugmentSettings
 from dmr.data.dataset import Modality, MultimodalDataset, Split
 from dmr.encoders import default_encoder, find_encoder
 from dmr.methods import METHODS

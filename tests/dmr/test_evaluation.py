@@ -20,7 +20,7 @@ from dmr.data.dataset import MultimodalDataset
 from dmr.evaluation import class_mean_cosine, evaluate, rank_correlation
 from dmr.methods import METHODS
 from dmr.methods.base import Features, Prediction
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.training import RunSettings, build_network
 
 CPU = torch.device("cpu")

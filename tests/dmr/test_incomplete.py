@@ -20,7 +20,7 @@ from dmr.evaluation import class_mean_cosine, evaluate
 from dmr.methods import METHODS, Method, MethodSettings
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.metrics import summarise
-from dmr.sampling import able_in
+from dmr.sampling import available_in
 from dmr.settings import SamplingSettings
 from dmr.training import RunSettings, build_network, fit
 from dmr.training import test as judge_on_test
@@ -160,7 +160,7 @@ def test_who_can_be_asked_by_hand() -> None:
     combinations = all_combinations(("a", "b"))
     has = torch.tensor([[True, False], [False, True], [True, True]])
     expected = [[True, False, True], [False, True, True], [False, False, True]]
-    assert able_in(torch.from_numpy(combinations.masks), has).tolist() == expected
+    assert available_in(torch.from_numpy(combinations.masks), has).tolist() == expected
 
 
 @pytest.mark.parametrize("at_once", [5, 512])
@@ -367,4 +367,4 @@ def test_a_teacher_is_trained_on_complete_samples_alone(
     found = network.losses(inputs, labels, seen, torch.Generator(), has)
     kept = {name: x[complete] for name, x in inputs.items()}
     lesson = alone.losses(kept, labels[complete], alone.full(int(complete.sum())), torch.Generator())
-    torch.testing.assert_close(found.parts["teacher"], lesson.parts["task"])
+    torch.testing.assert_close(found.terms["teacher"], lesson.terms["task"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmr.ranks import Part, Ranks, alone
+from dmr.distributed.ranks import BatchShard, Ranks, alone
 
 RANK = Path(__file__).with_name("rank.py")
 
@@ -86,7 +86,7 @@ def test_the_parts_of_a_batch_are_all_of_it_in_order() -> None:
 
 
 def test_random_numbers_belong_to_the_sample_and_not_to_the_rank() -> None:
-    def drawn(part: Part) -> torch.Tensor:
+    def drawn(part: BatchShard) -> torch.Tensor:
         return part.draw(torch.randn, (2, part.own, 4), 1, torch.Generator().manual_seed(5))
 
     parts = [drawn(Ranks(rank, 3).part(7)) for rank in range(3)]

@@ -12,21 +12,19 @@ import torch
 from torch import Tensor
 
 import dmr.training
-from dmr.data.batches import Batches
+from dmr.data.batches import Batches, batch_positions
 from dmr.data.dataset import MultimodalDataset
 from dmr.evaluation import Evaluation
 from dmr.methods import METHODS
-from dmr.methods.base import StepLosses
+from dmr.methods.base import StepLosses, add_by_combination
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import (
     OPTIMIZERS,
     Diverged,
     RunSettings,
-    add_by_combination,
-    batch_positions,
     build_network,
     fit,
 )

@@ -23,7 +23,7 @@ from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.full_only import FullOnlySettings
 from dmr.methods.mmanet import MMANetSettings
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings
 from dmr.training import RunSettings, build_network, fit
 

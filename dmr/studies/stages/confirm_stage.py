@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from dmr.augmentation import AugmentSettings, centre_crop
+from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.studies.names import DEFAULTS

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import EncoderSettings, check_encoder, default_encoder, encoder_name, find_encoder
-from dmr.networks import check_encoders
+from dmr.networks.network import check_encoders
 from dmr.studies.errors import StudyError
 from dmr.studies.study_file.schema import encoder_entries
 

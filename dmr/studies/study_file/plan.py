@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dmr.augmentation import AugmentSettings, centre_crop
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.data import open_dataset
+from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.missing import take_away
 from dmr.methods import find_method

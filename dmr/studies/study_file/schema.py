@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from dmr.augmentation import AugmentSettings
 from dmr.data import DATASETS
+from dmr.data.augmentation import AugmentSettings
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.own import own_function
 from dmr.direction import Direction

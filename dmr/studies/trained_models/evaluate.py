@@ -13,7 +13,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dmr.augmentation import centre_crop
 from dmr.combinations import (
     SEPARATOR,
     Combinations,
@@ -21,11 +20,13 @@ from dmr.combinations import (
     combination_name,
     evaluated_combinations,
 )
+from dmr.data.augmentation import centre_crop
 from dmr.data.batches import Batches
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.site import open_site
 from dmr.evaluation import evaluate
 from dmr.metrics import METRICS, Values
+from dmr.networks.network import Network
 from dmr.studies.errors import StudyError
 from dmr.studies.study_file.validation_errors import nearest
 from dmr.studies.trained_models.export import network_state
@@ -54,7 +55,7 @@ def evaluate_run(
     device = torch.device("cuda" if gpu else "cpu")
     design = run.settings.design(dataset)
     try:
-        network = design.restored(state).to(device)
+        network = Network.restored(design, state).to(device)
     except RuntimeError as error:
         raise StudyError(f"{run.checkpoint}: {' '.join(str(error).split())[:300]}") from None
     seen = centre_crop(dataset, run.settings.augment)

@@ -23,6 +23,7 @@ from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import encoder_name
 from dmr.methods import method_name
+from dmr.networks.network import Network
 from dmr.serving import Served, served, write_network
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.mlflow_store import open_client
@@ -106,7 +107,7 @@ def save_model(
     whole = served(dataset, settings.design(dataset))
     state = network_state(checkpoint)
     try:
-        whole.design.restored(state)
+        Network.restored(whole.design, state)
     except RuntimeError as error:
         raise StudyError(f"{checkpoint}: {' '.join(str(error).split())[:300]}") from None
     description = whole.description()

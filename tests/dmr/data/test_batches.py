@@ -14,9 +14,9 @@ import torch
 
 import dmr.data.batches
 import dmr.data.dataset
-from dmr.data.batches import AHEAD, Batches
+from dmr.data.batches import AHEAD, Batches, batch_positions, class_chances
 from dmr.data.dataset import MultimodalDataset, Split
-from dmr.training import RunSettings, batch_positions, class_chances, fit
+from dmr.training import RunSettings, fit
 
 MakeDataset = Callable[..., MultimodalDataset]
 CPU = torch.device("cpu")

@@ -18,9 +18,9 @@ from dmr.encoders.pyramid import PyramidSettings
 from dmr.fusion import Fusion, FusionKind
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings
-from dmr.methods.base import Features, Parts, Seen
+from dmr.methods.base import Components, Features, MaskedBatch
 from dmr.methods.heads import ClassificationHead, Trunk
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings, build_network
 
@@ -41,10 +41,10 @@ def _no_network(names: Sequence[str], settings: MethodSettings) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def make_parts() -> Callable[..., Parts]:
-    def make(widths: tuple[int, ...] = WIDTHS, fusion: FusionKind = "concat") -> Parts:
+def make_parts() -> Callable[..., Components]:
+    def make(widths: tuple[int, ...] = WIDTHS, fusion: FusionKind = "concat") -> Components:
         """Parts for classification, without encoders."""
-        return Parts(
+        return Components(
             widths=widths,
             combinations=all_combinations([f"m{m}" for m in range(len(widths))]),
             criterion=TaskLoss(),
@@ -59,17 +59,17 @@ def make_parts() -> Callable[..., Parts]:
 
 
 @pytest.fixture(scope="session")
-def make_seen() -> Callable[..., Seen]:
+def make_seen() -> Callable[..., MaskedBatch]:
     def make(
         combination: Tensor, widths: tuple[int, ...] = WIDTHS, positions: tuple[int, ...] = (), scale: float = 1.0
-    ) -> Seen:
+    ) -> MaskedBatch:
         """Random features of B samples seen with `combination` (K, B), as the encoders would hand them on."""
         masks = torch.from_numpy(all_combinations([f"m{m}" for m in range(len(widths))]).masks)[combination]
         count = combination.shape[1]
         contexts = [scale * torch.randn((count, *positions, width)) for width in widths]
         for m, context in enumerate(contexts):
             context[~masks.any(0)[:, m]] = 0.0
-        return Seen(Features(contexts, []), masks, combination, torch.randint(0, CLASSES, (count,)), {})
+        return MaskedBatch(Features(contexts, []), masks, combination, torch.randint(0, CLASSES, (count,)), {})
 
     return make
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from dmr.methods.auxiliary_heads import AuxiliaryHeads, AuxiliaryHeadsSettings, masked_sum_of_means
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 
-MakeParts = Callable[..., Parts]
-MakeSeen = Callable[..., Seen]
+MakeParts = Callable[..., Components]
+MakeSeen = Callable[..., MaskedBatch]
 
 
 def test_the_sum_of_means_by_hand() -> None:
@@ -35,7 +35,7 @@ def test_only_present_modalities_count(make_parts: MakeParts, make_seen: MakeSee
                 logits = method.shared_head.classify(method.project[m](x).mean(0))
                 losses.append(F.cross_entropy(logits, seen.labels[b]).item())
         auxiliary += sum(losses) / len(losses)
-    assert got.parts["auxiliary"].item() == pytest.approx(auxiliary, rel=1e-5)
+    assert got.terms["auxiliary"].item() == pytest.approx(auxiliary, rel=1e-5)
     assert got.total.item() == pytest.approx(got.task.mean().item() + 0.7 * auxiliary, rel=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_in_segmentation_a_single_modality_has_its_own_skips_alone(make_network:
             features.contexts[2].fill_(3.0)
             for level in features.skips:
                 level[2].fill_(3.0)
-        seen = Seen(features, network.combinations[combination], combination, labels, inputs)
+        seen = MaskedBatch(features, network.combinations[combination], combination, labels, inputs)
         losses.append(network.method.single_losses(seen))
     assert losses[0].shape == (3, 2)
     assert torch.equal(losses[0][:2], losses[1][:2])

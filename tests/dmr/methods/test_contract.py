@@ -18,7 +18,7 @@ from dmr.encoders import ENCODERS, EncoderModule, EncoderSettings, Trunk
 from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.methods import METHODS, MethodSettings
 from dmr.methods.base import StepLosses
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings, build_network
 
@@ -164,7 +164,7 @@ def check_losses(losses: StepLosses) -> None:
         assert losses.variance.shape == losses.task.shape
         assert (losses.variance >= 0).all()
         assert not losses.variance.requires_grad
-    for name, part in losses.parts.items():
+    for name, part in losses.terms.items():
         assert part.shape == (), name
         assert part.isfinite(), name
         assert not part.requires_grad, name

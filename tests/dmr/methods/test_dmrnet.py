@@ -15,11 +15,11 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from dmr.combinations import Combinations, all_combinations
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.dmrnet import LOG_VARIANCE_LIMIT, DMRNet, DMRNetSettings, draw, hard_loss, kl_divergence, mine
 
-MakeParts = Callable[..., Parts]
-MakeSeen = Callable[..., Seen]
+MakeParts = Callable[..., Components]
+MakeSeen = Callable[..., MaskedBatch]
 
 
 def of(count: int) -> Combinations:
@@ -223,7 +223,7 @@ def test_mining_at_random_is_uniform_and_comes_from_the_generator(
     assert torch.equal(one, other)
 
 
-def hard_after_each_epoch(parts: Parts, settings: DMRNetSettings, hardest: list[int]) -> list[list[int]]:
+def hard_after_each_epoch(parts: Components, settings: DMRNetSettings, hardest: list[int]) -> list[list[int]]:
     """The hard combinations in force in each epoch, when combination `hardest[epoch]` has the largest variance."""
     method, history = DMRNet(settings, parts), []
     for epoch, largest in enumerate(hardest):

@@ -15,11 +15,11 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_kl
 
 from dmr.data.dataset import Task
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.dmrnet import LOG_VARIANCE_LIMIT, DMRNet, DMRNetSettings
 
-MakeParts = Callable[..., Parts]
-MakeSeen = Callable[..., Seen]
+MakeParts = Callable[..., Components]
+MakeSeen = Callable[..., MaskedBatch]
 COMBINATION = torch.tensor([[0, 1, 6, 4, 5], [3, 1, 2, 4, 6]])
 
 
@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def fused_by_loops(seen: Seen) -> Tensor:
+def fused_by_loops(seen: MaskedBatch) -> Tensor:
     """(K, B, *S, Z) of a fusion by concatenation."""
     rows = [
         torch.cat([x[b] if mask[b, m] else torch.zeros_like(x[b]) for m, x in enumerate(seen.features.contexts)], -1)
@@ -67,10 +67,10 @@ def test_the_loss_is_the_formula(make_parts: MakeParts, make_seen: MakeSeen, mod
     if mode == "constant":
         hard = 10 * 2 / 7 * task.mean().item()
     torch.testing.assert_close(got.task, task, rtol=1e-4, atol=1e-5)
-    assert got.parts["task"].item() == pytest.approx(task.mean().item(), rel=1e-4)
-    assert got.parts["kl"].item() == pytest.approx(kl, rel=1e-4)
+    assert got.terms["task"].item() == pytest.approx(task.mean().item(), rel=1e-4)
+    assert got.terms["kl"].item() == pytest.approx(kl, rel=1e-4)
     assert flagged
-    assert got.parts["hard"].item() == pytest.approx(hard, rel=1e-4)
+    assert got.terms["hard"].item() == pytest.approx(hard, rel=1e-4)
     assert got.total.item() == pytest.approx(task.mean().item() + 0.05 * kl + 0.4 * hard, rel=1e-4)
     assert got.variance is not None
     torch.testing.assert_close(got.variance, log_variance.detach().exp().mean(-1))
@@ -95,7 +95,7 @@ def test_on_a_map_every_position_has_its_gaussian(make_parts: MakeParts, make_se
         logits = method.head.classify(embeddings)
         task[k, b] = F.cross_entropy(logits, seen.labels[b].repeat(2))
     torch.testing.assert_close(got.task, task.detach(), rtol=1e-4, atol=1e-5)
-    assert got.parts["kl"].item() == pytest.approx(kl, rel=1e-4)
+    assert got.terms["kl"].item() == pytest.approx(kl, rel=1e-4)
     assert got.variance is not None
     torch.testing.assert_close(got.variance, variance.detach(), rtol=1e-4, atol=1e-5)
 
@@ -120,7 +120,7 @@ def test_a_fixed_variance_is_noise_alone(make_parts: MakeParts, make_seen: MakeS
     task = torch.stack([F.cross_entropy(row, seen.labels, reduction="none") for row in method.head.classify(drawn)])
     torch.testing.assert_close(got.task, task.detach())
     kl = reference_kl(Normal(mean, torch.ones_like(mean)), Normal(0.0, 2.0)).sum(-1).mean()
-    assert got.parts["kl"].item() == pytest.approx(kl.item(), rel=1e-5)
+    assert got.terms["kl"].item() == pytest.approx(kl.item(), rel=1e-5)
     assert got.variance is not None
     assert torch.equal(got.variance, torch.ones(2, 5))
     found = method.predict(seen.features, seen.masks)
@@ -180,7 +180,7 @@ def test_batches_of_two_that_lack_combinations(
     got = method.losses(make_seen(torch.tensor([combination])), generator())
     got.total.backward()
     assert got.total.isfinite()
-    assert got.parts["hard"].item() == 0.0
+    assert got.terms["hard"].item() == 0.0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
 
 

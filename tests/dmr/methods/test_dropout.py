@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import Dropout, DropoutSettings
 
-MakeParts = Callable[..., Parts]
-MakeSeen = Callable[..., Seen]
+MakeParts = Callable[..., Components]
+MakeSeen = Callable[..., MaskedBatch]
 COMBINATION = torch.tensor([[0, 3, 6, 2], [5, 4, 1, 6]])
 
 
@@ -24,7 +24,7 @@ def test_the_loss_is_cross_entropy_at_the_drawn_combination(make_parts: MakePart
         logits = method.head.classify(method.embed.linear(fused))
         assert got.task[k, b].item() == pytest.approx(F.cross_entropy(logits, seen.labels[b]).item(), rel=1e-5)
     assert got.total.item() == pytest.approx(got.task.mean().item())
-    assert got.parts.keys() == {"task"}
+    assert got.terms.keys() == {"task"}
     assert got.variance is None
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dmr.combinations import all_combinations
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.hemis import HeMIS, HeMISSettings, Moments, moments
 
 MASKS = torch.from_numpy(all_combinations(["a", "b", "c"]).masks)[:, None].expand(-1, 2, -1)  # (7, B = 2, 3)
@@ -56,7 +56,9 @@ def test_the_moments_are_of_projections() -> None:
     assert Moments((4, 3), 7).width == 8
 
 
-def test_the_method_is_dropout_on_the_moments(make_parts: Callable[..., Parts], make_seen: Callable[..., Seen]) -> None:
+def test_the_method_is_dropout_on_the_moments(
+    make_parts: Callable[..., Components], make_seen: Callable[..., MaskedBatch]
+) -> None:
     method = HeMIS(HeMISSettings(head_norm="layer"), make_parts())
     seen = make_seen(torch.tensor([[0, 3, 6], [5, 4, 1]]))
     found = method.predict(seen.features, seen.masks)

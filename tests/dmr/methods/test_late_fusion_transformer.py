@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import all_combinations
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.late_fusion_transformer import LateFusionTransformer, LateFusionTransformerSettings, TokenFusion
 
 WIDTHS = (4, 3, 5)
@@ -77,7 +77,7 @@ def test_the_token_is_of_the_mean_width_in_whole_heads(widths: tuple[int, ...], 
 
 
 def test_the_method_is_dropout_on_the_class_token(
-    make_parts: Callable[..., Parts], make_seen: Callable[..., Seen]
+    make_parts: Callable[..., Components], make_seen: Callable[..., MaskedBatch]
 ) -> None:
     method = LateFusionTransformer(LateFusionTransformerSettings(layers=1, heads=2, head_norm="layer"), make_parts())
     seen = make_seen(torch.tensor([[0, 3, 6], [5, 4, 1]]))

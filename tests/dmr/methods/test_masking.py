@@ -65,8 +65,8 @@ def test_a_training_step(
             assert torch.equal(row, other) == untouched
         return
     assert torch.equal(before.task, after.task)
-    for part in before.parts.keys() - COMPLETE.get(name, set()):
-        assert torch.equal(before.parts[part], after.parts[part]), part
+    for part in before.terms.keys() - COMPLETE.get(name, set()):
+        assert torch.equal(before.terms[part], after.terms[part]), part
     if before.variance is not None:
         assert torch.equal(before.variance, after.variance)
     if name not in COMPLETE:
@@ -130,8 +130,8 @@ def test_what_a_sample_never_had(
     (before, gradients), (after, others) = results
     assert torch.equal(before.total, after.total)
     assert torch.equal(before.task, after.task)
-    assert before.parts.keys() == after.parts.keys()
-    assert all(torch.equal(before.parts[part], after.parts[part]) for part in before.parts)
+    assert before.terms.keys() == after.terms.keys()
+    assert all(torch.equal(before.terms[part], after.terms[part]) for part in before.terms)
     assert all(one is None or torch.equal(one, other) for one, other in zip(gradients, others, strict=True))
     if name == "dedicated":
         met = network.combinations[before.combination[0]]

@@ -154,10 +154,10 @@ def test_the_loss_with_a_teacher_is_the_formula(make_network: MakeNetwork, task:
     assert hard > 0
     assert distillation > 0
     torch.testing.assert_close(got.task, each.detach(), rtol=1e-4, atol=1e-5)
-    assert got.parts["hard"].item() == pytest.approx(hard, rel=1e-4)
-    assert got.parts["distillation"].item() == pytest.approx(distillation, rel=1e-4)
+    assert got.terms["hard"].item() == pytest.approx(hard, rel=1e-4)
+    assert got.terms["distillation"].item() == pytest.approx(distillation, rel=1e-4)
     assert got.total.item() == pytest.approx(each.mean().item() + 0.4 * hard + 0.7 * distillation, rel=1e-4)
-    assert "teacher" not in got.parts
+    assert "teacher" not in got.terms
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -169,8 +169,8 @@ def test_the_teacher_is_trained_as_if_alone_on_complete_samples(make_network: Ma
     got.total.backward()
     expected = alone.losses(inputs, labels, torch.full((1, 7), 6), generator())
     expected.total.backward()
-    assert got.parts["teacher"].item() == pytest.approx(expected.task.mean().item(), rel=1e-5)
-    assert "distillation" not in got.parts
+    assert got.terms["teacher"].item() == pytest.approx(expected.task.mean().item(), rel=1e-5)
+    assert "distillation" not in got.terms
     for (name, own), (_, other) in zip(
         network.method.teacher.named_parameters(), alone.named_parameters(), strict=True
     ):
@@ -188,8 +188,8 @@ def test_only_the_teacher_sees_what_is_absent(make_network: MakeNetwork, task: T
         inputs["m2"][0] += spoil
         results.append(network.losses(inputs, labels, COMBINATION[:1] * 0, generator()))
     assert torch.equal(results[0].task, results[1].task)
-    assert torch.equal(results[0].parts["hard"], results[1].parts["hard"])
-    assert not torch.equal(results[0].parts["distillation"], results[1].parts["distillation"])
+    assert torch.equal(results[0].terms["hard"], results[1].terms["hard"])
+    assert not torch.equal(results[0].terms["distillation"], results[1].terms["distillation"])
 
 
 def state_of(module: torch.nn.Module) -> dict[str, Tensor]:

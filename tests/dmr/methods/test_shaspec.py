@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmr.combinations import all_combinations
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.shaspec import SharedSpecific, ShaSpec, ShaSpecSettings, domain_loss, shared_distance
 
 MASKS = torch.from_numpy(all_combinations(["a", "b", "c"]).masks)[:, None].expand(-1, 2, -1)  # (7, B = 2, 3)
@@ -93,7 +93,7 @@ def test_a_missing_modality_is_the_mean_of_the_available_shared_features(positio
 @torch.no_grad()
 @pytest.mark.parametrize("positions", [(), (2, 3)])
 def test_the_loss_is_the_sum_of_its_terms(
-    make_parts: Callable[..., Parts], make_seen: Callable[..., Seen], positions: tuple[int, ...]
+    make_parts: Callable[..., Components], make_seen: Callable[..., MaskedBatch], positions: tuple[int, ...]
 ) -> None:
     method = ShaSpec(ShaSpecSettings(distance_weight=0.4, domain_weight=0.3, head_norm="layer"), make_parts())
     seen = make_seen(torch.tensor([[0, 6, 4, 1], [3, 2, 4, 1]]), positions=positions)
@@ -105,8 +105,8 @@ def test_the_loss_is_the_sum_of_its_terms(
     logits = method.predict(seen.features, seen.masks).logits
     task = torch.stack([F.cross_entropy(row, seen.labels, reduction="none") for row in logits])
     torch.testing.assert_close(got.task, task.detach())
-    assert got.parts["distance"].item() == pytest.approx(distance, rel=1e-5)
-    assert got.parts["domain"].item() == pytest.approx(domain, rel=1e-5)
+    assert got.terms["distance"].item() == pytest.approx(distance, rel=1e-5)
+    assert got.terms["domain"].item() == pytest.approx(domain, rel=1e-5)
     assert got.total.item() == pytest.approx(task.mean().item() + 0.4 * distance + 0.3 * domain, rel=1e-5)
 
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dmr.combinations import all_combinations
-from dmr.methods.base import Parts, Seen
+from dmr.methods.base import Components, MaskedBatch
 from dmr.methods.simmlm import SimMLM, SimMLMSettings, combination_codes, nested, ranking_loss
 
-MakeParts = Callable[..., Parts]
-MakeSeen = Callable[..., Seen]
+MakeParts = Callable[..., Components]
+MakeSeen = Callable[..., MaskedBatch]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -85,7 +85,7 @@ def test_the_code_of_a_combination_is_the_bits_of_its_modalities(modalities: int
 # --- the mixture ------------------------------------------------------------------------------------------------------
 
 
-def mixture(method: SimMLM, seen: Seen, mask: Tensor, b: int) -> tuple[Tensor, list[float]]:
+def mixture(method: SimMLM, seen: MaskedBatch, mask: Tensor, b: int) -> tuple[Tensor, list[float]]:
     """Logits (L,) of sample b and the gate's weights of the modalities that are there."""
     contexts = [x[b] for x in seen.features.contexts]
     there = [m for m, present in enumerate(mask) if present]
@@ -122,7 +122,7 @@ def test_the_loss_is_the_formula(make_parts: MakeParts, make_seen: MakeSeen) -> 
         losses[n, k, b] = F.cross_entropy(mixture(method, seen, masks[k, b], b)[0], seen.labels[b])
     ranking = sum(max(0.0, float(x - y)) for x, y in zip(losses[0].flatten(), losses[1].flatten(), strict=True)) / 10
     assert ranking > 0
-    assert got.parts["ranking"].item() == pytest.approx(ranking, rel=1e-4)
+    assert got.terms["ranking"].item() == pytest.approx(ranking, rel=1e-4)
     assert got.total.item() == pytest.approx(losses.mean().item() + 0.6 * ranking, rel=1e-4)
     assert got.task.shape == got.combination.shape == (4, 5)
     torch.testing.assert_close(got.task, losses.flatten(0, 1), rtol=1e-4, atol=1e-5)

@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from dmr.augmentation import AugmentSettings
 from dmr.data import open_dataset
+from dmr.data.augmentation import AugmentSettings
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset, Split
 from dmr.studies.errors import StudyError

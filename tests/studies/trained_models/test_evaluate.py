@@ -15,8 +15,8 @@ import torch
 import yaml
 from typer.testing import CliRunner, Result
 
-from dmr.augmentation import centre_crop
 from dmr.checkpoints import save_checkpoint
+from dmr.data.augmentation import centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.files import write_text
 from dmr.studies.cli.entry_point import app

@@ -16,9 +16,9 @@ import torch
 import yaml
 from mlflow.exceptions import MlflowException
 
-from dmr.augmentation import centre_crop
 from dmr.checkpoints import save_checkpoint
 from dmr.combinations import evaluated_combinations
+from dmr.data.augmentation import centre_crop
 from dmr.data.batches import Batches
 from dmr.evaluation import evaluate
 from dmr.studies.errors import StudyError

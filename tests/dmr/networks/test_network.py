@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import dmr.networks
+import dmr.networks.network
 from dmr.combinations import all_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import EncoderSettings
@@ -16,8 +16,8 @@ from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.encoders.resnet_small import SmallResNetSettings
 from dmr.fusion import FUSIONS
 from dmr.methods import METHODS
-from dmr.methods.base import Features, Seen
-from dmr.networks import Network
+from dmr.methods.base import Features, MaskedBatch
+from dmr.networks.network import Network
 from dmr.training import RunSettings, build_network
 
 MakeDataset = Callable[..., MultimodalDataset]
@@ -144,7 +144,7 @@ def test_a_modality_of_one_sample_or_none(dataset: MultimodalDataset, network: N
         assert all(f.isfinite().all() for f in flat(features, m))
     assert all((f[present:] == 0).all() for f in flat(features, 1))
     combination = torch.full((1, 4), 4)
-    seen = Seen(features, needed[None], combination, labels_of(dataset, 4), batch(dataset, 4))
+    seen = MaskedBatch(features, needed[None], combination, labels_of(dataset, 4), batch(dataset, 4))
     network.method.losses(seen, torch.Generator().manual_seed(0)).total.backward()
     gradients = [p.grad for p in network.encoders[1].parameters()]
     assert all((g is None) == (present == 0) for g in gradients)
@@ -186,7 +186,7 @@ def test_prediction_in_pieces_is_prediction_at_once(
     masks, inputs = network.combinations, batch(dataset)
     with torch.no_grad():
         at_once = network.predict(inputs, masks)
-        monkeypatch.setattr(dmr.networks, "EVALUATED_AT_ONCE", 1)
+        monkeypatch.setattr(dmr.networks.network, "EVALUATED_AT_ONCE", 1)
         in_pieces = network.predict(inputs, masks)
     assert at_once.logits.shape == (7, *labels_of(dataset).shape, 3)
     torch.testing.assert_close(at_once.logits, in_pieces.logits)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmr.data.dataset import Modality, MultimodalDataset
-from dmr.ranks import Part, alone
+from dmr.distributed.ranks import BatchShard, alone
 from dmr.settings import setting
 
 KINDS = ("image", "frames")
@@ -157,7 +157,7 @@ class Augmentation:
             self.cropped = tuple(settings.crop or self.size)
 
     def __call__(
-        self, inputs: dict[str, Tensor], labels: Tensor, draws: torch.Generator, part: Part | None = None
+        self, inputs: dict[str, Tensor], labels: Tensor, draws: torch.Generator, part: BatchShard | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Inputs (B, ..., H, W) and labels (B,) or (B, H, W) → the same with h × w pixels; `draws` is on the CPU."""
         if not self.names:
@@ -181,7 +181,7 @@ class Augmentation:
             images |= {name: _jittered(images[name], factors, inputs[name].dtype) for name in self.coloured}
         return inputs | images, labels if maps is None else maps[:, 0]
 
-    def _theta(self, flipped: Tensor, draws: torch.Generator, part: Part) -> Tensor:
+    def _theta(self, flipped: Tensor, draws: torch.Generator, part: BatchShard) -> Tensor:
         """(B, 2, 3): from the pixels of the crop to those of the image, both from −1 to 1 between the borders."""
         (height, width), (h, w) = self.size, self.cropped
         angle, factor, down, right = part.draw(torch.rand, (4, part.own), 1, draws, dtype=torch.float64)
@@ -199,7 +199,7 @@ class Augmentation:
         return torch.stack(rows, dim=1).float()
 
     def _windows(
-        self, images: dict[str, Tensor], maps: Tensor | None, flipped: Tensor, draws: torch.Generator, part: Part
+        self, images: dict[str, Tensor], maps: Tensor | None, flipped: Tensor, draws: torch.Generator, part: BatchShard
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Whole pixels: no value is changed."""
         (height, width), (h, w) = self.size, self.cropped

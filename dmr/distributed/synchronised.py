@@ -15,9 +15,17 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from dmr.distributed.ranks import Ranks
 from dmr.methods.base import StepLosses
-from dmr.networks import Network
-from dmr.ranks import Ranks
+from dmr.networks.network import Network
+
+
+def losses_over(ranks: Ranks, network: Network) -> Callable[..., StepLosses]:
+    """`network.losses` for these ranks; several ranks share batch normalisation and gradients from here on."""
+    if ranks.count == 1:
+        return network.losses
+    synchronise(network, ranks)
+    return distributed_losses(network)
 
 
 def distributed_losses(network: Network) -> Callable[..., StepLosses]:
@@ -57,7 +65,7 @@ class SyncBatchNorm(_BatchNorm):
     torch's own `nn.SyncBatchNorm` has no CPU version, and its running variance is NaN after a batch of one value. A
     rank may have no sample. Means and sums of squares are combined as in Chan, Golub, LeVeque, "Updating Formulae and
     a Pairwise Algorithm for Computing Sample Variances", 1979. Where all ranks together have one value a channel, the
-    running statistics are used and left alone, as `dmr.layers` does.
+    running statistics are used and left alone, as `dmr.networks.layers` does.
     """
 
     def __init__(self, like: _BatchNorm, ranks: Ranks) -> None:

@@ -2,7 +2,7 @@
 
 A batch is global. Every rank draws all of it, with the same generators, and works on its part. A rank's loss is a mean
 over its own samples; weighed with the rank's share of the batch, these add up to the loss of the whole batch, so that
-the gradients are those of one process. A mean that is not over all samples of a part divides by `Part.counted`.
+the gradients are those of one process. A mean that is not over all samples of a part divides by `BatchShard.counted`.
 
 Letters: W ranks, G samples of a global batch, B samples of a rank's part of it.
 """
@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from dmr.seeds import derive_seed
 
 T = TypeVar("T")
 
@@ -39,15 +41,24 @@ class Ranks:
             return ALONE
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that loads and saves for all."""
+        return self.rank == 0
+
+    def derive_seed(self, seed: int, purpose: str, epoch: int) -> int:
+        """A seed that no two ranks share; that of the first rank is the one of a process alone."""
+        return derive_seed(seed, purpose, epoch, *([] if self.first else [self.rank]))
+
     def bounds(self, count: int, rank: int | None = None) -> tuple[int, int]:
         """The first of `count` samples that is this rank's (or `rank`'s), and the one after its last."""
         rank = self.rank if rank is None else rank
         return count * rank // self.count, count * (rank + 1) // self.count
 
-    def part(self, count: int) -> Part:
+    def part(self, count: int) -> BatchShard:
         """This rank's part of `count` samples."""
         start, stop = self.bounds(count)
-        return Part(self, start, stop - start, count - stop)
+        return BatchShard(self, start, stop - start, count - stop)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over ranks, without a gradient."""
@@ -94,7 +105,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-class Part(NamedTuple):
+class BatchShard(NamedTuple):
     """The samples of a global batch that are this rank's: `own`, between those of lower and of higher ranks."""
 
     ranks: Ranks
@@ -110,6 +121,10 @@ class Part(NamedTuple):
     def share(self) -> float:
         """What a mean over this rank's samples weighs in the mean over all."""
         return 1.0 if self.ranks.count == 1 else self.own / self.whole
+
+    def summed(self, mean: Tensor) -> Tensor:
+        """The sum over this rank's samples, from their mean, which is not defined where there are none."""
+        return mean * self.own if self.own else torch.zeros_like(mean)
 
     def cut(self, values: Tensor, dim: int = 0) -> Tensor:
         """This rank's samples of all, along `dim`."""
@@ -128,7 +143,7 @@ class Part(NamedTuple):
             return count.clamp(min=1)
         return self.ranks.total(count).clamp(min=1) * self.share
 
-    def weighed(self, mean: Tensor, outer: Part | None = None) -> Tensor:
+    def weighed(self, mean: Tensor, outer: BatchShard | None = None) -> Tensor:
         """A mean over this rank's samples, so that the sum over ranks, divided by their number, is the mean over all.
 
         With `outer` that holds once the result is weighed in `outer`, of which these samples are some. Of no samples
@@ -149,9 +164,12 @@ class Part(NamedTuple):
         return self.ranks.sum(room.index_copy(dim, rows, values))
 
 
-def alone(count: int) -> Part:
+Part = BatchShard  # the name in methods of people's own
+
+
+def alone(count: int) -> BatchShard:
     """All of a batch of `count` samples."""
-    return Part(ALONE, 0, count, 0)
+    return BatchShard(ALONE, 0, count, 0)
 
 
 class _Sum(torch.autograd.Function):

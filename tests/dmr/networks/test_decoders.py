@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dmr.decoders import Decoder
 from dmr.encoders.pyramid import Pyramid
 from dmr.encoders.resnet50 import ResNet50
+from dmr.networks.decoders import Decoder
 
 
 def maps(count: int = 2) -> tuple[Tensor, list[Tensor]]:

@@ -1,87 +1,101 @@
 """From inputs to predictions: encode what is present, and hand over to the method.
 
-Letters: M modalities, B samples, K combinations a sample, C combinations, S positions of a map, D features, P pixels of
-a label map (none in classification), L classes.
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features, P pixels
+of a label map (none in classification), L classes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dmr.combinations import enumerate_combinations
 from dmr.data.dataset import InputStatistics, Modality
+from dmr.distributed.ranks import BatchShard
 from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
-from dmr.fusion import Fusion, FusionKind
+from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
-from dmr.methods.base import AnyNetwork, Features, Parts, Prediction, Seen, StepLosses
+from dmr.methods.base import AnyNetwork, Components, Features, MaskedBatch, Prediction, StepLosses
 from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
-from dmr.ranks import Part
+from dmr.networks.design import Design
 
 EVALUATED_AT_ONCE = 16_384
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """What all networks of a run are built from. `size`: (H, W) of the label maps, None in classification."""
-
-    encoders: Mapping[str, EncoderSettings]
-    statistics: Mapping[str, InputStatistics]
-    fusion: FusionKind
-    num_classes: int
-    size: tuple[int, int] | None
-    criterion: TaskLoss
-    channels_last: bool = False
-    compile: bool = False
-
-
 class Network(AnyNetwork):
-    """An encoder a modality, and the method behind them."""
+    """One encoder per modality, and the method behind them."""
 
-    def __init__(self, modalities: Sequence[Modality], method: MethodSettings, blueprint: Blueprint) -> None:
-        """Raises:
-        ValueError: the encoders give maps of different sizes, which cannot be fused.
+    def __init__(self, design: Design, statistics: Mapping[str, InputStatistics], criterion: TaskLoss) -> None:
+        """A new network; its weights are drawn from torch's global generator.
+
+        Args:
+            statistics: those of each modality in train, by which inputs are standardised.
+
+        Raises:
+            ValueError: the encoders give maps of different sizes, which cannot be fused.
         """
         super().__init__()
+        modalities = design.modalities
         self.names = tuple(modality.name for modality in modalities)
         everything = enumerate_combinations(self.names)
         self.combinations = torch.from_numpy(everything.masks)  # (C, M) on the CPU
-        self.channels_last = blueprint.channels_last
+        self.channels_last = design.channels_last
         self.encoded = 0
         encoders = [
-            build_encoder(
-                m, blueprint.encoders[m.name], blueprint.statistics[m.name].mean, blueprint.statistics[m.name].std
-            )
+            build_encoder(m, design.encoders[m.name], statistics[m.name].mean, statistics[m.name].std)
             for m in modalities
         ]
         self.shapes = [_level_shapes(encoder, m) for encoder, m in zip(encoders, modalities, strict=True)]
         _check_sizes(self.names, self.shapes)
         widths = tuple(encoder.widths[-1] for encoder in encoders)
         self.method = build_method(
-            method,
-            Parts(
+            design.method,
+            Components(
                 widths=widths,
                 combinations=everything,
-                criterion=blueprint.criterion,
-                fusion=partial(Fusion, widths, blueprint.fusion),
+                criterion=criterion,
+                fusion=partial(Fusion, widths, design.fusion),
                 trunk=partial(_trunk, encoders[0]),
                 embedding_width=_trunk(encoders[0], sum(widths)).width,
-                head=partial(_head, [encoder.widths[:-1] for encoder in encoders], blueprint),
-                network=lambda names, own: Network([m for m in modalities if m.name in names], own, blueprint),
+                head=partial(_head, [encoder.widths[:-1] for encoder in encoders], design),
+                network=lambda names, own: Network(_within(design, names, own), statistics, criterion),
             ),
         )
         self.encoders = nn.ModuleList([] if self.method.own_encoders else encoders)
-        if blueprint.channels_last:
+        if design.channels_last:
             self.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if blueprint.compile:
+        if design.compile:
             for encoder in self.encoders:
                 encoder.compile(dynamic=True)
+
+    @classmethod
+    def restored(cls, design: Design, state: Mapping[str, Any]) -> Network:
+        """The network with the weights of a checkpoint, on the CPU, in eval mode.
+
+        Raises:
+            RuntimeError: these are weights of another network.
+        """
+        encoders = {name: replace(encoder, weights=None) for name, encoder in design.encoders.items()}
+        statistics = {modality.name: _statistics_of(modality) for modality in design.modalities}
+        with torch.random.fork_rng([], device_type="cuda"):
+            network = cls(replace(design, encoders=encoders), statistics, TaskLoss())
+        network.load_state_dict(state)
+        return network.eval()
+
+    def take_encoded(self) -> int:
+        """Samples times encoders run in training since the last call, of all networks in this one."""
+        networks = [module for module in self.modules() if isinstance(module, Network)]
+        total = sum(inner.encoded for inner in networks)
+        for inner in networks:
+            inner.encoded = 0
+        return total
 
     def losses(
         self,
@@ -90,16 +104,16 @@ class Network(AnyNetwork):
         combination: Tensor,
         generator: torch.Generator,
         has: Tensor | None = None,
-        part: Part | None = None,
+        part: BatchShard | None = None,
     ) -> StepLosses:
         masks = self.combinations[combination]
-        needed, anywhere = masks.any(0), None
+        needed, needed_on_any_rank = masks.any(0), None
         if part is not None:
-            anywhere = needed.any(0)
+            needed_on_any_rank = needed.any(0)
             masks, combination, needed = part.cut(masks, 1), part.cut(combination, 1), part.cut(needed)
-        features = self.encode(inputs, needed, anywhere)
+        features = self.encode(inputs, needed, needed_on_any_rank)
         masks, combination = (x.to(labels.device, non_blocking=True) for x in (masks, combination))
-        seen = Seen(features, masks, combination, labels, inputs, needed, has, part, anywhere)
+        seen = MaskedBatch(features, masks, combination, labels, inputs, needed, has, part, needed_on_any_rank)
         return self.method.losses(seen, generator)
 
     def predict(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
@@ -116,18 +130,18 @@ class Network(AnyNetwork):
         return Prediction(torch.cat(logits), _joined(variances), _joined(embeddings))
 
     def encode(
-        self, inputs: Mapping[str, Tensor], needed: Tensor | None = None, anywhere: Tensor | None = None
+        self, inputs: Mapping[str, Tensor], needed: Tensor | None = None, needed_on_any_rank: Tensor | None = None
     ) -> Features:
         """Features of each modality; zeros where `needed` (B, M), bool on the CPU, is False.
 
         Only the samples that need a modality go through its encoder: they are gathered, encoded and scattered back.
-        `needed` is on the CPU so that a GPU is never waited for. What is needed `anywhere` (M,), on any rank, is run
-        with no sample as well: the encoder may wait for other ranks inside.
+        `needed` is on the CPU so that a GPU is never waited for. An encoder that is `needed_on_any_rank` (M,) is run
+        with no sample as well: it may wait for other ranks inside.
         """
         pyramids = []
         for m, encoder in enumerate(self.encoders):
             rows = None if needed is None else needed[:, m].nonzero().squeeze(1)
-            run = rows is None or len(rows) > 0 if anywhere is None else bool(anywhere[m])
+            run = rows is None or len(rows) > 0 if needed_on_any_rank is None else bool(needed_on_any_rank[m])
             pyramids.append(self._levels(encoder, inputs[self.names[m]], rows, self.shapes[m], run))
         contexts = [levels[-1].movedim(1, -1) for levels in pyramids]
         return Features(contexts, list(zip(*(levels[:-1] for levels in pyramids), strict=True)))
@@ -152,6 +166,20 @@ class Network(AnyNetwork):
         ]
 
 
+def _within(design: Design, names: Sequence[str], method: MethodSettings) -> Design:
+    """The design of a network inside another: of some of its modalities, with a method of its own."""
+    modalities = tuple(modality for modality in design.modalities if modality.name in names)
+    return replace(design, modalities=modalities, method=method)
+
+
+def _statistics_of(modality: Modality) -> InputStatistics:
+    """In the shape of a modality's statistics; the values are among the weights."""
+    channel = 1 if modality.kind == "frames" else 0
+    broadcast = tuple(n if axis == channel else 1 for axis, n in enumerate(modality.shape))
+    shape = modality.shape if modality.kind == "vector" else broadcast
+    return InputStatistics(torch.zeros(shape), torch.ones(shape))
+
+
 @torch.no_grad()
 def _level_shapes(encoder: nn.Module, modality: Modality) -> list[torch.Size]:
     """The shape of each level of one sample."""
@@ -172,11 +200,11 @@ def _trunk(encoder: EncoderModule, width: int) -> Trunk:
     return Trunk(layers, width if layers is None else layers.width)
 
 
-def _head(skip_widths: Sequence[Sequence[int]], blueprint: Blueprint, width: int) -> TaskHead:
+def _head(skip_widths: Sequence[Sequence[int]], design: Design, width: int) -> TaskHead:
     """`skip_widths`: of each modality, of each level."""
-    if blueprint.size is None:
-        return ClassificationHead(width, blueprint.num_classes)
-    return SegmentationHead(width, list(zip(*skip_widths, strict=True)), blueprint.num_classes, blueprint.size)
+    if design.size is None:
+        return ClassificationHead(width, design.num_classes)
+    return SegmentationHead(width, list(zip(*skip_widths, strict=True)), design.num_classes, design.size)
 
 
 def check_encoders(modalities: Sequence[Modality], encoders: Mapping[str, EncoderSettings]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dmr.layers import BatchNorm1d, BatchNorm2d, ResidualBlock, group_norm
+from dmr.networks.layers import BatchNorm1d, BatchNorm2d, ResidualBlock, group_norm
 
 NORMS: list[tuple[type[nn.Module], type[nn.Module], tuple[int, ...]]] = [
     (BatchNorm1d, nn.BatchNorm1d, ()),

@@ -1,4 +1,4 @@
-"""From a fused context map and fused skips to a class a pixel.
+"""From a fused context map and fused skips to a class per pixel.
 
 Letters: N maps (of any combinations and samples), Z channels of the context, C_l channels of level l, H height, W width
 of the labels, h, w of the context.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dmr.layers import group_norm
+from dmr.networks.layers import group_norm
 
 WIDEST = 256
 

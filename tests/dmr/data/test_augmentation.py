@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmr.augmentation import Augmentation, AugmentSettings, augmented_modalities, centre_crop
+from dmr.data.augmentation import Augmentation, AugmentSettings, augmented_modalities, centre_crop
 from dmr.data.dataset import Modality, MultimodalDataset, Split
 from dmr.training import RunSettings, fit
 

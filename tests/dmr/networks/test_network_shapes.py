@@ -13,7 +13,7 @@ from dmr.encoders.pyramid import PyramidSettings
 from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.encoders.resnet50 import ResNet50Settings
 from dmr.methods.dropout import DropoutSettings
-from dmr.networks import Network
+from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings, build_network
 

@@ -1,0 +1,4 @@
+"""What `dmr.training` is made of: the settings of a run, its optimisation, and the evaluation of the finished run.
+
+These files may import all of the science except `dmr.training` and `dmr.serving`.
+"""
