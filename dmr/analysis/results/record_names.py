@@ -1,4 +1,4 @@
-"""The names under which a study is written to MLflow and read back: tags, metrics, artifacts, and the columns of tables.
+"""The names under which a study is written to MLflow and read back: tags, metrics, artifacts, columns of tables.
 
 The writer in `dmr.studies` and the readers in `dmr.analysis` both take them from here. Constants and short texts alone,
 so that importing this file costs nothing.
@@ -34,7 +34,7 @@ BEST_PREFIX: Final = "best/"  # of metrics at a run's best epoch
 
 
 class Tag:
-    """Names of MLflow tags. Those after `STUDY` and `STAGE` are of single runs, then of the study's own run alone."""
+    """Names of MLflow tags. First of every run, then of a trial, then of the study's own run."""
 
     STUDY: Final = "study"
     STAGE: Final = "stage"

@@ -12,7 +12,7 @@ from dmr.studies.cli.app import NameArgument, StorageOption, command, people
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
 
 
 @command("table")
@@ -47,8 +47,9 @@ def heatmap(
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
-    from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, write_heatmap
-    from dmr.analysis.results.load_study import stage_of
+    from dmr.analysis.figures.trial_heatmap import write_heatmap
+    from dmr.analysis.results.record_names import DEFAULTS
+    from dmr.analysis.results.study_results import default_trials, stage_of
     from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)
@@ -78,11 +79,11 @@ def figures(
     """Draw every figure that the study has data for; for the others, say why not."""
     from mlflow import MlflowClient
 
+    from dmr.analysis.comparison.comparison import compared
     from dmr.analysis.figures.all_figures import study_figures
     from dmr.analysis.figures.style import save_figure
-    from dmr.analysis.report.page import compared
     from dmr.analysis.results.artifacts import read_artifact
-    from dmr.analysis.results.load_study import stage_of
+    from dmr.analysis.results.study_results import stage_of
     from dmr.studies.storage.study_folder import StudyFolder, resolve_storage
 
     folder = StudyFolder(resolve_storage(storage), name)

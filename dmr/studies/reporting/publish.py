@@ -15,7 +15,7 @@ from dmr.studies.stages.stage import PARENT, Bookkeeping
 from dmr.studies.tracking.notes import NOTE
 
 if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
     from dmr.studies.reporting.confirm_table import ConfirmRow
     from dmr.studies.stages.confirm_stage import Confirmation
 
