@@ -104,7 +104,7 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
 
 
-def own_defaults(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
+def defaults_of(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
     """The file's own values that this entry is compared with: with `blocks` those of its own, else those of the study;
     None where they have no values, and for these themselves.
     """
@@ -121,7 +121,7 @@ def _bare_note(studies: Sequence[str]) -> str:
 
 
 def _values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
-    """The main metric of the runs that have it: index run, one column per combination in order, of those that any has."""
+    """The main metric of the runs that have it: index run, one column per combination that any has, in order."""
     table = results.table
     rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == results.main_metric)]
     rows = rows[rows["combination"].notna()]

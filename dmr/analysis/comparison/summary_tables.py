@@ -1,4 +1,5 @@
-"""The two tables of a comparison: one row per entry, and one row per entry and combination. `Comparison` names the columns.
+"""The two tables of a comparison: one row per entry, and one row per entry and combination. `Comparison` describes
+their columns.
 
 Letters: S seeds, C combinations.
 """
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dmr.analysis.comparison.entries import Entry, own_defaults
+from dmr.analysis.comparison.entries import Entry, defaults_of
 from dmr.analysis.comparison.paired_tests import (
     NO_DIFFERENCE,
     NOT_TESTED,
@@ -33,7 +34,7 @@ class Relations(NamedTuple):
     """Who is compared with whom.
 
     Attributes:
-        defaults: by label, see `own_defaults`.
+        defaults: by label, see `defaults_of`.
         dedicated: the best entry of one network per combination.
         mode: which way the metric is better.
     """
@@ -46,7 +47,7 @@ class Relations(NamedTuple):
 
 def relations(entries: Sequence[Entry], reference: Entry, mode: Direction, blocks: Collection[str]) -> Relations:
     """Entries come best first; `blocks`: the studies whose search has them."""
-    found = {entry.label: own_defaults(entry, entries, entry.study in blocks) for entry in entries}
+    found = {entry.label: defaults_of(entry, entries, entry.study in blocks) for entry in entries}
     defaults = {label: own for label, own in found.items() if own is not None}
     return Relations(reference, defaults, next((e for e in entries if e.model == DEDICATED), None), mode)
 

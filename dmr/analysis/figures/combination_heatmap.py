@@ -1,4 +1,4 @@
-"""Rows by combinations: one row per trial, method, parameter or class, one column per combination, and under it the dots of the
+"""Heatmaps: rows are trials, methods, parameters or classes, one column per combination, and under it the dots of the
 modalities it has.
 
 Letters: R rows, C combinations, M modalities, S summaries. Lengths are inches, sizes of letters and dots points.

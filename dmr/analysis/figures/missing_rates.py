@@ -65,8 +65,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         means = {entry.label: expected_at(entry.values.mean(axis=0), combinations) for entry in entries}
         cells = pd.DataFrame.from_dict(means, orient="index", columns=list(RATES))
         text = (
-            f"one row per configuration, best {len(entries)} first, as the search did not turn how combinations are drawn; "
-            f"mean over {drawing.seeds_text([len(entry.seeds) for entry in entries])}"
+            f"one row per configuration, best {len(entries)} first, as the search did not turn how combinations are "
+            f"drawn; mean over {drawing.seeds_text([len(entry.seeds) for entry in entries])}"
         )
     else:
         values, combinations = _complete_values(results)
@@ -76,8 +76,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         cells.index = [_counted(str(method), counts[method]) for method in cells.index]
         split = "val"
         text = (
-            "one row per method, median over its trials, as the search did not turn how combinations are drawn; one seed "
-            "a trial"
+            "one row per method, median over its trials, as the search did not turn how combinations "
+            "are drawn; one seed per trial"
         )
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
     return RateTable(

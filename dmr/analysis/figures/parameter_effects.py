@@ -28,7 +28,8 @@ class Effects:
     """What parameters do.
 
     Attributes:
-        values: index parameter, one column per combination: rank correlation in [−1, 1], or η in [0, 1] where `unsigned`.
+        values: index parameter, one column per combination: rank correlation in [−1, 1], or η in [0, 1] where
+            `unsigned`.
         p_values: of the same shape, each by itself.
         unsigned: (P,) True for a parameter without an order.
         trials: (P,) how many have it.

@@ -84,7 +84,7 @@ def check_target(path: Path) -> None:
 
 
 def draw_dots(axes: Axes, masks: npt.NDArray[np.bool_], modalities: tuple[str, ...], size: float = 5.2) -> Axes:
-    """Masks (C, M): one column per combination, a dot where present, a line that joins them (Lex et al., UpSet, 2014)."""
+    """Masks (C, M): one column per combination, a dot where present, joined by a line (UpSet, Lex et al. 2014)."""
     columns, count = masks.shape
     first, last = masks.argmax(axis=1), count - 1 - masks[:, ::-1].argmax(axis=1)
     for row in range(0, count, 2):

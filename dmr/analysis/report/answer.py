@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison, chosen
-from dmr.analysis.comparison.entries import Entry, own_defaults
+from dmr.analysis.comparison.entries import Entry, defaults_of
 from dmr.analysis.comparison.paired_tests import SEED, common_seeds
 from dmr.analysis.report.page_tables import SHAPLEY, interval_text, number, p_text, row_of
 from dmr.analysis.results.record_names import BLOCK
@@ -151,7 +151,7 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
     if entry.is_defaults:
         yield "Searching did not pay: the file's own values were the best of the search."
         return
-    own = own_defaults(entry, comparison.entries, blocks)
+    own = defaults_of(entry, comparison.entries, blocks)
     seeds = () if own is None else common_seeds(entry, own)
     if own is None or not seeds:
         yield "Whether searching paid is not known: the file's own values were not confirmed with the same seeds."

@@ -28,11 +28,11 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "p_seeds_holm": ("p, seeds", "paired test over seeds, after Holm's correction"),
     "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
     "minus_defaults": (
-        "minus the file's own",
+        "minus defaults",
         "difference to the file's own values, of the same block where there are some",
     ),
     "p_defaults_holm": (
-        "p, own",
+        "p, defaults",
         "paired test over seeds against the file's own values, after Holm's correction",
     ),
     "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
