@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{found.reference}: {found.metric} on {found.split} with all sensors {values[full]:.4f}")
     losses = {}
     for sensor in sensors:
-        name = combination_name([other for other in sensors if other != sensor], sensors)
+        name = combination_name(sensors, [other for other in sensors if other != sensor])
         if name in values:
             losses[sensor] = found.mode.sign * (values[full] - values[name])
     for sensor, loss in sorted(losses.items(), key=lambda one: one[1]):
