@@ -8,6 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file so that it is there whole or not at all, readable by whom `mode` says."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8", opener=opener) as file:
+        file.write(text)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Where to write: what is there takes the place of `path` at the end, and is removed where something is raised."""
@@ -17,11 +27,3 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)

@@ -1,6 +1,7 @@
 """Statistics over seeds, test samples and combinations: arrays in, numbers out.
 
-Letters: S seeds, N test samples, T tests, C combinations, M modalities, K pairs that differ, R resamples.
+Letters: S seeds, N test samples, T tests, C combinations, M modalities, K pairs that differ or objectives,
+R resamples.
 A value that is not finite makes what is computed from it NaN; it is never dropped.
 """
 
@@ -159,7 +160,7 @@ def _enumerated(moved: Floats, resolution: float = 0.0) -> tuple[float, float]:
 
 
 def _random_hits(moved: Floats, seed: int, resamples: int) -> int:
-    """Hits among R random swaps of differences (K,): a bit a pair (scipy.stats.permutation_test sorts floats)."""
+    """Hits among R random swaps of differences (K,): one bit per pair (scipy.stats.permutation_test sorts floats)."""
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // len(moved))
     hits = 0
@@ -246,6 +247,23 @@ def worse_with_more(scores: npt.ArrayLike, combinations: Combinations) -> WorseW
         by_modality[name] = fell / count if count else math.nan
         falls, counts = falls + fell, counts + count
     return WorseWithMore(falls / counts if counts else math.nan, by_modality)
+
+
+def pareto_front(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """(N,) True where no other point is at least as good in every objective and better in one. Equal points are on the
+    front together; one with a NaN never is.
+
+    Args:
+        values: (N, K) of K objectives, more is better in each.
+    """
+    points = np.asarray(values, dtype=np.float64)
+    front = np.zeros(len(points), dtype=bool)
+    for point in np.lexsort(-points.T[::-1]):  # best first objective first: only those before it can beat a point
+        if not np.isnan(points[point]).any():
+            before = points[front]
+            no_worse, better = (before >= points[point]).all(axis=1), (before > points[point]).any(axis=1)
+            front[point] = not (no_worse & better).any()
+    return front
 
 
 def _fell(before: Floats, after: Floats) -> float:

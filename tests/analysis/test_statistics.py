@@ -20,10 +20,12 @@ from dmr.analysis.statistics import (
     interquartile_mean,
     paired_permutation,
     paired_seeds,
+    pareto_front,
     shapley,
     worse_with_more,
 )
 from dmr.combinations import Combinations, all_combinations, evaluated_combinations
+from dmr.direction import Direction
 
 TWO = all_combinations(("a", "b"))
 THREE = all_combinations(("a", "b", "c"))
@@ -344,3 +346,20 @@ def test_worse_with_more_where_it_is_not_known() -> None:
     assert found.by_modality["b"] == 1.0
     with pytest.raises(ValueError, match="2 rows for 3 combinations"):
         worse_with_more(np.zeros((2, 4)), TWO)
+
+
+@pytest.mark.parametrize("mode", list(Direction))
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_the_front_is_what_nothing_dominates(mode: Direction, objectives: int) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        points = generator.integers(0, 7, (25, objectives)).astype(float)  # with ties and equal points
+        known = [
+            not any((mode.sign * other >= mode.sign * own).all() and (other != own).any() for other in points)
+            for own in points
+        ]
+        assert pareto_front(mode.sign * points).tolist() == known
+
+
+def test_nan_is_on_no_front() -> None:
+    assert pareto_front([[np.nan, 9.0], [1.0, 1.0], [2.0, np.nan]]).tolist() == [False, True, False]

@@ -1,5 +1,5 @@
 """Configurations of one or several studies side by side: which are compared, paired tests, intervals, and the caveats
 a reader needs.
 
-May import dmr.analysis.results and dmr.analysis.statistics.
+`comparison.py` is where to start. May import dmr.analysis.results and dmr.analysis.statistics.
 """

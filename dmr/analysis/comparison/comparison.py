@@ -15,11 +15,11 @@ from dmr.analysis.comparison.entries import Entry as Entry
 from dmr.analysis.comparison.paired_tests import sample_tests
 from dmr.analysis.comparison.summary_tables import combination_frame, relations, summary_frame
 from dmr.analysis.results.artifacts import Samples
-from dmr.analysis.results.load_study import BLOCK, StudyResults
+from dmr.analysis.results.record_names import BLOCK, Tag
+from dmr.analysis.results.study_results import StudyResults, trial_values
 from dmr.analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
-
-EMPTY_TAG = "without_modalities"  # of the study's own run: {split: main metric of always answering one class}
+from dmr.direction import Direction
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Comparison:
         combinations: those evaluated, in words in `combinations_text`.
         reference: label of the entry that the tests are against.
         entries: best mean first.
-        summary: a row an entry by its label, of the main metric. study, method, config, trial, seeds (how many);
+        summary: one row per entry by its label, of the main metric. study, method, config, trial, seeds (how many);
             mean over seeds and combinations with its 95 % interval low, high; iqm, iqm_low, iqm_high; worst and full:
             means over seeds of the worst and of the full combination; expected (with deployment odds only).
             minus_reference: mean difference over the seeds in common, its interval minus_reference_low, _high, and of
             the test over seeds p_seeds, p_seeds_holm, smallest_p_seeds. samples_minus_reference: mean difference of
             the scores of test samples, and of the test over them p_samples, p_samples_holm, smallest_p_samples.
-            minus_defaults: the same over seeds against the file's own values, see `own_defaults`, with _low, _high,
+            minus_defaults: the same over seeds against the file's own values, see `defaults_of`, with _low, _high,
             p_defaults, p_defaults_holm. gap_to_dedicated: how far behind the best `dedicated`. worse_with_more: share
             of samples that get worse when a modality is added. shapley_{modality}, where they are defined.
-        by_combination: a row an entry and combination: label, combination, seeds, mean, low, high, iqm,
+        by_combination: one row per entry and combination: label, combination, seeds, mean, low, high, iqm,
             minus_reference, p (over seeds), p_holm, p_samples, p_samples_holm, minus_defaults, minus_dedicated.
         deployment: the odds of the study file, where all studies have the same.
         notes: sentences that a reader has to know.
@@ -49,7 +49,7 @@ class Comparison:
     studies: tuple[str, ...]
     dataset: str
     metric: str
-    mode: Literal["max", "min"]
+    mode: Direction
     split: Literal["test", "val"]
     combinations: Combinations
     combinations_text: str
@@ -79,6 +79,11 @@ def compare(
     trained models at hand on samples like those of test. Holm's correction is over the other entries in the summary,
     and over the other entries times combinations in `by_combination`.
 
+        >>> results = load_study(tracking_uri, "digits", stage=None)
+        >>> found = compare([results], samples=samples_reader(tracking_uri))
+        >>> found.reference
+        'dmrnet best 1'
+
     Args:
         results: of each study, with the runs of all stages (`load_study(..., stage=None)`).
         reference: label of an entry; else the best configuration of `method`, else the first entry.
@@ -90,11 +95,11 @@ def compare(
     """
     _check_alike(results)
     first, found = results[0], find_entries(results)
-    sign = 1.0 if first.main_mode == "max" else -1.0
+    sign = first.main_mode.sign
     entries = tuple(sorted(found.entries, key=lambda entry: -sign * float(entry.values.mean())))
-    chosen = _reference(entries, reference, first.study, method)
-    related = relations(entries, chosen, sign, {one.study for one in results if BLOCK in one.searched})
-    tests = sample_tests(entries, chosen, found.combinations, samples) if found.split == "test" else {}
+    against = _reference(entries, reference, first.study, method)
+    related = relations(entries, against, first.main_mode, {one.study for one in results if BLOCK in one.searched})
+    tests = sample_tests(entries, against, found.combinations, samples) if found.split == "test" else {}
     odds, several = _deployment(results)
     weights = None if odds is None else _weights(found.combinations, odds)
     values = _shapley_values(results, entries, found)
@@ -106,13 +111,32 @@ def compare(
         split=found.split,
         combinations=found.combinations,
         combinations_text=first.combinations,
-        reference=chosen.label,
+        reference=against.label,
         entries=entries,
         summary=summary_frame(entries, related, tests, found.combinations, weights).join(values),
         by_combination=combination_frame(entries, related, tests, found.combinations),
         deployment=odds,
-        notes=(*found.notes, *several, *comparison_notes(entries, chosen, found, tests, first.main_metric, values)),
+        notes=(*found.notes, *several, *comparison_notes(entries, against, found, tests, first.main_metric, values)),
     )
+
+
+def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
+    """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test
+    and then report its test value is to report luck as well.
+    """
+    ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
+    return min(entries, key=lambda entry: ranks.get(entry.trial, len(ranks)))
+
+
+def compared(
+    both: StudyResults, search: StudyResults, samples: Callable[[str], Samples | None]
+) -> tuple[Comparison | None, str]:
+    """The comparison against what the search put first on val, or why there is none."""
+    try:
+        reference = chosen(search, find_entries([both]).entries).label
+        return compare([both], reference=reference, samples=samples), ""
+    except ValueError as error:  # no values yet
+        return None, f"There is nothing to compare yet: {error}."
 
 
 def _check_alike(results: Sequence[StudyResults]) -> None:
@@ -151,7 +175,7 @@ def _reference(entries: Sequence[Entry], label: str | None, study: str, method: 
 
 def _deployment(results: Sequence[StudyResults]) -> tuple[dict[str, float] | None, tuple[str, ...]]:
     """The odds where all studies have the same, and a note where they have not."""
-    tags = {one.tags.get("deployment") for one in results}
+    tags = {one.tags.get(Tag.DEPLOYMENT) for one in results}
     if len(tags) > 1:
         return None, ("the studies have different deployment odds: expected values are left out",)
     (tag,) = tags
@@ -167,10 +191,10 @@ def _weights(combinations: Combinations, odds: dict[str, float]) -> Floats | Non
 
 
 def _shapley_values(results: Sequence[StudyResults], entries: Sequence[Entry], found: Entries) -> pd.DataFrame:
-    """A row an entry, a column `shapley_{modality}`; no columns where they are not defined for every study."""
+    """One row per entry, one column per `shapley_{modality}`; no columns where they are not defined for every study."""
     empty = {}
     for one in results:
-        tag = json.loads(one.tags.get(EMPTY_TAG, "{}"))
+        tag = json.loads(one.tags.get(Tag.WITHOUT_MODALITIES, "{}"))
         if found.split in tag:
             empty[one.study] = float(tag[found.split])
     if len(empty) < len(results) or not found.combinations.complete:

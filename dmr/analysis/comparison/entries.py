@@ -12,11 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dmr.analysis.results.load_study import StudyResults, stage_of, trial_values
+from dmr.analysis.results.record_names import BEST, CONFIRM, DEFAULTS, EARLIER, SEARCH, config_names
+from dmr.analysis.results.study_results import StudyResults, stage_of, trial_values
 from dmr.analysis.statistics import Floats
 from dmr.combinations import Combinations, evaluated_combinations
+from dmr.direction import Direction
 
-BEST, DEFAULTS, EARLIER = "best 1", "defaults", "earlier"
 Split = Literal["test", "val"]
 
 
@@ -43,25 +44,25 @@ class Entry:
     values: Floats
     run_ids: tuple[str, ...]
 
-    def summaries(self, combinations: Combinations, mode: str) -> dict[str, Floats]:
+    def summaries(self, combinations: Combinations, mode: Direction) -> dict[str, Floats]:
         """(S,) each: mean and worst over combinations, and full, NaN where that is not among them."""
         everything = tuple(range(len(combinations.modalities)))
         known = everything in combinations.members  # not where no sample has them all
         return {
             "mean": self.values.mean(axis=1),
-            "worst": self.values.min(axis=1) if mode == "max" else self.values.max(axis=1),
+            "worst": self.values.min(axis=1) if mode is Direction.MAX else self.values.max(axis=1),
             "full": self.values[:, combinations.full] if known else np.full(len(self.values), np.nan),
         }
 
     @property
     def is_best(self) -> bool:
         """Whether the search put it first, of its block."""
-        return BEST in self.config.split(", ")
+        return BEST in config_names(self.config)
 
     @property
     def is_defaults(self) -> bool:
         """Whether these are the file's own values."""
-        return DEFAULTS in self.config.split(", ")
+        return DEFAULTS in config_names(self.config)
 
 
 class Entries(NamedTuple):
@@ -80,8 +81,8 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     Raises:
         ValueError: a study has no values at all, or studies have values of different combinations.
     """
-    bare = [one.study for one in results if _values(one, "confirm", "test").empty]
-    stage: str = "search" if bare else "confirm"
+    bare = [one.study for one in results if _values(one, CONFIRM, "test").empty]
+    stage: str = SEARCH if bare else CONFIRM
     split: Split = "val" if bare else "test"
     values = [_values(one, stage, split) for one in results]
     for one, own in zip(results, values, strict=True):
@@ -103,7 +104,7 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
 
 
-def own_defaults(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
+def defaults_of(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
     """The file's own values that this entry is compared with: with `blocks` those of its own, else those of the study;
     None where they have no values, and for these themselves.
     """
@@ -120,7 +121,7 @@ def _bare_note(studies: Sequence[str]) -> str:
 
 
 def _values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
-    """The main metric of the runs that have it: index run, a column a combination in order, of those that any has."""
+    """The main metric of the runs that have it: index run, one column per combination that any has, in order."""
     table = results.table
     rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == results.main_metric)]
     rows = rows[rows["combination"].notna()]
@@ -139,7 +140,7 @@ def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
 def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
     """The best trial of each method by the first objective."""
     runs = results.runs.loc[values.index].reset_index().set_index("trial")
-    order = [trial for trial in trial_values(stage_of(results, "search")).index if trial in runs.index]
+    order = [trial for trial in trial_values(stage_of(results, SEARCH)).index if trial in runs.index]
     for method, own in runs.loc[order].groupby("method", sort=False):
         yield _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
 
@@ -160,7 +161,7 @@ def _entry(results: StudyResults, method: str, config: str, runs: pd.DataFrame, 
 
 def _missing(results: StudyResults, found: Sequence[Entry]) -> list[str]:
     """What of a confirmation is not compared."""
-    runs = results.runs[results.runs["stage"] == "confirm"]
+    runs = results.runs[results.runs["stage"] == CONFIRM]
     earlier = runs["config"] == EARLIER
     used = {run for entry in found for run in entry.run_ids}
     lost = runs[~earlier & ~runs.index.isin(used)].sort_values(["method", "config", "seed"])

@@ -1,4 +1,5 @@
-"""The two tables of a comparison: a row an entry, and a row an entry and combination. `Comparison` names the columns.
+"""The two tables of a comparison: one row per entry, and one row per entry and combination. `Comparison` describes
+their columns.
 
 Letters: S seeds, C combinations.
 """
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from dmr.analysis.comparison.entries import Entry, own_defaults
+from dmr.analysis.comparison.entries import Entry, defaults_of
 from dmr.analysis.comparison.paired_tests import (
     NO_DIFFERENCE,
     NOT_TESTED,
@@ -24,6 +25,7 @@ from dmr.analysis.comparison.paired_tests import (
 )
 from dmr.analysis.statistics import Floats, bootstrap_iqm, bootstrap_mean, holm, interquartile_mean
 from dmr.combinations import Combinations
+from dmr.direction import Direction
 
 DEDICATED = "dedicated"
 
@@ -32,22 +34,22 @@ class Relations(NamedTuple):
     """Who is compared with whom.
 
     Attributes:
-        defaults: by label, see `own_defaults`.
-        dedicated: the best entry of one network a combination.
-        sign: 1 where more of the metric is better, else −1.
+        defaults: by label, see `defaults_of`.
+        dedicated: the best entry of one network per combination.
+        mode: which way the metric is better.
     """
 
     reference: Entry
     defaults: Mapping[str, Entry]
     dedicated: Entry | None
-    sign: float
+    mode: Direction
 
 
-def relations(entries: Sequence[Entry], reference: Entry, sign: float, blocks: Collection[str]) -> Relations:
+def relations(entries: Sequence[Entry], reference: Entry, mode: Direction, blocks: Collection[str]) -> Relations:
     """Entries come best first; `blocks`: the studies whose search has them."""
-    found = {entry.label: own_defaults(entry, entries, entry.study in blocks) for entry in entries}
+    found = {entry.label: defaults_of(entry, entries, entry.study in blocks) for entry in entries}
     defaults = {label: own for label, own in found.items() if own is not None}
-    return Relations(reference, defaults, next((e for e in entries if e.model == DEDICATED), None), sign)
+    return Relations(reference, defaults, next((e for e in entries if e.model == DEDICATED), None), mode)
 
 
 def summary_frame(
@@ -62,7 +64,7 @@ def summary_frame(
     """
     rows = {}
     for entry in entries:
-        rows[entry.label] = _level(entry, related.sign, combinations, weights)
+        rows[entry.label] = _level(entry, related.mode, combinations, weights)
         rows[entry.label] |= _differences(entry, related, tests.get(entry.label))
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
     return _with_holm(frame, "p_seeds", "p_samples", "p_defaults")
@@ -75,9 +77,9 @@ def combination_frame(
     return _with_holm(pd.DataFrame(rows), "p", "p_samples")
 
 
-def _level(entry: Entry, sign: float, combinations: Combinations, weights: Floats | None) -> dict[str, Any]:
+def _level(entry: Entry, mode: Direction, combinations: Combinations, weights: Floats | None) -> dict[str, Any]:
     """How good an entry is."""
-    summaries = entry.summaries(combinations, "max" if sign > 0 else "min")
+    summaries = entry.summaries(combinations, mode)
     mean, iqm = bootstrap_mean(summaries["mean"], SEED), bootstrap_iqm(summaries["mean"], SEED)
     level = {
         "study": entry.study,
@@ -103,7 +105,7 @@ def _differences(entry: Entry, related: Relations, tests: SampleTests | None) ->
     to_defaults = against(entry, related.defaults.get(entry.label))
     over_samples = NOT_TESTED if tests is None else tests.mean
     dedicated = related.dedicated
-    gap = math.nan if dedicated is None else related.sign * float(dedicated.values.mean() - entry.values.mean())
+    gap = math.nan if dedicated is None else related.mode.sign * float(dedicated.values.mean() - entry.values.mean())
     return {
         **_interval("minus_reference", to_reference),
         "p_seeds": to_reference.test.p_value,

@@ -5,6 +5,7 @@ why there is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -16,20 +17,42 @@ from dmr.analysis.figures.missing_rates import draw_rates, rate_table
 from dmr.analysis.figures.parameter_heatmap import parameter_table
 from dmr.analysis.figures.pareto import draw_pareto
 from dmr.analysis.figures.pareto_points import entry_points, trial_points
-from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, difference_table, heatmap_table, methods_of
+from dmr.analysis.figures.trial_heatmap import difference_table, heatmap_table
 from dmr.analysis.figures.variance_curves import draw_variance, read_diagnostics
-from dmr.analysis.results.load_study import StudyResults, combination_values, trial_values
+from dmr.analysis.results.record_names import DEFAULTS, DIAGNOSTICS, VALUES
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    default_trials,
+    methods_of,
+    trial_values,
+)
 
 ReadArtifact = Callable[[str, str], bytes | None]
-Drawn = tuple[str, str, Figure | str]
 TOP, MOST_READ = 24, 8
 UNCONFIRMED = "no configurations to compare: nothing is confirmed and no trial has values"
 
 
+class Drawn(NamedTuple):
+    """A figure, its name, and a sentence that says what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+class NotDrawn(NamedTuple):
+    """A figure that the data do not allow, and the sentence that says why."""
+
+    name: str
+    caption: str
+    reason: str
+
+
 def study_figures(
     search: StudyResults, confirm: StudyResults | None, comparison: Comparison | None, read_artifact: ReadArtifact
-) -> Iterator[Drawn]:
-    """Name, caption, and figure or reason, of each kind.
+) -> Iterator[Drawn | NotDrawn]:
+    """Every kind of figure of a study, drawn or with the reason why it cannot be.
 
     Args:
         search: the runs of the search.
@@ -76,7 +99,7 @@ def study_figures(
     )
 
 
-def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
+def comparison_figures(comparison: Comparison) -> Iterator[Drawn | NotDrawn]:
     """Methods by combinations: the values, and the differences to the reference."""
     metric = comparison.metric
     yield _drawn("methods", _methods_caption(metric), lambda: draw_heatmap(method_table(comparison)))
@@ -87,9 +110,9 @@ def comparison_figures(comparison: Comparison) -> Iterator[Drawn]:
     )
 
 
-def _no_comparison(metric: str) -> Iterator[Drawn]:
-    yield "methods", _methods_caption(metric), UNCONFIRMED
-    yield (
+def _no_comparison(metric: str) -> Iterator[Drawn | NotDrawn]:
+    yield NotDrawn("methods", _methods_caption(metric), UNCONFIRMED)
+    yield NotDrawn(
         "methods_difference",
         f"How much better or worse in {metric} each method is, on every combination.",
         UNCONFIRMED,
@@ -100,12 +123,11 @@ def _methods_caption(metric: str) -> str:
     return f"{metric} of each method, mean over seeds, on every combination of modalities."
 
 
-def _drawn(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn:
-    """A figure or, where its data do not allow it, the sentence that says why."""
+def _drawn(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn | NotDrawn:
     try:
-        return name, caption, draw()
+        return Drawn(name, caption, draw())
     except ValueError as reason:
-        return name, caption, str(reason)
+        return NotDrawn(name, caption, str(reason))
 
 
 def _pareto(search: StudyResults, comparison: Comparison | None, defaults: dict[str, int]) -> Figure:
@@ -123,7 +145,7 @@ def _variance(
 ) -> Figure:
     """Of the first run, best configuration first and no method twice, that predicted a variance."""
     for run, what in list(_best_runs(search, confirm, comparison))[:MOST_READ]:
-        content = read_artifact(run, "diagnostics.csv")
+        content = read_artifact(run, DIAGNOSTICS)
         found = read_diagnostics(content, search.modalities) if content is not None else None
         if found is not None:
             return draw_variance(
@@ -133,7 +155,7 @@ def _variance(
                 "set",
             )
     raise ValueError(
-        f"study {search.study}: no diagnostics.csv of its best runs has a predicted variance, as dmrnet's have"
+        f"study {search.study}: no {DIAGNOSTICS} of its best runs has a predicted variance, as dmrnet's have"
     )
 
 
@@ -165,6 +187,6 @@ def _classes(search: StudyResults, comparison: Comparison | None, read_artifact:
             raise ValueError(f"study {search.study}: no trial has values to draw yet")
         best = search.runs[search.runs["trial"] == order[0]]
         runs, split, what = tuple(map(str, best.index)), "val", f"trial {order[0]}, the best"
-    contents = [read_artifact(run, "combinations.csv") for run in runs]
+    contents = [read_artifact(run, VALUES) for run in runs]
     frames = [read_combinations(content) for content in contents if content is not None]
     return draw_heatmap(class_table(search, [frame for frame in frames if frame is not None], split, what))

@@ -12,8 +12,9 @@ import pandas as pd
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import seeds_text
 from dmr.analysis.figures.trial_heatmap import summaries
-from dmr.analysis.results.load_study import StudyResults
+from dmr.analysis.results.study_results import StudyResults
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 
 PREFIX = "iou_"
 CSV = ["split", "metric", "combination", "value"]
@@ -50,10 +51,10 @@ def class_table(results: StudyResults, frames: list[pd.DataFrame], split: str, w
     means.index = [name.removeprefix(PREFIX) for name in means.index]
     return HeatmapTable(
         cells=means,
-        summaries=summaries(means, "max"),
+        summaries=summaries(means, Direction.MAX),
         modalities=results.modalities,
         metric="IoU",
-        better="max",
+        better=Direction.MAX,
         title=f"{results.study}: IoU of each class by combination",
         subtitle=f"data {results.dataset}, split {split}; {what}; mean over {seeds_text([len(frames)])}; "
         f"{results.combinations} combinations",

@@ -1,4 +1,4 @@
-"""Rows by combinations: a row a trial, method, parameter or class, a column a combination, and under it the dots of the
+"""Heatmaps: rows are trials, methods, parameters or classes, one column per combination, and under it the dots of the
 modalities it has.
 
 Letters: R rows, C combinations, M modalities, S summaries. Lengths are inches, sizes of letters and dots points.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from dmr.analysis.figures.style import (
     text_width,
 )
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 
 COLOURS = "viridis"  # lightness grows evenly: reads with any colour vision, and in grey
 DIVERGING, UNSIGNED = "RdBu", "Greens"  # blue better, red worse: told apart with any colour vision
@@ -63,7 +64,7 @@ class HeatmapTable:
     summaries: pd.DataFrame
     modalities: tuple[str, ...]
     metric: str
-    better: Literal["max", "min"]
+    better: Direction
     title: str
     subtitle: str
     difference: bool = False
@@ -90,7 +91,7 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
         table = replace(table, cells=100 * table.cells, summaries=100 * table.summaries, metric=f"100 × {table.metric}")
     (rows, columns), count = table.cells.shape, len(table.modalities)
     column = _column(columns, None if not table.difference else 1 if hundredths else 2)
-    label = table.metric if table.bars is not None else f"{table.metric} ({drawing.better(table.better)})"
+    label = table.metric if table.bars is not None else f"{table.metric} ({drawing.better_end(table.better)})"
     left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, *table.modalities, SIZES])
     panel = BARS if table.bars is not None else SUMMARY * table.summaries.shape[1]
     side = max(panel, text_width(label, SMALL_SIZE))
@@ -103,14 +104,14 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
     combinations = all_combinations(table.modalities)
     masks = pd.DataFrame(combinations.masks, index=combinations.names).loc[table.cells.columns].to_numpy()
 
-    cells = sheet.place(left, body, column.width * columns, ROW * rows)
+    cells = sheet.add_axes(left, body, column.width * columns, ROW * rows)
     draw_cells(cells, table.cells, scale, column.number, column.size, table.muted, table.unsigned)
     cells.set_yticks(np.arange(rows) + 0.5, table.cells.index, size=LABEL_SIZE)
-    dots = sheet.place(left, body + under, column.width * columns, DOT_ROW * count)
+    dots = sheet.add_axes(left, body + under, column.width * columns, DOT_ROW * count)
     drawing.draw_dots(dots, masks, table.modalities, min(5.2, 25 * column.width))
     separate_sizes(cells, dots, masks.sum(axis=1))
 
-    beside = sheet.place(right, body, panel, ROW * rows)
+    beside = sheet.add_axes(right, body, panel, ROW * rows)
     if table.bars is not None:
         _draw_bars(beside, table.bars)
     else:
@@ -118,7 +119,7 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
         draw_cells(beside, table.summaries, scale, form, SMALL_SIZE, table.muted_summaries)
         for x, name in enumerate(table.summaries):
             header(beside, x + 0.5, str(name))
-    draw_bar(sheet, right, body + under, side, scale, label, table.better == "min")
+    draw_bar(sheet, right, body + under, side, scale, label, table.better is Direction.MIN)
     return sheet.figure
 
 
@@ -126,7 +127,7 @@ def draw_bar(
     sheet: drawing.Sheet, x: float, y: float, width: float, scale: ScalarMappable, label: str, flip: bool
 ) -> None:
     """The colour bar, its better end on the right."""
-    axes = sheet.place(x, y, width, BAR)
+    axes = sheet.add_axes(x, y, width, BAR)
     bar = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=MaxNLocator(3))
     bar.set_label(label, size=SMALL_SIZE)
     bar.ax.tick_params(labelsize=SMALL_SIZE)
@@ -188,12 +189,12 @@ def header(axes: Axes, x: float, text: str) -> None:
     axes.annotate(text, (x, 0), (0, 4), "data", "offset points", size=LABEL_SIZE, color=GREY, ha="center")
 
 
-def scale_of(values: npt.NDArray[np.float64], better: str) -> ScalarMappable:
+def scale_of(values: npt.NDArray[np.float64], better: Direction) -> ScalarMappable:
     """From the lowest to the highest value, but never so narrow that noise fills it."""
     low, high = np.nanmin(values), np.nanmax(values)
     widen = max(0.0, NARROWEST - (high - low)) / 2
     return ScalarMappable(
-        Normalize(low - widen, high + widen), colormaps[COLOURS if better == "max" else f"{COLOURS}_r"]
+        Normalize(low - widen, high + widen), colormaps[COLOURS if better is Direction.MAX else f"{COLOURS}_r"]
     )
 
 
@@ -204,7 +205,9 @@ def _scale(table: HeatmapTable, unit: float) -> ScalarMappable:
         return scale_of(values, table.better)
     widest = float(np.nanmax(np.abs(values), initial=0.0))
     limit = 1.0 if table.bars is not None else max(unit * NARROWEST / 2, widest)
-    return ScalarMappable(Normalize(-limit, limit), colormaps[DIVERGING if table.better == "max" else f"{DIVERGING}_r"])
+    return ScalarMappable(
+        Normalize(-limit, limit), colormaps[DIVERGING if table.better is Direction.MAX else f"{DIVERGING}_r"]
+    )
 
 
 def _draw_bars(axes: Axes, bars: pd.Series) -> Axes:

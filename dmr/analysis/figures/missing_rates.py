@@ -17,9 +17,9 @@ from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures import style as drawing
 from dmr.analysis.figures.combination_heatmap import BAR, ROW, draw_bar, draw_cells, header, scale_of
 from dmr.analysis.figures.style import GREY, HEADER, LABEL_LINE, LABEL_SIZE, MARGIN, PAD, SMALL_SIZE, text_width
-from dmr.analysis.figures.trial_heatmap import methods_of
-from dmr.analysis.results.load_study import StudyResults, combination_values
+from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of
 from dmr.combinations import Combinations, all_combinations, deployment_weights
+from dmr.direction import Direction
 
 RATES = tuple(round(0.1 * step, 1) for step in range(10))
 SAMPLING = ("sampling.strategy", "sampling.keep_prob", "sampling.full_prob", "missing.train")
@@ -32,7 +32,7 @@ class RateTable:
 
     cells: pd.DataFrame
     metric: str
-    mode: str
+    mode: Direction
     title: str
     subtitle: str
 
@@ -65,8 +65,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         means = {entry.label: expected_at(entry.values.mean(axis=0), combinations) for entry in entries}
         cells = pd.DataFrame.from_dict(means, orient="index", columns=list(RATES))
         text = (
-            f"a row a configuration, best {len(entries)} first, as the search did not turn how combinations are drawn; "
-            f"mean over {drawing.seeds_text([len(entry.seeds) for entry in entries])}"
+            f"one row per configuration, best {len(entries)} first, as the search did not turn how combinations are "
+            f"drawn; mean over {drawing.seeds_text([len(entry.seeds) for entry in entries])}"
         )
     else:
         values, combinations = _complete_values(results)
@@ -76,8 +76,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         cells.index = [_counted(str(method), counts[method]) for method in cells.index]
         split = "val"
         text = (
-            "a row a method, median over its trials, as the search did not turn how combinations are drawn; one seed "
-            "a trial"
+            "one row per method, median over its trials, as the search did not turn how combinations "
+            "are drawn; one seed per trial"
         )
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
     return RateTable(
@@ -104,7 +104,7 @@ def _by_sampling(results: StudyResults, searched: list[str]) -> tuple[pd.DataFra
     counts = labels.value_counts()
     cells = expected.groupby(labels).median().loc[list(dict.fromkeys(label for _, label in sorted(groups)))]
     cells.index = [_counted(label, counts[label]) for label in cells.index]
-    return cells, f"rows: trials by {', '.join(searched)}, median over trials; one seed a trial"
+    return cells, f"rows: trials by {', '.join(searched)}, median over trials; one seed per trial"
 
 
 def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
@@ -144,17 +144,17 @@ def draw_rates(table: RateTable) -> Figure:
     (rows, columns), mode = table.cells.shape, table.mode
     caption = "missing rate of each modality in use:"
     left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, caption])
-    label = f"{table.metric} ({drawing.better(mode)})"
+    label = f"{table.metric} ({drawing.better_end(mode)})"
     below = BAR + 2 * LABEL_LINE + 2 * PAD
     sheet = drawing.Sheet(
         left + CELL * columns + MARGIN + PAD, HEADER + ROW * rows + below + MARGIN, table.title, table.subtitle
     )
     body = sheet.top + HEADER
     scale = scale_of(table.cells.to_numpy(dtype=float), mode)
-    axes = sheet.place(left, body, CELL * columns, ROW * rows)
+    axes = sheet.add_axes(left, body, CELL * columns, ROW * rows)
     draw_cells(axes, table.cells, scale, "{:.3f}".format if rows else None, SMALL_SIZE)
     best = table.cells.to_numpy()
-    best = best.argmax(axis=0) if mode == "max" else best.argmin(axis=0)
+    best = best.argmax(axis=0) if mode is Direction.MAX else best.argmin(axis=0)
     for text in list(axes.texts):
         column, row = (int(at) for at in text.get_position())
         text.set_fontweight("bold" if rows > 1 and best[column] == row else "normal")
@@ -162,5 +162,13 @@ def draw_rates(table: RateTable) -> Figure:
     for x, rate in enumerate(table.cells):
         header(axes, x + 0.5, f"{rate:g}")
     axes.annotate(caption, (0, 1), (-4, 4), "axes fraction", "offset points", size=LABEL_SIZE, color=GREY, ha="right")
-    draw_bar(sheet, left, body + ROW * rows + PAD, max(2.0, text_width(label, SMALL_SIZE)), scale, label, mode == "min")
+    draw_bar(
+        sheet,
+        left,
+        body + ROW * rows + PAD,
+        max(2.0, text_width(label, SMALL_SIZE)),
+        scale,
+        label,
+        mode is Direction.MIN,
+    )
     return sheet.figure

@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
-from dmr.analysis.figures.trial_heatmap import methods_of
-from dmr.analysis.results.load_study import BLOCK, StudyResults, combination_values, trial_values
+from dmr.analysis.results.record_names import BLOCK
+from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
 
 FEWEST = 8  # trials: fewer say nothing about a correlation
 FOLDS, TREES, SHUFFLES, SEED = 5, 200, 10, 0
@@ -28,7 +28,8 @@ class Effects:
     """What parameters do.
 
     Attributes:
-        values: index parameter, a column a combination: rank correlation in [−1, 1], or η in [0, 1] where `unsigned`.
+        values: index parameter, one column per combination: rank correlation in [−1, 1], or η in [0, 1] where
+            `unsigned`.
         p_values: of the same shape, each by itself.
         unsigned: (P,) True for a parameter without an order.
         trials: (P,) how many have it.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.parameter_effects import FEWEST, SEED, parameter_effects
-from dmr.analysis.figures.trial_heatmap import methods_of
-from dmr.analysis.results.load_study import StudyResults
+from dmr.analysis.results.study_results import StudyResults, methods_of
 
 
 def parameter_table(results: StudyResults) -> HeatmapTable:

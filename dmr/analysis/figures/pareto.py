@@ -19,13 +19,15 @@ from dmr.analysis.figures import style as drawing
 from dmr.analysis.figures.label_placement import place_labels
 from dmr.analysis.figures.pareto_points import Points
 from dmr.analysis.figures.style import GREY, LABEL_SIZE, MARGIN, MARKERS, PALETTE, text_width
+from dmr.analysis.results.record_names import DEFAULTS
+from dmr.direction import Direction
 
 PANEL, LEFT, HEAD, BELOW, BETWEEN = 3.3, 0.6, 0.35, 0.5, 0.75
 ENTRY, SYMBOL, SPACE = 0.17, 0.28, 0.12
 FEW = 14  # points that are all named
 NARROWEST = 0.01  # of a scale, where all points are one
 SAMPLES = 24
-ROLES = {"best": ("o", 90, "best"), "defaults": ("s", 60, "the file's own values")}
+ROLES = {"best": ("o", 90, "best"), DEFAULTS: ("s", 60, "the file's own values")}
 HOLLOW: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "lw": 1}
 
 Floats = npt.NDArray[np.float64]
@@ -56,9 +58,9 @@ def draw_pareto(panels: Sequence[Points], title: str, subtitle: str) -> Figure:
     key = ENTRY * (places[-1][0] + 1)
     sheet = drawing.Sheet(width, HEAD + PANEL + BELOW + key + MARGIN, title, subtitle)
     for number, panel in enumerate(panels):
-        axes = sheet.place(MARGIN + LEFT + number * (PANEL + BETWEEN), sheet.top + HEAD, PANEL, PANEL)
+        axes = sheet.add_axes(MARGIN + LEFT + number * (PANEL + BETWEEN), sheet.top + HEAD, PANEL, PANEL)
         _draw_panel(axes, panel, styles)
-    axes = sheet.place(MARGIN, sheet.top + HEAD + PANEL + BELOW, width - 2 * MARGIN, key)
+    axes = sheet.add_axes(MARGIN, sheet.top + HEAD + PANEL + BELOW, width - 2 * MARGIN, key)
     _draw_key(axes, entries, places, width - 2 * MARGIN)
     return sheet.figure
 
@@ -78,8 +80,8 @@ def _draw_panel(axes: Axes, panel: Points, styles: dict[str, tuple[str, str]]) -
         rows = frame[frame["role"].str.contains(role)]
         axes.scatter(rows["full"], rows["worst"], s=size, marker=marker, zorder=4, **HOLLOW)
     axes.margins(0.12)
-    axes.set_xlim(*_room(axes.get_xlim(), panel.mode))
-    axes.set_ylim(*_room(axes.get_ylim(), panel.mode))
+    axes.set_xlim(*_widened(axes.get_xlim(), panel.mode))
+    axes.set_ylim(*_widened(axes.get_ylim(), panel.mode))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     heading = "\n".join(drawing.wrapped(panel.heading, PANEL))
@@ -100,11 +102,11 @@ def _along(front: pd.DataFrame, frame: pd.DataFrame) -> Floats:
     return along
 
 
-def _room(limits: tuple[float, float], mode: str) -> tuple[float, float]:
+def _widened(limits: tuple[float, float], mode: Direction) -> tuple[float, float]:
     """A range that is not too narrow for its numbers, the better end last."""
     low, high = min(limits), max(limits)
     widen = max(0.0, NARROWEST - (high - low)) / 2
-    return (low - widen, high + widen) if mode == "max" else (high + widen, low - widen)
+    return (low - widen, high + widen) if mode is Direction.MAX else (high + widen, low - widen)
 
 
 def _key_places(entries: Sequence[KeyEntry], width: float) -> list[tuple[int, float]]:

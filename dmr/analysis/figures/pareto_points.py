@@ -9,16 +9,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.comparison.paired_tests import SEED
 from dmr.analysis.figures import style as drawing
-from dmr.analysis.figures.trial_heatmap import methods_of, summaries
-from dmr.analysis.results.load_study import StudyResults, combination_values, trial_values
-from dmr.analysis.statistics import bootstrap_mean
+from dmr.analysis.figures.trial_heatmap import summaries
+from dmr.analysis.results.record_names import DEFAULTS
+from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
+from dmr.analysis.statistics import bootstrap_mean, pareto_front
 from dmr.combinations import combination_name
+from dmr.direction import Direction
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,7 @@ class Points:
     frame: pd.DataFrame
     heading: str
     metric: str
-    mode: str
-
-
-def pareto_front(x: npt.ArrayLike, y: npt.ArrayLike, mode: str = "max") -> npt.NDArray[np.bool_]:
-    """(N,) True where no point is at least as good in both and better in one. NaN is on no front."""
-    sign = 1.0 if mode == "max" else -1.0
-    first, second = sign * np.asarray(x, dtype=np.float64), sign * np.asarray(y, dtype=np.float64)
-    front = np.zeros(len(first), dtype=bool)
-    highest, before = -np.inf, -np.inf  # of y so far; x at which it was reached
-    for point in np.lexsort((-second, -first)):
-        if np.isnan(first[point]) or np.isnan(second[point]):
-            continue
-        if second[point] > highest or (second[point] == highest and first[point] == before):
-            front[point] = True
-            highest, before = second[point], first[point]
-    return front
+    mode: Direction
 
 
 def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "val") -> Points:
@@ -61,14 +47,14 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     methods = methods_of(results)
     frame = pd.DataFrame({"full": values[full], "worst": summaries(values, results.main_mode)["worst"]}).dropna()
     frame["method"] = methods[frame.index]
-    frame["front"] = pareto_front(frame["full"], frame["worst"], results.main_mode)
+    frame["front"] = pareto_front(results.main_mode.sign * frame[["full", "worst"]])
     frame["role"] = ""
     for method, trial in defaults.items():
         if trial in frame.index and methods.get(trial) == method:
-            frame.loc[trial, "role"] = "defaults"
+            frame.loc[trial, "role"] = DEFAULTS
     if len(best) and best.index[0] in frame.index:
         frame.loc[best.index[0], "role"] += " best"
-    heading = f"search: {len(frame)} trials, split {split}, one seed a trial"
+    heading = f"search: {len(frame)} trials, split {split}, one seed per trial"
     return Points(
         _with_ends(frame.set_axis([str(trial) for trial in frame.index])),
         heading,
@@ -89,13 +75,13 @@ def entry_points(comparison: Comparison) -> Points:
         x, y = (bootstrap_mean(found[name], SEED) for name in ("full", "worst"))
         if math.isnan(x.estimate):
             raise ValueError(f"data {comparison.dataset}: no sample of {comparison.split} has all modalities")
-        role = "defaults" if entry.is_defaults else ""
+        role = DEFAULTS if entry.is_defaults else ""
         rows.append((entry.label, x.estimate, y.estimate, entry.method, role, x.low, x.high, y.low, y.high))
     columns = ["label", "full", "worst", "method", "role", "full_low", "full_high", "worst_low", "worst_high"]
     frame = pd.DataFrame(rows, columns=columns).set_index("label")
     if len(frame):
         frame.loc[frame.index[0], "role"] += " best"
-    frame["front"] = pareto_front(frame["full"], frame["worst"], comparison.mode)
+    frame["front"] = pareto_front(comparison.mode.sign * frame[["full", "worst"]])
     seeds = drawing.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
     heading = f"confirmed: {len(frame)} configurations, split {comparison.split}, {seeds}"
     return Points(frame, heading, comparison.metric, comparison.mode)

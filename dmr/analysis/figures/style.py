@@ -1,4 +1,4 @@
-"""What the figures share: colours, measured text, a sheet laid out in inches, dots of combinations, files.
+"""What the figures share: colours, measured text, a figure laid out in inches, dots of combinations, files.
 
 Letters: C combinations, M modalities. Lengths are inches, sizes of letters and dots points.
 """
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from dmr.direction import Direction
 from dmr.files import whole_file
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -48,7 +49,7 @@ class Sheet:
         self._write(MARGIN, titles, TITLE_SIZE, "bold", "black")
         self._write(under_title, subtitles, LABEL_SIZE, "normal", GREY)
 
-    def place(self, x: float, y: float, width: float, height: float) -> Axes:
+    def add_axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """Axes of that many inches, x from the left, y from the top."""
         return self.figure.add_axes(
             (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
@@ -83,7 +84,7 @@ def check_target(path: Path) -> None:
 
 
 def draw_dots(axes: Axes, masks: npt.NDArray[np.bool_], modalities: tuple[str, ...], size: float = 5.2) -> Axes:
-    """Masks (C, M): a column a combination, a dot where present, a line that joins them (Lex et al., UpSet, 2014)."""
+    """Masks (C, M): one column per combination, a dot where present, joined by a line (UpSet, Lex et al. 2014)."""
     columns, count = masks.shape
     first, last = masks.argmax(axis=1), count - 1 - masks[:, ::-1].argmax(axis=1)
     for row in range(0, count, 2):
@@ -113,8 +114,9 @@ def plain(axes: Axes, x: str = "", y: str = "") -> Axes:
     return axes
 
 
-def better(mode: str) -> str:
-    return f"{'higher' if mode == 'max' else 'lower'} is better"
+def better_end(mode: Direction) -> str:
+    """`higher is better`, or `lower is better`."""
+    return f"{'higher' if mode is Direction.MAX else 'lower'} is better"
 
 
 def seeds_text(counts: Sequence[int]) -> str:

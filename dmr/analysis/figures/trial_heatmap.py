@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from dmr.analysis.figures.combination_heatmap import HeatmapTable, draw_heatmap
 from dmr.analysis.figures.style import check_target, save_figure
-from dmr.analysis.results.load_study import StudyResults, combination_values, trial_values
-
-DEFAULTS = "defaults"
+from dmr.analysis.results.record_names import DEFAULTS
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    methods_of,
+    trial_labels,
+    trial_values,
+)
+from dmr.direction import Direction
 
 
 def heatmap_table(results: StudyResults, top: int, split: str = "val") -> HeatmapTable:
@@ -34,7 +39,7 @@ def heatmap_table(results: StudyResults, top: int, split: str = "val") -> Heatma
         better=results.main_mode,
         title=f"{results.study}: {results.main_metric} by combination of modalities",
         subtitle=f"data {results.dataset}, split {split}; {len(cells)} of {len(order)} trials with values, best first "
-        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed a trial",
+        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial",
     )
 
 
@@ -81,7 +86,7 @@ def difference_table(
         metric=f"difference of {metric}",
         title=f"{results.study}: {metric} by combination, {text}",
         subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first "
-        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed a trial, so that no "
+        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial, so that no "
         "interval says which differences are chance",
     )
 
@@ -104,35 +109,9 @@ def write_heatmap(
     return save_figure(draw_heatmap(difference_table(results, top, difference_to, defaults)), path)
 
 
-def default_trials(*stages: StudyResults | None) -> dict[str, int]:
-    """The search's trial with the file's own values, by method, as the runs' `config` tells."""
-    found: dict[str, int] = {}
-    for results in stages:
-        if results is not None:
-            named = [DEFAULTS in str(config).split(", ") for config in results.runs["config"]]
-            runs = results.runs[np.array(named, dtype=bool)]
-            pairs = zip(runs["method"].tolist(), runs["trial"].tolist(), strict=True)
-            found |= {method: trial for method, trial in pairs if trial >= 0}  # −1: the search did not run them
-    return found
-
-
-def methods_of(results: StudyResults) -> pd.Series:
-    """Index trial: its method, or block."""
-    return results.runs.groupby("trial")["method"].first()
-
-
-def trial_labels(results: StudyResults) -> dict[int, str]:
-    methods = methods_of(results)
-    several = methods.nunique() > 1
-    return {
-        trial: f"trial {trial}, {method}" if several else f"trial {trial}"
-        for trial, method in zip(methods.index.tolist(), methods.tolist(), strict=True)
-    }
-
-
-def summaries(cells: pd.DataFrame, mode: str) -> pd.DataFrame:
+def summaries(cells: pd.DataFrame, mode: Direction) -> pd.DataFrame:
     """Mean and worst over the combinations of each row."""
-    worst = cells.min(axis=1) if mode == "max" else cells.max(axis=1)
+    worst = cells.min(axis=1) if mode is Direction.MAX else cells.max(axis=1)
     return pd.DataFrame({"mean": cells.mean(axis=1), "worst": worst})
 
 

@@ -32,6 +32,7 @@ from dmr.analysis.figures.style import (
     text_width,
 )
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 
 COLUMNS = ["epoch", "combination", "loss", "variance", "hard"]
 HARD, LINE = drawing.PALETTE[1], "#9a9a9a"
@@ -83,7 +84,7 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     for row, (frame, name) in enumerate(((found.variance, "predicted variance"), (found.loss, "training loss"))):
         step, limits = curves / len(panels), _limits(frame)
         for at, size in enumerate(panels):
-            axes = sheet.place(left + at * step, top + row * (CURVE + AXIS), step - 0.12, CURVE)
+            axes = sheet.add_axes(left + at * step, top + row * (CURVE + AXIS), step - 0.12, CURVE)
             chosen = sizes == size
             _draw_curves(axes, frame.loc[:, chosen], found.hard.loc[:, chosen], limits)
             axes.set_xlabel("epoch" if row else "", size=SMALL_SIZE)
@@ -104,11 +105,11 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
             if not row:
                 axes.set_title(f"{size} of {count} present", size=LABEL_SIZE, color=GREY, pad=3)
     body = top + 2 * (CURVE + AXIS) + 0.05 + HEADER
-    cells = sheet.place(left, body, column * columns, EPOCHS_HEIGHT)
-    scale = scale_of(found.variance.to_numpy(), "max")
+    cells = sheet.add_axes(left, body, column * columns, EPOCHS_HEIGHT)
+    scale = scale_of(found.variance.to_numpy(), Direction.MAX)
     scale.set_cmap(colormaps["Greys"])
     _draw_epochs(cells, found, scale)
-    dots = sheet.place(left, body + EPOCHS_HEIGHT + PAD, column * columns, DOT_ROW * count)
+    dots = sheet.add_axes(left, body + EPOCHS_HEIGHT + PAD, column * columns, DOT_ROW * count)
     drawing.draw_dots(dots, masks, found.modalities, min(5.2, 25 * column))
     separate_sizes(cells, dots, sizes)
     right = left + column * columns + GAP
@@ -145,7 +146,7 @@ def _draw_epochs(axes: Axes, found: Diagnostics, scale: ScalarMappable) -> None:
 
 
 def _draw_key(sheet: drawing.Sheet, x: float, y: float, hard: bool) -> None:
-    axes = sheet.place(x, y, 1.6, 0.4)
+    axes = sheet.add_axes(x, y, 1.6, 0.4)
     axes.set_axis_off()
     axes.set_xlim(0, 1.6)
     axes.set_ylim(2, 0)

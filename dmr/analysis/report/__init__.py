@@ -1,4 +1,4 @@
 """The self-contained HTML page of a study: the answer in sentences, facts, tables, embedded figures, and the template.
 
-May import everything else in analysis; nothing in analysis imports it.
+May import everything else in dmr.analysis; nothing in dmr.analysis imports it.
 """

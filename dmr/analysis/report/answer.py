@@ -12,13 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from dmr.analysis.comparison.comparison import Comparison
-from dmr.analysis.comparison.entries import Entry, own_defaults
+from dmr.analysis.comparison.comparison import Comparison, chosen
+from dmr.analysis.comparison.entries import Entry, defaults_of
 from dmr.analysis.comparison.paired_tests import SEED, common_seeds
 from dmr.analysis.report.page_tables import SHAPLEY, interval_text, number, p_text, row_of
-from dmr.analysis.results.load_study import BLOCK, StudyResults, combination_values, trial_values
+from dmr.analysis.results.record_names import BLOCK
+from dmr.analysis.results.study_results import StudyResults, combination_values, trial_values
 from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, Interval, bootstrap_mean, holm, shapley
 from dmr.combinations import SEPARATOR
+from dmr.direction import Direction
 
 LEVEL = 0.05
 TESTED, SEARCHED = "test", "val"
@@ -57,14 +59,6 @@ def answer(search: StudyResults, comparison: Comparison | None, own_method: str 
     if comparison is not None and comparison.split == TESTED and comparison.entries:
         return _confirmed(search, comparison, own_method)
     return _unconfirmed(search)
-
-
-def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
-    """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test
-    and then report its test value is to report luck as well.
-    """
-    ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
-    return min(entries, key=lambda entry: ranks.get(entry.trial, len(ranks)))
 
 
 def summaries(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
@@ -119,7 +113,7 @@ def _before(search: StudyResults, entry: Entry) -> int | None:
 
 def _weakest(entry: Entry, comparison: Comparison) -> str:
     means = entry.values.mean(axis=0)
-    position = int(means.argmin() if comparison.mode == "max" else means.argmax())
+    position = int(means.argmin() if comparison.mode is Direction.MAX else means.argmax())
     words = combination_words(comparison.combinations.names[position], comparison.combinations.modalities)
     return f"Its weakest combination is {words}: {comparison.metric} {number(means[position])}, mean over seeds."
 
@@ -135,7 +129,7 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
     values = pd.Series(known or shapley(entry.values.mean(axis=0), comparison.combinations, empty=0.0), dtype=float)
     if values.isna().any():
         return
-    values = values.sort_values(ascending=comparison.mode == "min", kind="stable")
+    values = values.sort_values(ascending=comparison.mode is Direction.MIN, kind="stable")
     most, least = values.index[0], values.index[-1]
     if known:
         yield (
@@ -157,7 +151,7 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
     if entry.is_defaults:
         yield "Searching did not pay: the file's own values were the best of the search."
         return
-    own = own_defaults(entry, comparison.entries, blocks)
+    own = defaults_of(entry, comparison.entries, blocks)
     seeds = () if own is None else common_seeds(entry, own)
     if own is None or not seeds:
         yield "Whether searching paid is not known: the file's own values were not confirmed with the same seeds."
@@ -171,11 +165,11 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
     )
 
 
-def paid(interval: Interval, p_value: float, mode: str) -> str:
+def paid(interval: Interval, p_value: float, mode: Direction) -> str:
     """The bootstrap of few seeds is too narrow, so the test over seeds decides; where its smallest p is above the
     level, all that can be said is that every seed agrees.
     """
-    better = interval.estimate > 0 if mode == "max" else interval.estimate < 0
+    better = mode.better(interval.estimate, 0.0)
     if interval.n == 1:
         return "cannot be judged from one seed"
     if p_value <= LEVEL and _excludes_zero(interval):
@@ -198,7 +192,7 @@ def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Ite
     if not rivals:
         yield "No other method was confirmed beside it, so this study says nothing about baselines."
         return
-    sign = 1.0 if comparison.mode == "max" else -1.0
+    sign = comparison.mode.sign
     better = sum(sign * (one.values.mean() - entry.values.mean()) > 0 for one in rivals)
     if len(rivals) == 1:
         end = "better than" if better else "that is no better than"
@@ -281,7 +275,7 @@ def _unconfirmed(search: StudyResults) -> Answer:
     combinations = combination_values(search)
     if trial in combinations.index:
         row = combinations.loc[trial].dropna()
-        worst = str(row.idxmin() if search.main_mode == "max" else row.idxmax())
+        worst = str(row.idxmin() if search.main_mode is Direction.MAX else row.idxmax())
         words = combination_words(worst, search.modalities)
         sentences.insert(0, f"Its worst combination is {words}: {search.main_metric} {number(row[worst])}.")
         found = {"mean": float(row.mean()), "worst": float(row[worst])}

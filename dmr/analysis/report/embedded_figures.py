@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dmr.analysis.comparison.comparison import Comparison
-from dmr.analysis.figures.all_figures import study_figures
+from dmr.analysis.figures.all_figures import NotDrawn, study_figures
 from dmr.analysis.figures.style import save_figure
-from dmr.analysis.results.load_study import StudyResults
+from dmr.analysis.results.study_results import StudyResults
 
 LARGEST_SVG = 300_000  # bytes; beyond it a PNG is smaller, and quicker to draw
 PIXELS_PER_INCH, SHARPNESS = 96, 2.0  # of CSS, and pixels of a PNG for each of them
@@ -55,13 +55,13 @@ def pictures_of(
         folder: also save them here, as .png.
     """
     pictures, missing = [], []
-    for name, caption, figure in study_figures(search, confirmed, comparison, read):
-        if isinstance(figure, Figure):
-            pictures.append(picture(name, caption, figure))
-            if folder is not None:
-                save_figure(figure, folder / f"{name}.png")
-        else:
-            missing.append((name, figure))
+    for found in study_figures(search, confirmed, comparison, read):
+        if isinstance(found, NotDrawn):
+            missing.append((found.name, found.reason))
+            continue
+        pictures.append(picture(*found))
+        if folder is not None:
+            save_figure(found.figure, folder / f"{found.name}.png")
     return pictures, missing
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.figures.style import better_end
 from dmr.analysis.report.answer import SEARCHED, TESTED, status_words
 from dmr.analysis.report.page_tables import NOTHING, Cell, Column, Table
-from dmr.analysis.results.load_study import StudyResults
+from dmr.analysis.results.record_names import METHOD_PARAM, Tag, runs_filter
+from dmr.analysis.results.study_results import StudyResults
 
-WHEN, NAME, METHOD = "when", "name", "model.method"
+WHEN, NAME = "when", "name"
 
 
 def facts(
@@ -31,13 +33,16 @@ def facts(
     budget, confirm = document.get("budget") or {}, document.get("confirm")
     found = [
         ("Data set", search.dataset),
-        ("Samples", _samples(tags.get("samples"))),
+        ("Samples", _samples(tags.get(Tag.SAMPLES))),
         ("Modalities", f"{len(search.modalities)}: {', '.join(search.modalities)}"),
         ("Combinations evaluated", search.combinations),
         ("Methods", ", ".join(_methods(search, document))),
         ("Objective", ", ".join(f"{one['metric']} ({one['mode']})" for one in search.objectives)),
-        ("Main metric", f"{search.main_metric}, {'higher' if search.main_mode == 'max' else 'lower'} is better"),
-        ("Deployment odds", _named(tags.get("deployment"))),
+        (
+            "Main metric",
+            f"{search.main_metric}, {better_end(search.main_mode)}",
+        ),
+        ("Deployment odds", _named(tags.get(Tag.DEPLOYMENT))),
         ("Budget", ", ".join(f"{value} {name}" for name, value in budget.items() if value is not None)),
         ("Search", _search(document)),
         ("Trials", _statuses(search)),
@@ -45,9 +50,9 @@ def facts(
         ("Begun", _date(info.start_time)),
         ("Ended", _date(info.end_time) if info.end_time else "not yet"),
         ("Sum of all runs", _duration(float(search.runs["seconds"].sum() + confirmed.runs["seconds"].sum()))),
-        ("Git commit", tags.get("git_commit", "not recorded")),
-        ("Versions", _named(tags.get("versions")) or "not recorded"),
-        ("MLflow", f"{shown_uri}, run {search.parent_run_id}, filter: tags.study = '{search.study}'"),
+        ("Git commit", tags.get(Tag.GIT_COMMIT, "not recorded")),
+        ("Versions", _named(tags.get(Tag.VERSIONS)) or "not recorded"),
+        ("MLflow", f"{shown_uri}, run {search.parent_run_id}, filter: {runs_filter(search.study)}"),
     ]
     return [(name, text) for name, text in found if text]
 
@@ -59,7 +64,7 @@ def space_table(document: Mapping[str, Any]) -> Table | None:
     having: dict[tuple[str, str, str], list[str]] = {}
     for block in blocks:
         for key, given in block.items():
-            if key not in (NAME, METHOD):
+            if key not in (NAME, METHOD_PARAM):
                 having.setdefault((key, *_distribution(given)), []).append(str(block.get(NAME, "")))
     if not having:
         return None
@@ -79,13 +84,13 @@ def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[
     """What it gives, the command, and a word on it."""
     name = shlex.quote(search.study)
     rows = [
-        ("Values of the search", f"dmr table {name}", "one row a trial, split, metric and combination"),
+        ("Values of the search", f"dmr table {name}", "one row per trial, split, metric and combination"),
         ("All metrics", f"dmr table {name} --metrics all", "those beside the main one come from the runs' artifacts"),
     ]
     if comparison is not None:
         if comparison.split == TESTED:
             rows.append(
-                ("Values on test", f"dmr table {name} --stage confirm", "one row a run, metric and combination")
+                ("Values on test", f"dmr table {name} --stage confirm", "one row per run, metric and combination")
             )
         rows.append(
             (
@@ -104,7 +109,7 @@ def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[
                 "from its checkpoint, as long as the study's folder has it",
             )
         )
-    commit = search.tags.get("git_commit")
+    commit = search.tags.get(Tag.GIT_COMMIT)
     checkout = f"git checkout {shlex.quote(commit)} && " if commit else ""
     rows += [
         ("Figures", f"dmr figures {name} -o figures", ""),
@@ -145,11 +150,11 @@ def _methods(search: StudyResults, document: Mapping[str, Any]) -> list[str]:
         str(method) if pd.isna(model) or model == method else f"{method} ({model})"
         for method, model in pairs.itertuples(index=False)
     ]
-    return named or [str(_value(document, METHOD) or "")]
+    return named or [str(_value(document, METHOD_PARAM) or "")]
 
 
 def _samples(tag: str | None) -> str:
-    """Samples a split and classes, from the tag."""
+    """Samples per split and classes, from the tag."""
     if tag is None:
         return "not recorded"
     counts = json.loads(tag)
@@ -167,7 +172,7 @@ def _search(document: Mapping[str, Any]) -> str:
     parts = [f"sampler {document['sampler']}"] if "sampler" in document else []
     parts += [f"scheduler {scheduler['name']}"] if "name" in scheduler else []
     epochs = (document.get("train") or {}).get("epochs")
-    return ", ".join(parts + ([f"{epochs} epochs a trial"] if epochs else []))
+    return ", ".join(parts + ([f"{epochs} epochs per trial"] if epochs else []))
 
 
 def _statuses(results: StudyResults) -> str:

@@ -17,10 +17,9 @@ from typing import Any
 
 import yaml
 
-from dmr.analysis.comparison.comparison import Comparison, compare
-from dmr.analysis.comparison.entries import find_entries
+from dmr.analysis.comparison.comparison import compared
 from dmr.analysis.password_masking import without_password
-from dmr.analysis.report.answer import answer, chosen
+from dmr.analysis.report.answer import answer
 from dmr.analysis.report.embedded_figures import pictures_of
 from dmr.analysis.report.facts import commands, facts, notes, space_table
 from dmr.analysis.report.page_tables import (
@@ -31,9 +30,10 @@ from dmr.analysis.report.page_tables import (
     failures_table,
     trials_table,
 )
-from dmr.analysis.results.artifacts import Samples, read_artifact, samples_reader
-from dmr.analysis.results.load_study import StudyResults, load_study, stage_of
-from dmr.files import whole_file
+from dmr.analysis.results.artifacts import read_artifact, samples_reader
+from dmr.analysis.results.load_study import load_study
+from dmr.analysis.results.study_results import stage_of
+from dmr.files import write_text
 
 ENDS_WELL = ("completed", "pruned", "time_budget", "running")
 MESSAGES = 50  # of failed runs that are looked up, each a question to MLflow
@@ -75,9 +75,7 @@ def write_report(source: Source, path: Path, figures: Path | None = None) -> Pat
         LookupError: MLflow has no such study, or cannot be read.
         OSError: the file cannot be written.
     """
-    page = render(source, figures)
-    with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(path, render(source, figures))
     return path
 
 
@@ -134,17 +132,6 @@ def render(source: Source, figures: Path | None = None) -> str:
         study_file=without_password(source.study_file),
         notes=notes(search, comparison),
     )
-
-
-def compared(
-    both: StudyResults, search: StudyResults, samples: Callable[[str], Samples | None]
-) -> tuple[Comparison | None, str]:
-    """The comparison against what the search put first on val, or why there is none."""
-    try:
-        reference = chosen(search, find_entries([both]).entries).label
-        return compare([both], reference=reference, samples=samples), ""
-    except ValueError as error:  # no values yet
-        return None, f"There is nothing to compare yet: {error}."
 
 
 def run_links(tracking_uri: str, experiment_id: str) -> Callable[[str], str]:

@@ -11,7 +11,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
-from dmr.analysis.results.load_study import BLOCK, SUMMARIES, StudyResults, trial_values
+from dmr.analysis.figures.style import better_end
+from dmr.analysis.results.record_names import BLOCK, SUMMARIES, summary_metric
+from dmr.analysis.results.study_results import StudyResults, trial_values
+from dmr.direction import Direction
 
 NOTHING = "–"
 SHAPLEY = "shapley_"
@@ -25,11 +28,11 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "p_seeds_holm": ("p, seeds", "paired test over seeds, after Holm's correction"),
     "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
     "minus_defaults": (
-        "minus the file's own",
+        "minus defaults",
         "difference to the file's own values, of the same block where there are some",
     ),
     "p_defaults_holm": (
-        "p, own",
+        "p, defaults",
         "paired test over seeds against the file's own values, after Holm's correction",
     ),
     "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
@@ -156,7 +159,7 @@ def confirm_table(results: StudyResults, link: Callable[[str], str]) -> Table:
 
 
 def configurations_table(comparison: Comparison) -> Table:
-    """A row a configuration: what a comparison says of it as a whole."""
+    """One row per configuration: what a comparison says of it as a whole."""
     summary = comparison.summary
     shown = [name for name in COLUMNS if name in summary and summary[name].notna().any()]
     modalities = [name for name in map(str, summary) if name.startswith(SHAPLEY) and summary[name].notna().any()]
@@ -181,14 +184,14 @@ def configurations_table(comparison: Comparison) -> Table:
         rows.append((*cells, *(value_cell(row[name]) for name in modalities)))
     caption = (
         f"{comparison.metric} on {comparison.split} of {len(rows)} configurations over {comparison.combinations_text} "
-        f"combinations ({_better(comparison.mode)}); {_certainty(comparison)}. Reference: {comparison.reference}"
+        f"combinations ({better_end(comparison.mode)}); {_certainty(comparison)}. Reference: {comparison.reference}"
     )
     order = (3, _direction(comparison.mode)) if shown and shown[0] == "mean" else None
     return Table("configurations", caption, tuple(columns), tuple(rows), order)
 
 
 def combinations_table(comparison: Comparison) -> Table:
-    """A row a combination, a column a configuration."""
+    """One row per combination, one column per configuration."""
     records = comparison.by_combination[["label", "combination", "mean", "low", "high"]].to_dict("records")
     found = {
         (one["label"], one["combination"]): value_cell(one["mean"], interval_text(one["low"], one["high"]))
@@ -205,7 +208,7 @@ def combinations_table(comparison: Comparison) -> Table:
         cells = (found.get((label, name), Cell()) for label in labels)
         rows.append((Cell(name), Cell(str(size), size), *cells))
     caption = (
-        f"{comparison.metric} on {comparison.split} of each combination ({_better(comparison.mode)}); "
+        f"{comparison.metric} on {comparison.split} of each combination ({better_end(comparison.mode)}); "
         f"{_certainty(comparison)}"
     )
     return Table("combinations", caption, tuple(columns), tuple(rows), (1, "ascending"))
@@ -234,7 +237,7 @@ def failures_table(runs: pd.DataFrame, messages: dict[str, str], link: Callable[
 
 
 def _summary_names(results: StudyResults) -> list[str]:
-    return [f"{results.main_metric}_{summary}" for summary in SUMMARIES]
+    return [summary_metric(results.main_metric, summary) for summary in SUMMARIES]
 
 
 def _summaries(results: StudyResults, split: str) -> dict[str, dict[str, float]]:
@@ -247,18 +250,14 @@ def _summaries(results: StudyResults, split: str) -> dict[str, dict[str, float]]
     return values
 
 
-def _direction(mode: str) -> Literal["ascending", "descending"]:
-    return "ascending" if mode == "min" else "descending"
+def _direction(mode: Direction) -> Literal["ascending", "descending"]:
+    return "ascending" if mode is Direction.MIN else "descending"
 
 
 def _certainty(comparison: Comparison) -> str:
     if all(len(entry.seeds) == 1 for entry in comparison.entries):
         return "one seed each, so that there is no interval"
     return "means over seeds, below them 95 % intervals over seeds"
-
-
-def _better(mode: str) -> str:
-    return "higher is better" if mode == "max" else "lower is better"
 
 
 def _text(value: Any) -> Cell:

@@ -1,5 +1,7 @@
-"""What a study left in MLflow, as one tidy table: loading it, asking it, and the names (tags, metrics, artifacts) that
-the writer in `studies` and the readers here share.
+"""What a study left in MLflow, as one tidy table.
 
-May import dmr.combinations, dmr.files and dmr.analysis.password_masking. Nothing here draws or tests.
+`load_study.py` reads a study, `study_results.py` answers the usual questions to it, `artifacts.py` reads the files of
+single runs, and `record_names.py` has the names (tags, metrics, artifacts) that the writer in dmr.studies and the
+readers here share. May import dmr.combinations, dmr.direction, dmr.files and dmr.analysis.password_masking, and no
+other package of dmr.analysis. Nothing here draws or tests.
 """

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SAMPLES = "samples.npz"
+from dmr.analysis.results.record_names import SAMPLES
+
 Samples = tuple[npt.NDArray[np.float32], tuple[str, ...]]
 
 
@@ -26,7 +27,7 @@ def stored_artifact(client: Any, run_id: str, name: str, uri: str | None = None)
         client: an `MlflowClient`.
         uri: of the run's artifacts, where it is known: else MLflow is asked.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one a file
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # else one per file
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
     from mlflow.utils.uri import is_local_uri

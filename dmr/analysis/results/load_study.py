@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,60 +16,45 @@ import pandas as pd
 
 from dmr.analysis.password_masking import without_password
 from dmr.analysis.results.artifacts import stored_artifact
+from dmr.analysis.results.record_names import (
+    COLUMNS,
+    METHOD_PARAM,
+    RUN_COLUMNS,
+    STUDY_STAGE,
+    VALUES,
+    Tag,
+    children_filter,
+    key_filter,
+    parse_best_metric,
+    runs_filter,
+)
+from dmr.analysis.results.study_results import Objective, StudyResults
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 
 PAGE = 250
-COLUMNS = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
-RUN_COLUMNS = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
-SUMMARIES = ("mean", "worst", "full", "expected")
-BLOCK = "block"  # the parameter of a search in blocks, whose names tables call the method
-VALUES = "combinations.csv"  # the artifact of a run
 Cell = tuple[str | None, str | None, str | None]  # split, metric, combination
-
-
-@dataclass(frozen=True)
-class StudyResults:
-    """A study as MLflow has it.
-
-    Attributes:
-        objectives: `{metric, mode}` each, the first one orders trials.
-        searched: dotted keys, each a column of the table.
-        main_metric: the metric every combination has a value of, and `main_mode` its better end.
-        combinations: in words, how many of all combinations were evaluated.
-        tags: of the study's own run.
-        runs: one row a run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
-            ...; of the search's trial with the file's own values `defaults`), seed, seconds, NaN until it ends, and
-            model, the value of `model.method`.
-        table: tidy, one row a (run, split, metric, combination). Summaries over combinations, such as `accuracy_mean`,
-            have no combination; a run without values has one row without split, metric, combination and value.
-    """
-
-    study: str
-    dataset: str
-    modalities: tuple[str, ...]
-    objectives: tuple[dict[str, str], ...]
-    searched: tuple[str, ...]
-    main_metric: str
-    main_mode: Literal["max", "min"]
-    combinations: str
-    parent_run_id: str
-    tags: dict[str, str]
-    runs: pd.DataFrame
-    table: pd.DataFrame
 
 
 def load_study(
     tracking_uri: str,
     study: str,
     *,
-    experiment: str,
+    experiment: str | None = None,
     key: str | None = None,
     stage: str | None = "search",
     metrics: Literal["main", "all"] = "main",
 ) -> StudyResults:
-    """The runs of a study, read page by page; `all` also reads each run's `combinations.csv`, `main` no artifact.
+    """Read a study from MLflow, one page of runs at a time.
+
+        >>> results = load_study(tracking_uri, "digits")
+        >>> trial_values(results).index[0]  # the best trial
+        1
 
     Args:
+        experiment: the MLflow experiment of the study; else all of the store are looked through.
+        stage: of the runs, `search` or `confirm`; None reads both.
+        metrics: `main` reads no artifact, `all` also reads each run's `combinations.csv`.
         key: the tag `dmr.key` of the study's own run, where a store may have several studies of this name; else the
             newest one is read.
 
@@ -87,83 +71,56 @@ def load_study(
         raise LookupError(f"{store}: there is no such file")
     try:
         client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise LookupError(f"{store}: no experiment {experiment!r}")
-        ids = [found.experiment_id]
-        which = f"tags.study = '{study}' and tags.stage = 'study'" if key is None else f"tags.`dmr.key` = '{key}'"
+        ids = _experiment_ids(client, store, experiment)
+        which = runs_filter(study, STUDY_STAGE) if key is None else key_filter(key)
         parents = client.search_runs(ids, which, max_results=1, order_by=["attributes.start_time DESC"])
         if not parents:
-            raise LookupError(f"{store}: experiment {experiment!r} has no study {study!r}")
+            where = "" if experiment is None else f"experiment {experiment!r} has "
+            raise LookupError(f"{store}: {where}no study {study!r}")
         return _read(client, ids, study, parents[0], stage, metrics)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise LookupError(f"{store}: cannot be read: {without_password(str(error)).splitlines()[0]}") from None
 
 
+def _experiment_ids(client: Any, store: str, name: str | None) -> list[str]:
+    """The id of this experiment, or those of all."""
+    if name is None:
+        return [one.experiment_id for one in client.search_experiments()]
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        raise LookupError(f"{store}: no experiment {name!r}")
+    return [found.experiment_id]
+
+
 def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | None, metrics: str) -> StudyResults:
     tags = parent.data.tags
-    searched = tuple(json.loads(tags["searched"]))
-    modalities = tuple(json.loads(tags["modalities"]))
-    wanted = f"tags.mlflow.parentRunId = '{parent.info.run_id}'" + (f" and tags.stage = '{stage}'" if stage else "")
+    searched = tuple(json.loads(tags[Tag.SEARCHED]))
+    modalities = tuple(json.loads(tags[Tag.MODALITIES]))
     rows: list[tuple[Any, ...]] = []
     cells = _Cells()
-    for run in _pages(client, ids, wanted):
+    for run in _pages(client, ids, children_filter(parent.info.run_id, stage)):
         rows.append(_run_row(run, searched))
         values = _best_values(run)
         if metrics == "all" and values:  # a run without them has no such file
-            values |= _artifact_values(client, run, tags["main_metric"])
+            values |= _artifact_values(client, run, tags[Tag.MAIN_METRIC])
         cells.add(values)
     runs = pd.DataFrame(rows, columns=[*RUN_COLUMNS, *searched])
     return StudyResults(
         study=study,
-        dataset=tags["dataset"],
+        dataset=tags[Tag.DATASET],
         modalities=modalities,
-        objectives=tuple(json.loads(tags["objectives"])),
+        objectives=tuple(
+            Objective(metric=one["metric"], mode=Direction(one["mode"])) for one in json.loads(tags[Tag.OBJECTIVES])
+        ),
         searched=searched,
-        main_metric=tags["main_metric"],
-        main_mode="min" if tags.get("main_metric_mode") == "min" else "max",
-        combinations=tags["combinations"],
+        main_metric=tags[Tag.MAIN_METRIC],
+        main_mode=Direction(tags.get(Tag.MAIN_METRIC_MODE, Direction.MAX)),
+        combinations=tags[Tag.COMBINATIONS],
         parent_run_id=parent.info.run_id,
         tags=dict(tags),
         runs=runs[list(RUN_COLUMNS)].set_index("run"),
         table=_tidy(runs, cells, searched, modalities),
     )
-
-
-def stage_of(results: StudyResults, stage: str) -> StudyResults:
-    """The runs of one stage alone."""
-    runs, table = results.runs, results.table
-    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
-
-
-def trial_values(results: StudyResults) -> pd.DataFrame:
-    """Index trial, a column an objective: every trial that has them all, best first by the first objective."""
-    table = results.table
-    columns = {}
-    for objective in results.objectives:
-        split, metric = objective["metric"].split("/")
-        rows = table[(table["split"] == split) & (table["metric"] == metric)]
-        columns[objective["metric"]] = rows.set_index("trial")["value"]
-    frame = pd.DataFrame(columns).dropna()
-    first = results.objectives[0]
-    return frame.sort_values(first["metric"], ascending=first["mode"] == "min", kind="stable")
-
-
-def combination_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
-    """The main metric: index trial, a column a combination in order."""
-    table = results.table
-    rows = table[(table["split"] == split) & (table["metric"] == results.main_metric) & table["combination"].notna()]
-    values = rows.pivot(index="trial", columns="combination", values="value")
-    return values[[name for name in all_combinations(results.modalities).names if name in values]]
-
-
-def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
-    """The main metric's summaries over combinations: index trial, columns such as `accuracy_mean`."""
-    table = results.table
-    names = [f"{results.main_metric}_{summary}" for summary in SUMMARIES]
-    rows = table[(table["split"] == split) & table["metric"].isin(names) & table["combination"].isna()]
-    frame = rows.pivot(index="trial", columns="metric", values="value")
-    return frame[[name for name in names if name in frame]]
 
 
 def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
@@ -197,27 +154,22 @@ def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:
     info, tags, params = run.info, run.data.tags, run.data.params
     return (
         info.run_id,
-        int(tags["trial"]),
-        tags.get("stage"),
-        tags.get("stop_reason", info.status.lower()),
-        tags.get("method"),
-        tags.get("config"),
-        int(tags["seed"]),
+        int(tags[Tag.TRIAL]),
+        tags.get(Tag.STAGE),
+        tags.get(Tag.STOP_REASON, info.status.lower()),
+        tags.get(Tag.METHOD),
+        tags.get(Tag.CONFIG),
+        int(tags[Tag.SEED]),
         math.nan if info.end_time is None else (info.end_time - info.start_time) / 1000,
-        params.get("model.method"),
+        params.get(METHOD_PARAM),
         *(params.get(key) for key in searched),
     )
 
 
 def _best_values(run: Any) -> dict[Cell, float]:
     """What a run has of its best epoch, but for what it saw in training."""
-    values = {}
-    for name, value in run.data.metrics.items():
-        best, _, rest = name.partition("/")
-        parts = rest.split("/")
-        if best == "best" and len(parts) > 1 and parts[0] != "train":
-            values[parts[0], parts[1], parts[2] if len(parts) == 3 else None] = value
-    return values
+    named = ((parse_best_metric(name), value) for name, value in run.data.metrics.items())
+    return {cell: value for cell, value in named if cell is not None and cell[0] != "train"}
 
 
 def _artifact_values(client: Any, run: Any, main_metric: str) -> dict[Cell, float]:

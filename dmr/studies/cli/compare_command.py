@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dmr.analysis.comparison.comparison import Comparison
     from dmr.analysis.results.artifacts import Samples
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
 
 
 @command("compare")

@@ -46,8 +46,9 @@ def heatmap(
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
-    from dmr.analysis.figures.trial_heatmap import DEFAULTS, default_trials, write_heatmap
-    from dmr.analysis.results.load_study import stage_of
+    from dmr.analysis.figures.trial_heatmap import write_heatmap
+    from dmr.analysis.results.record_names import DEFAULTS
+    from dmr.analysis.results.study_results import default_trials, stage_of
     from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
@@ -79,11 +80,11 @@ def figures(
     """Draw every figure that the study has data for; for the others, say why not."""
     from mlflow import MlflowClient
 
+    from dmr.analysis.comparison.comparison import compared
     from dmr.analysis.figures.all_figures import study_figures
     from dmr.analysis.figures.style import save_figure
-    from dmr.analysis.report.page import compared
     from dmr.analysis.results.artifacts import read_artifact
-    from dmr.analysis.results.load_study import stage_of
+    from dmr.analysis.results.study_results import stage_of
     from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder

@@ -20,7 +20,7 @@ from dmr.studies.yaml_io import to_yaml
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
 
 SHOWN_TRIALS = 10
 
@@ -104,7 +104,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, consol
 
 def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:
     """The best trials: objectives, summaries of the main metric over combinations, and the values searched."""
-    from dmr.analysis.results.load_study import summary_values, trial_values
+    from dmr.analysis.results.study_results import summary_values, trial_values
 
     objectives, summaries = trial_values(results), summary_values(results)
     best, where = objectives.index[:SHOWN_TRIALS], ""

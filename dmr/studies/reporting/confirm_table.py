@@ -11,7 +11,7 @@ from rich.table import Table
 from dmr.studies.stages.confirm_stage import NO_TRIAL, Configuration
 
 if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
 
 
 class ConfirmRow(NamedTuple):

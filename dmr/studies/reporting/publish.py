@@ -17,7 +17,7 @@ from dmr.studies.tracking.run_logging import NOTE
 from dmr.studies.tracking.tracker import PARENT
 
 if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
     from dmr.studies.reporting.confirm_table import ConfirmRow
     from dmr.studies.stages.confirm_stage import ConfirmStage
 

@@ -14,7 +14,7 @@ from dmr.studies.storage.store_passwords import ask_for_password
 from dmr.studies.storage.study_folder import StudyFolder
 
 if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
 
 
 @contextmanager

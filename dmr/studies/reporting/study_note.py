@@ -11,7 +11,7 @@ from dmr.studies.reporting.confirm_table import NUMBERS, ConfirmRow
 from dmr.studies.trial_outcomes import FAILURES
 
 if TYPE_CHECKING:
-    from dmr.analysis.results.load_study import StudyResults
+    from dmr.analysis.results.study_results import StudyResults
 
 MOST_ROWS = 24  # a tag holds 8 000 characters
 
@@ -32,7 +32,7 @@ def study_note(
 
 
 def _best(results: StudyResults, experiment_id: str) -> str:
-    from dmr.analysis.results.load_study import summary_values, trial_values
+    from dmr.analysis.results.study_results import summary_values, trial_values
 
     objectives, summaries = trial_values(results), summary_values(results)
     if objectives.empty:
@@ -89,7 +89,7 @@ def _filters(results: StudyResults, confirmed: bool) -> str:
 
 def _near_the_best(results: StudyResults) -> Iterator[tuple[str, str]]:
     """Each objective with a filter that its best trial passes."""
-    from dmr.analysis.results.load_study import trial_values
+    from dmr.analysis.results.study_results import trial_values
 
     values = trial_values(results)
     for objective in results.objectives:

@@ -11,8 +11,10 @@ import pytest
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.comparison.entries import Entry
-from dmr.analysis.results.load_study import COLUMNS, RUN_COLUMNS, StudyResults
+from dmr.analysis.results.record_names import COLUMNS, RUN_COLUMNS
+from dmr.analysis.results.study_results import StudyResults
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 
 METRICS = {"max": "accuracy", "min": "nll"}
 
@@ -45,10 +47,10 @@ def _study(
         study="made_up",
         dataset="digits",
         modalities=tuple(modalities),
-        objectives=({"metric": f"val/{metric}_mean", "mode": mode},),
+        objectives=({"metric": f"val/{metric}_mean", "mode": Direction(mode)},),
         searched=tuple(points),
         main_metric=metric,
-        main_mode=mode,
+        main_mode=Direction(mode),
         combinations=f"all {len(combinations)}",
         parent_run_id="parent",
         tags={},
@@ -75,7 +77,7 @@ def _comparison(
         studies=("made_up",),
         dataset="digits",
         metric=METRICS[mode],
-        mode=mode,
+        mode=Direction(mode),
         split="test",
         combinations=combinations,
         combinations_text=words,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dmr.analysis.figures import parameter_effects as importance
 from dmr.analysis.figures.all_figures import comparison_figures, study_figures
-from dmr.analysis.results.load_study import stage_of
+from dmr.analysis.results.study_results import stage_of
 from dmr.combinations import all_combinations
 
 LONG = ("accelerometer_wrist_left", "accelerometer_wrist_right", "electrocardiogram", "gyroscope_chest")

@@ -18,8 +18,10 @@ from dmr.analysis.figures import style as drawing
 from dmr.analysis.figures.combination_heatmap import HeatmapTable, draw_heatmap
 from dmr.analysis.figures.style import draw_dots
 from dmr.analysis.figures.trial_heatmap import heatmap_table, write_heatmap
-from dmr.analysis.results.load_study import StudyResults, combination_values, load_study, summary_values
+from dmr.analysis.results.load_study import load_study
+from dmr.analysis.results.study_results import StudyResults, combination_values, summary_values
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 
 LONG_NAMES = (
     "accelerometer_wrist_left",
@@ -51,10 +53,10 @@ def made_up(
         summaries=pd.DataFrame({"mean": cells.mean(axis=1), "worst": worst}),
         modalities=modalities,
         metric=metric,
-        better=better,
+        better=Direction(better),
         title=f"study: {metric} by combination of modalities",
         subtitle=f"data digits, split val; {rows} of 400 trials with values, best first by val/{metric}_mean; "
-        f"all {len(combinations)} combinations; one seed a trial",
+        f"all {len(combinations)} combinations; one seed per trial",
     )
 
 
@@ -105,7 +107,7 @@ def test_the_table_is_what_the_study_has_best_first(study: StudyResults) -> None
 
 
 def test_worst_is_the_highest_where_lower_is_better(study: StudyResults) -> None:
-    table = heatmap_table(replace(study, main_mode="min"), top=9)
+    table = heatmap_table(replace(study, main_mode=Direction.MIN), top=9)
     assert len(table.cells) == 4
     assert table.summaries["worst"].tolist() == table.cells.max(axis=1).tolist()
     assert table.better == "min"

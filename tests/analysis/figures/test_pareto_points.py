@@ -8,26 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from dmr.analysis.figures.label_placement import place_labels
-from dmr.analysis.figures.pareto_points import entry_points, pareto_front, trial_points
+from dmr.analysis.figures.pareto_points import entry_points, trial_points
 from dmr.analysis.statistics import bootstrap_mean
 
 Make = Callable[..., Any]
-
-
-@pytest.mark.parametrize("mode", ["max", "min"])
-def test_the_front_is_what_nothing_dominates(mode: str) -> None:
-    generator = np.random.default_rng(0)
-    sign = 1 if mode == "max" else -1
-    for _ in range(20):
-        points = generator.integers(0, 7, (25, 2)).astype(float)  # with ties and equal points
-        known = [
-            not any((sign * other >= sign * own).all() and (other != own).any() for other in points) for own in points
-        ]
-        assert pareto_front(*points.T, mode).tolist() == known
-
-
-def test_nan_is_on_no_front() -> None:
-    assert pareto_front([np.nan, 1.0, 2.0], [9.0, 1.0, np.nan]).tolist() == [False, True, False]
 
 
 def test_points_of_trials(make_study: Make) -> None:

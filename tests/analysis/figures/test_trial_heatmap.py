@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from dmr.analysis.figures.trial_heatmap import default_trials, difference_table
+from dmr.analysis.figures.trial_heatmap import difference_table
+from dmr.analysis.results.study_results import default_trials
 
 Make = Callable[..., Any]
 VALUES = [[0.5, 0.5, 0.5], [0.2, 0.4, 0.6], [0.6, 0.5, 0.9], [0.1, 0.1, 0.1]]

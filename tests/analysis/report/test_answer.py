@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmr.analysis.comparison.comparison import compare
+from dmr.analysis.comparison.comparison import chosen, compare
 from dmr.analysis.comparison.entries import find_entries
-from dmr.analysis.report.answer import Answer, answer, chosen, combination_words, paid
+from dmr.analysis.report.answer import Answer, answer, combination_words, paid
 from dmr.analysis.report.facts import space_table
 from dmr.analysis.report.page import run_links
 from dmr.analysis.report.page_tables import number, p_text
 from dmr.analysis.results.artifacts import Samples
-from dmr.analysis.results.load_study import COLUMNS, RUN_COLUMNS, StudyResults, stage_of
+from dmr.analysis.results.record_names import COLUMNS, RUN_COLUMNS
+from dmr.analysis.results.study_results import StudyResults, stage_of
 from dmr.analysis.statistics import Interval
+from dmr.direction import Direction
 
 NAMES = ("rgb", "ir", "rgb-ir")
 SEEDS = 8
@@ -47,10 +49,10 @@ def answered(
         study="s",
         dataset="d",
         modalities=("rgb", "ir"),
-        objectives=({"metric": f"val/{metric}_mean", "mode": "max"},),
+        objectives=({"metric": f"val/{metric}_mean", "mode": Direction.MAX},),
         searched=searched,
         main_metric=metric,
-        main_mode="max",
+        main_mode=Direction.MAX,
         combinations="all 3",
         parent_run_id="p",
         tags={},
@@ -119,7 +121,7 @@ def test_scores_of_samples_are_not_those_of_segmentation() -> None:
 def test_searching_paid_only_where_interval_and_test_agree(
     interval: Interval, p_value: float, mode: str, words: str
 ) -> None:
-    assert paid(interval, p_value, mode) == words
+    assert paid(interval, p_value, Direction(mode)) == words
 
 
 def test_a_combination_in_words() -> None:

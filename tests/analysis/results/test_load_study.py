@@ -11,14 +11,9 @@ import pytest
 from mlflow import MlflowClient, artifacts
 
 from dmr.analysis.results import load_study as results
-from dmr.analysis.results.load_study import (
-    COLUMNS,
-    StudyResults,
-    combination_values,
-    load_study,
-    summary_values,
-    trial_values,
-)
+from dmr.analysis.results.load_study import load_study
+from dmr.analysis.results.record_names import COLUMNS
+from dmr.analysis.results.study_results import StudyResults, combination_values, summary_values, trial_values
 from dmr.combinations import all_combinations
 
 SEVEN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

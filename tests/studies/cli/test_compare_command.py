@@ -14,8 +14,9 @@ import yaml
 from rich.console import Console
 
 from dmr.analysis.comparison.comparison import Comparison, compare
-from dmr.analysis.results.load_study import StudyResults
+from dmr.analysis.results.study_results import StudyResults
 from dmr.combinations import all_combinations
+from dmr.direction import Direction
 from dmr.studies.cli.compare_command import compare_studies, draw_comparison, write_comparison
 from dmr.studies.cli.comparison_screen import show_comparison
 from dmr.studies.errors import StudyError
@@ -38,10 +39,10 @@ def comparison(modalities: tuple[str, ...], seeds: int = 3, **tags: Any) -> Comp
         study="s",
         dataset="d",
         modalities=modalities,
-        objectives=({"metric": "val/accuracy_mean", "mode": "max"},),
+        objectives=({"metric": "val/accuracy_mean", "mode": Direction.MAX},),
         searched=("block",),
         main_metric="accuracy",
-        main_mode="max",
+        main_mode=Direction.MAX,
         combinations=f"all {len(names)}",
         parent_run_id="p",
         tags={name: json.dumps(value) for name, value in tags.items()},

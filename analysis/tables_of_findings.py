@@ -1,8 +1,8 @@
 """The tables of docs/findings.md, from the runs of finished studies.
 
-    .venv/bin/python benchmarks/findings.py digits_methods planted_methods scenes --storage dmr_runs --out docs/findings
+    python analysis/tables_of_findings.py digits_methods planted_methods scenes --storage dmr_runs --out docs/findings
 
-For each study two files, for segmentation three. `NAME.csv`: a row a configuration with means over seeds and their
+For each study two files, for segmentation three. `NAME.csv`: one row per configuration with means over seeds and their
 intervals, tests against `dmrnet`, and cost; printed in markdown as well. `NAME_combinations.csv`: the main metric on
 test of each configuration, combination and seed. `NAME_classes.csv`: the IoU of each class.
 """
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from common import table
 from mlflow.tracking import MlflowClient
 
-from dmr.analysis.comparison.comparison import EMPTY_TAG, Comparison, Entry, compare
+from dmr.analysis.comparison.comparison import Comparison, Entry, compare
 from dmr.analysis.results.artifacts import samples_reader
 from dmr.analysis.results.load_study import load_study
+from dmr.analysis.results.record_names import Tag
 from dmr.analysis.statistics import holm
 from dmr.data import open_dataset
 
@@ -35,11 +35,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("studies", nargs="+")
     parser.add_argument("--storage", type=Path, default=Path("dmr_runs"))
+    parser.add_argument("--tracking-uri", help="default: where the study was written, by its places.json")
     parser.add_argument("--out", type=Path, default=Path("docs/findings"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.studies:
-        summary, combinations, classes = findings(given.storage / name)
+        try:
+            summary, combinations, classes = findings(given.storage / name, given.tracking_uri)
+        except (LookupError, OSError, ValueError) as error:
+            sys.stderr.write(f"{name}: {error}\n")
+            raise SystemExit(2) from None
         if len(classes):
             classes.to_csv(given.out / f"{name}_classes.csv", index=False, float_format="%.5f")
         summary.to_csv(given.out / f"{name}.csv", index=False, float_format="%.5f")
@@ -47,17 +52,17 @@ def main() -> None:
         sys.stdout.write(f"\n{name}\n\n{_markdown(summary)}\n")
 
 
-def findings(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """A row a configuration; a row a configuration, combination and seed; and such rows for the IoU of each class."""
+def findings(folder: Path, uri: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """One row per configuration; one per configuration, combination and seed; such rows for the IoU of each class."""
     document = yaml.safe_load((folder / "study.yaml").read_text())
-    uri = json.loads((folder / "places.json").read_text())["tracking_uri"]
+    uri = uri or str(json.loads((folder / "places.json").read_text())["tracking_uri"])
     client = MlflowClient(uri)
     dataset = open_dataset(document["dataset"].pop("name"), document["dataset"], document["seed"])
     results = load_study(uri, folder.name, experiment=document["experiment"], stage="confirm")
     labels = dataset.splits["test"].targets()
     if labels.ndim == 1:  # v(∅) here: always answering the most frequent class of test
         empty = {"test": np.bincount(labels).max() / len(labels)}
-        results = replace(results, tags=results.tags | {EMPTY_TAG: json.dumps(empty)})
+        results = replace(results, tags=results.tags | {Tag.WITHOUT_MODALITIES: json.dumps(empty)})
     found = compare([results], samples=samples_reader(uri), method=REFERENCE)
     own = {entry.label: [client.get_run(run_id) for run_id in entry.run_ids] for entry in found.entries}
     bounds = dataset.description.get("best_accuracy")
@@ -123,7 +128,9 @@ def _markdown(summary: pd.DataFrame) -> str:
             interval = f"{100 * row['mean']:.2f} ({100 * row['low']:.2f}–{100 * row['high']:.2f})"
             shown = ["" if pd.isna(row[name]) else f"{100 * row[name]:.2f}" for name in percent]
             rows.append([row["method"], row["config"], interval, *shown, *(_short(row[name]) for name in others)])
-    return table(["method", "configuration", "mean (95 %)", *percent, *others], rows)
+    head = ["method", "configuration", "mean (95 %)", *percent, *others]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _short(value: float) -> str:

@@ -1,0 +1,115 @@
+"""A study as it was read from MLflow, and the usual questions to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+
+from dmr.analysis.results.record_names import DEFAULTS, SUMMARIES, config_names, summary_metric
+from dmr.combinations import all_combinations
+from dmr.direction import Direction
+
+
+class Objective(TypedDict):
+    """What a search looks for: a metric such as `val/accuracy_mean`, and which way it is better."""
+
+    metric: str
+    mode: Direction
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study as MLflow has it.
+
+    Attributes:
+        objectives: the first one orders trials.
+        searched: dotted keys, each a column of the table.
+        main_metric: the metric every combination has a value of, and `main_mode` which way it is better.
+        combinations: in words, how many of all combinations were evaluated.
+        tags: of the study's own run.
+        runs: one row per run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
+            ...; of the search's trial with the file's own values `defaults`), seed, seconds, NaN until it ends, and
+            model, the value of `model.method`.
+        table: tidy, one row per (run, split, metric, combination). Summaries over combinations, such as
+            `accuracy_mean`, have no combination; a run without values has one row without split, metric, combination
+            and value.
+    """
+
+    study: str
+    dataset: str
+    modalities: tuple[str, ...]
+    objectives: tuple[Objective, ...]
+    searched: tuple[str, ...]
+    main_metric: str
+    main_mode: Direction
+    combinations: str
+    parent_run_id: str
+    tags: dict[str, str]
+    runs: pd.DataFrame
+    table: pd.DataFrame
+
+
+def stage_of(results: StudyResults, stage: str) -> StudyResults:
+    """The same study with the runs of one stage alone."""
+    runs, table = results.runs, results.table
+    return replace(results, runs=runs[runs["stage"] == stage], table=table[table["stage"] == stage])
+
+
+def trial_values(results: StudyResults) -> pd.DataFrame:
+    """Index trial, one column per objective: every trial that has them all, best first by the first objective."""
+    table = results.table
+    columns = {}
+    for objective in results.objectives:
+        split, metric = objective["metric"].split("/")
+        rows = table[(table["split"] == split) & (table["metric"] == metric)]
+        columns[objective["metric"]] = rows.set_index("trial")["value"]
+    frame = pd.DataFrame(columns).dropna()
+    first = results.objectives[0]
+    return frame.sort_values(first["metric"], ascending=first["mode"] is Direction.MIN, kind="stable")
+
+
+def combination_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
+    """The main metric: index trial, one column per combination in their order."""
+    table = results.table
+    rows = table[(table["split"] == split) & (table["metric"] == results.main_metric) & table["combination"].notna()]
+    values = rows.pivot(index="trial", columns="combination", values="value")
+    return values[[name for name in all_combinations(results.modalities).names if name in values]]
+
+
+def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
+    """The main metric's summaries over combinations: index trial, columns such as `accuracy_mean`."""
+    table = results.table
+    names = [summary_metric(results.main_metric, summary) for summary in SUMMARIES]
+    rows = table[(table["split"] == split) & table["metric"].isin(names) & table["combination"].isna()]
+    frame = rows.pivot(index="trial", columns="metric", values="value")
+    return frame[[name for name in names if name in frame]]
+
+
+def default_trials(*stages: StudyResults | None) -> dict[str, int]:
+    """The search's trial with the file's own values, by method, as the runs' `config` tells."""
+    found: dict[str, int] = {}
+    for results in stages:
+        if results is not None:
+            named = [DEFAULTS in config_names(str(config)) for config in results.runs["config"]]
+            runs = results.runs[np.array(named, dtype=bool)]
+            pairs = zip(runs["method"].tolist(), runs["trial"].tolist(), strict=True)
+            found |= {method: trial for method, trial in pairs if trial >= 0}  # −1: the search did not run them
+    return found
+
+
+def methods_of(results: StudyResults) -> pd.Series:
+    """The method, or block of the search, of each trial: index trial."""
+    return results.runs.groupby("trial")["method"].first()
+
+
+def trial_labels(results: StudyResults) -> dict[int, str]:
+    """What figures call each trial: `trial 3`, or `trial 3, hemis` where there are several methods."""
+    methods = methods_of(results)
+    several = methods.nunique() > 1
+    return {
+        trial: f"trial {trial}, {method}" if several else f"trial {trial}"
+        for trial, method in zip(methods.index.tolist(), methods.tolist(), strict=True)
+    }
