@@ -72,10 +72,10 @@ def test_links_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_study_file_page_names_every_key():
+def test_the_study_file_page_and_that_of_its_controls_name_every_key():
     from dmr.studies.study_file.plan import load_plan
 
-    page = (ROOT / "docs/study_file.md").read_text()
+    page = (ROOT / "docs/study_file.md").read_text() + (ROOT / "docs/research.md").read_text()
     document = load_plan(ROOT / "studies/digits.yaml", [], None, None).document
 
     def keys(section):
