@@ -24,6 +24,7 @@ from dmr.distributed.ranks import ALONE, BatchShard, Ranks
 from dmr.distributed.synchronised import losses_over
 from dmr.evaluation import evaluate
 from dmr.methods.base import CombinationSums, StepLosses, add_by_combination
+from dmr.networks.convolutions import sound_convolutions
 from dmr.runs.final_test import TestReport, test
 from dmr.runs.optimisation import OPTIMIZERS, Optimisation
 from dmr.runs.run_settings import RunSettings, build_network
@@ -94,7 +95,7 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
         Diverged: at the end of the epoch in which something was not finite.
     """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices, device_type="cuda"):
+    with torch.random.fork_rng(devices, device_type="cuda"), sound_convolutions(settings.train.channels_last, device):
         torch.manual_seed(derive_seed(settings.seed, "initialisation"))
         ranks = Ranks.here(device)
         run = Run(dataset, settings, device, ranks)

@@ -1,0 +1,24 @@
+"""Convolutions on processors whose fast kernels are faulty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def sound_convolutions(channels_last: bool, device: torch.device) -> Iterator[None]:
+    """Train channels-last convolutions on a CPU without AVX-512 by torch's own kernels.
+
+    There oneDNN's gradient of a convolution with a stride writes beyond its memory (torch 2.13, `brgconv_strided:avx2`),
+    and the process dies sooner or later.
+    """
+    enabled = torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+    if channels_last and device.type == "cpu" and not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        torch.backends.mkldnn.set_flags(False)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(enabled)  # type: ignore[no-untyped-call]
