@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -18,7 +19,7 @@ FILES = {
     for file in sorted((ROOT / "dmr").rglob("*.py"))
 }
 HEAVY = {"torch", "ray", "mlflow", "optuna", "sqlalchemy", "pandas", "matplotlib", "seaborn", "sklearn", "scipy"}
-MAX_LINES = 400
+MAX_LINES, MAX_FILES = 400, 15
 # The packages inside studies and analysis, from the ground up. What is not listed is forbidden.
 INSIDE = {
     "dmr.studies.study_file": set(),
@@ -164,7 +165,7 @@ def test_all_packages_are_seen() -> None:
     assert {"dmr.training", "dmr.methods.dmrnet", "dmr.studies.study_file.plan", "dmr.analysis.statistics"} <= set(
         FILES
     )
-    assert {"torch", "numpy"} <= packages_of("dmr.training", at_once=True)
+    assert {"torch", "numpy"} <= packages_of("dmr.metrics", at_once=True)
 
 
 @files_of("dmr")
@@ -219,6 +220,21 @@ def test_every_package_says_what_lives_there() -> None:
         assert len(tree.body) == 1 or package == "dmr.studies.cli", (
             f"{package}/__init__.py defines or imports something"
         )
+
+
+def test_what_a_process_that_trains_has_loaded() -> None:
+    """Ray itself loads pydantic; our files do not need it: see the test before."""
+    workers = ", ".join(module for module in FILES if module.startswith("dmr.studies.workers."))
+    code = f"import sys, {workers}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    loaded = set(ran.stdout.split())
+    assert {"dmr", "ray", "torch"} <= loaded
+    assert loaded & {"optuna", "mlflow", "sqlalchemy"} == set()
+
+
+def test_no_folder_has_more_files_than_a_person_takes_in() -> None:
+    folders = Counter(file.parent for file in FILES.values() if file.name != "__init__.py")
+    assert {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > MAX_FILES} == {}
 
 
 def test_no_two_files_have_the_same_name() -> None:

@@ -12,7 +12,7 @@ import torch
 def sound_convolutions(channels_last: bool, device: torch.device) -> Iterator[None]:
     """Train channels-last convolutions on a CPU without AVX-512 by torch's own kernels.
 
-    There oneDNN's gradient of a convolution with a stride writes beyond its memory (torch 2.13, `brgconv_strided:avx2`),
+    There the gradient of a strided convolution in oneDNN writes beyond its memory (torch 2.13, `brgconv_strided:avx2`),
     and the process dies sooner or later.
     """
     enabled = torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
