@@ -6,6 +6,7 @@ Tune pickles these; they leave everything behind then, since Optuna's database i
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from dmr.studies.trial_outcomes import TrialOutcome
 SECONDS_BETWEEN_LOOKS = 5.0
 FAILURE = "Failure # "  # begins each death of a trial's process in the file of Tune's
 LOW_MEMORY = "node running low on memory"  # ray.exceptions.OutOfMemoryError
+NOT_IMPORTED = re.compile(r"No module named '([\w.]+)'")
 NODE_DIED = "its node has died"  # ray.exceptions.ActorDiedError
 
 
@@ -101,8 +103,9 @@ class TuneCallback(_LeftBehind, tune.Callback):
         """The trial's process died more often than `retries` allows. Tune pickles only some kinds of errors; the text
         file has every death.
         """
-        number = trial.config["number"]
-        text = Path(trial.error_file).read_text(encoding="utf-8").rpartition(FAILURE)[2].partition("\n")[2]
+        number, text = trial.config["number"], _last_death(trial)
+        if self._cannot_import(text):
+            return
         files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one a rank
         hung = "\n".join(file.read_text() for file in files if file.stat().st_size)
         if hung:
@@ -111,12 +114,30 @@ class TuneCallback(_LeftBehind, tune.Callback):
             ending = ending_of_death(text)
         self._end(number, ending)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial's process died and is to be started again; where it cannot import the trial, no other one can."""
+        self._cannot_import(_last_death(trial))
+
+    def _cannot_import(self, text: str) -> bool:
+        found = NOT_IMPORTED.search(text)
+        if found is not None:
+            self.stage.stop(
+                f"a worker cannot import {found[1]}: the process that trains needs it, too; install it on every node, "
+                "or put it into the directory in which you run dmr"
+            )
+        return found is not None
+
     def _end(self, number: int, ending: TrialOutcome) -> None:
         """After trouble nothing more is written: the trial stays as it is, and goes on with `dmr resume`."""
         if self.stage.error is None:
             with self.stage.guarded():
                 self.stage.finish(number, ending)
             self.screen.trial_ended()
+
+
+def _last_death(trial: Any) -> str:
+    """What Ray says of the last death of a trial's process."""
+    return Path(trial.error_file).read_text(encoding="utf-8").rpartition(FAILURE)[2].partition("\n")[2]
 
 
 def ending_of_death(text: str) -> TrialOutcome:
