@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+
+hypothesis.settings.register_profile("dmr", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("dmr")
 
 LONGEST = {"test_readme.py", "test_resume.py", "test_run.py"}
 
