@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from dmr.checkpoints import save_checkpoint
 from dmr.data.augmentation import centre_crop
 from dmr.data.dataset import MultimodalDataset
+from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.studies.cli.entry_point import app
 from dmr.studies.errors import StudyError
@@ -51,7 +52,7 @@ class Trained:
         self.storage = storage
         self.plan = make_plan(DIGITS, "d.yaml")
         folder = StudyFolder(storage / "d", "train-1")
-        reporter = Kept(folder.path, ("val/accuracy_mean", "max"))
+        reporter = Kept(folder.path, ("val/accuracy_mean", Direction.MAX))
         self.report = fit(self.plan.dataset, self.plan.run_settings({}, 0), torch.device("cpu"), reporter)
         write_text(folder.study_file, to_yaml(self.plan.document))
         lines = [{"op": "journal", "id": "j"}, {"op": "run", "key": "train", "id": RUN}]
