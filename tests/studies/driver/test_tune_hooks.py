@@ -31,7 +31,7 @@ class FakeLedger:
     """A ledger with endless trials."""
 
     stage = "search"
-    trouble = None
+    error = None
 
     def __init__(self, folder: StudyFolder) -> None:
         self.folder = folder

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from dmr.direction import Direction
 from dmr.studies.driver import run_study as launch
 from dmr.studies.driver.ray_cluster import measure_need, slots_on_demand
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.locations import resolve_storage
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import load_plan
+from dmr.studies.trial_messages import PAYLOAD
 from dmr.studies.workers import local_trial as trial
 
 DIGITS = Path(__file__).parents[3] / "studies/digits.yaml"
@@ -64,10 +66,10 @@ def test_a_trial_on_a_node_without_the_storage_stops_the_study_and_writes_nothin
     told: list[dict[str, Any]] = []
     monkeypatch.setattr("ray.tune.report", told.append)
     threads = torch.get_num_threads()
-    context = trial.TrialContext(StudyFolder(tmp_path / "absent", "small"), "search", ("val/loss", "min"), 1, 0)
+    context = trial.TrialContext(StudyFolder(tmp_path / "absent", "small"), "search", ("val/loss", Direction.MIN), 1, 0)
     trial.train_here(0, None, context, None)  # type: ignore[arg-type]
     torch.set_num_threads(threads)
-    assert "absent/small: node " in json.loads(told[0][trial.PAYLOAD])["trouble"]
+    assert "absent/small: node " in json.loads(told[0][PAYLOAD])["storage"]
     assert not (tmp_path / "absent").exists()
 
 
