@@ -26,7 +26,7 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         folder=StudyFolder(tmp_path, "s"),
         stage="search",
         minutes=None,
-        trouble=None,
+        error=None,
         complete=False,
         guarded=nullcontext,
         tracker=SimpleNamespace(journal_failed=False),

@@ -120,9 +120,10 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     best = study.stage.best
     assert best is not None
     note = study.parent.data.tags[NOTE]
-    assert f"val/accuracy_mean {best[0]:.4f}" in note
+    assert f"val/accuracy_mean {best.values.objective:.4f}" in note
     assert (
-        f"[trial {best[1]}](#/experiments/{study.experiment}/runs/{study.tracker.run_id(f'search/{best[1]}')})" in note
+        f"[trial {best.number}](#/experiments/{study.experiment}/runs/{study.tracker.run_id(f'search/{best.number}')})"
+        in note
     )
     assert "2 trials: 2 completed" in note
     assert "Confirmed" not in note
@@ -142,7 +143,7 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     assert "Confirmed on test" in note
     assert f"models:/{winner.model_id}" in note
     run = study.client.get_run(str(winner.tags["run"]))
-    assert (run.data.tags["stage"], run.data.tags["trial"]) == ("confirm", str(best[1]))
+    assert (run.data.tags["stage"], run.data.tags["trial"]) == ("confirm", str(best.number))
     assert f"{run.data.metrics['best/test/accuracy_mean']:.4f}" in note
     assert len(study.models()) == 2 + confirmation.total + 1
     inputs = {(i.tags[0].value, i.dataset.name) for i in study.parent.inputs.dataset_inputs}
