@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dmr.studies.driver import run_study as launch
+from dmr.studies.driver import stage_driver
 from dmr.studies.driver.ray_cluster import Need
 from dmr.studies.driver.stage_driver import StageDriver
 from dmr.studies.errors import StudyError
@@ -19,8 +19,8 @@ from dmr.studies.storage.study_folder import StudyFolder
 def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "ray_running", lambda address, groups: nullcontext())
-    monkeypatch.setattr(launch, "measure_need", lambda plan: Need(4.0, 0.0, (1, 1), ((2.0, 0.0),)))
+    monkeypatch.setattr(stage_driver, "ray_running", lambda address, groups: nullcontext())
+    monkeypatch.setattr(stage_driver, "measure_need", lambda plan: Need(4.0, 0.0, (1, 1), ((2.0, 0.0),)))
     ledger: Any = SimpleNamespace(
         plan=SimpleNamespace(study=SimpleNamespace(name="s", resources=SimpleNamespace(distributed=False))),
         folder=StudyFolder(tmp_path, "s"),
