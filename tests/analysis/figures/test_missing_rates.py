@@ -51,7 +51,7 @@ def test_without_a_searched_sampling_rows_are_configurations_else_methods(
     table = rate_table(study, make_comparison(("rgb", "ir"), {"b best 1": [[0, 0, 0.4], [0, 0, 0.6]]}, "b best 1"))
     assert table.cells.index.tolist() == ["b best 1"]
     assert table.cells[0.0].tolist() == pytest.approx([0.5])
-    assert "split test; a row a configuration" in table.subtitle
+    assert "split test; one row per configuration" in table.subtitle
     table = rate_table(study, None)
     assert table.cells.index.tolist() == ["a (2 trials)"]
     assert table.cells[0.0].tolist() == pytest.approx([0.7])

@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Metric, Param
 
 ROOT = Path(__file__).parents[3]
-VALUES = {"one": (0.5, 0.4, 0.3, 0.75, 0.8, 0.6, 0.9), "two": (0.4, 0.4, 0.3, 0.6, 0.7, 0.5, 0.8)}
+VALUES = {"site_one": (0.5, 0.4, 0.3, 0.75, 0.8, 0.6, 0.9), "site_two": (0.4, 0.4, 0.3, 0.6, 0.7, 0.5, 0.8)}
 
 
 @pytest.fixture(scope="session")

@@ -10,19 +10,19 @@ import yaml
 
 
 def test_the_tables_of_a_study(confirmed: dict[str, Any], run_script: Callable[..., Any], tmp_path: Path) -> None:
-    study, folder = confirmed["one"], tmp_path / "dmr_runs" / "one"
+    study, folder = confirmed["site_one"], tmp_path / "dmr_runs" / "site_one"
     folder.mkdir(parents=True)
     (folder / "places.json").write_text(json.dumps({"tracking_uri": study.uri}))
     document = {"dataset": {"name": "digits"}, "seed": 0, "experiment": study.experiment}
     (folder / "study.yaml").write_text(yaml.safe_dump(document))
-    ran = run_script("tables_of_findings.py", "one", "--out", "out")
+    ran = run_script("tables_of_findings.py", "site_one", "--out", "out")
     assert ran.returncode == 0, ran.stderr
     assert "| dmrnet | best 1 | 60.71 (" in ran.stdout
-    summary = pd.read_csv(tmp_path / "out" / "one.csv")
+    summary = pd.read_csv(tmp_path / "out" / "site_one.csv")
     assert summary[["method", "config", "seeds", "full", "encoder_passes"]].values.tolist() == [
         ["dmrnet", "best 1", 2, 0.9, 7.0]
     ]
-    values = pd.read_csv(tmp_path / "out" / "one_combinations.csv")
+    values = pd.read_csv(tmp_path / "out" / "site_one_combinations.csv")
     assert len(values) == 2 * 7
     assert list(values) == ["method", "config", "seed", "combination", "test_accuracy"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def test_the_cheapest_sensor_comes_first(confirmed: dict[str, Any], run_script: Callable[..., Any]) -> None:
-    ran = run_script("which_sensor_to_drop.py", "one", "--tracking-uri", confirmed["one"].uri)
+    ran = run_script("which_sensor_to_drop.py", "site_one", "--tracking-uri", confirmed["site_one"].uri)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [
         "dmrnet best 1: accuracy on test with all sensors 0.9000",
@@ -16,9 +16,9 @@ def test_the_cheapest_sensor_comes_first(confirmed: dict[str, Any], run_script: 
 
 
 def test_a_mistake_is_one_line(confirmed: dict[str, Any], run_script: Callable[..., Any]) -> None:
-    ran = run_script("which_sensor_to_drop.py", "none", "--tracking-uri", confirmed["one"].uri)
+    ran = run_script("which_sensor_to_drop.py", "none", "--tracking-uri", confirmed["site_one"].uri)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.splitlines()[-1].endswith("no study 'none'")
-    ran = run_script("which_sensor_to_drop.py", "one")
+    ran = run_script("which_sensor_to_drop.py", "site_one")
     assert ran.returncode == 2
     assert ran.stderr.splitlines() == ["MLflow store sqlite:///mlflow.db: there is no such file"]
