@@ -28,7 +28,7 @@ BINS, CELL = 4, 0.5
 
 @dataclass(frozen=True)
 class RateTable:
-    """Index how they were trained, a column a rate (G, T), and what to say about it."""
+    """Indexed by how they were trained, one column per rate (G, T), and what to say about it."""
 
     cells: pd.DataFrame
     metric: str

@@ -114,8 +114,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     """The figures that can be drawn, as .png, in a folder that is there; the paths written."""
-    from dmr.analysis.figures.all_figures import comparison_figures
+    from dmr.analysis.figures.all_figures import Drawn, comparison_figures
     from dmr.analysis.figures.style import save_figure
 
-    drawn = [(name, figure) for name, _, figure in comparison_figures(comparison)]
-    return [save_figure(figure, folder / f"{name}.png") for name, figure in drawn if not isinstance(figure, str)]
+    found = comparison_figures(comparison)
+    return [save_figure(one.figure, folder / f"{one.name}.png") for one in found if isinstance(one, Drawn)]

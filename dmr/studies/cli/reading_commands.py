@@ -81,7 +81,7 @@ def figures(
     from mlflow import MlflowClient
 
     from dmr.analysis.comparison.comparison import compared
-    from dmr.analysis.figures.all_figures import study_figures
+    from dmr.analysis.figures.all_figures import Drawn, study_figures
     from dmr.analysis.figures.style import save_figure
     from dmr.analysis.results.artifacts import read_artifact
     from dmr.analysis.results.study_results import stage_of
@@ -99,13 +99,11 @@ def figures(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
-    for kind, _, figure in study_figures(
-        search, confirm, comparison, lambda run, path: read_artifact(client, run, path)
-    ):
-        if isinstance(figure, str):
-            stderr_console().print(f"{kind}: not drawn: {figure}", markup=False, soft_wrap=True)
+    for found in study_figures(search, confirm, comparison, lambda run, path: read_artifact(client, run, path)):
+        if isinstance(found, Drawn):
+            typer.echo(save_figure(found.figure, target / f"{found.name}.{ending}"))
         else:
-            typer.echo(save_figure(figure, target / f"{kind}.{ending}"))
+            stderr_console().print(f"{found.name}: not drawn: {found.reason}", markup=False, soft_wrap=True)
 
 
 @command("report")

@@ -18,13 +18,8 @@ from dmr.studies.trial_outcomes import TrialOutcome
 
 log = logging.getLogger("dmr")
 
-
 StageEnd = Literal["complete", "interrupted", "stopped"]
-
-
 SECONDS_BETWEEN_NOTES = 5.0
-
-
 SECONDS_BETWEEN_TRIES = 0.1
 
 

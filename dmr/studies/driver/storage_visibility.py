@@ -9,8 +9,6 @@ from pathlib import Path
 from dmr.studies.errors import StudyError
 
 SEEN_WITHIN = 5.0  # seconds: NFS clients keep what a directory held for as long as 3 s
-
-
 ANSWER_WITHIN = 60.0  # seconds: a node may have to start a process first
 
 

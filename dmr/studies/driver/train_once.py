@@ -108,7 +108,7 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
 
 
 def combination_table(plan: StudyPlan, report: EpochReport) -> Table:
-    """A row a combination, a column a metric, at the epoch the checkpoint was chosen at."""
+    """One row per combination, one column per metric, at the epoch the checkpoint was chosen at."""
     metrics = report.best_values["val"]
     table = Table(title=f"{plan.study.name}: val, epoch {report.best_epoch}", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("combination", *metrics):

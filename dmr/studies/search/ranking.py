@@ -1,4 +1,4 @@
-"""Which trials are the best: of the study, of each block, of a Pareto front; and whose checkpoints stay."""
+"""Which trials are the best: of the study, of each block, of a Pareto front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dmr.studies.study_file.plan import StudyPlan
 
 
 class Ranked(NamedTuple):
-    """A trial that succeeded; of its `values`, one an objective, more is better."""
+    """A trial that succeeded; of its `values`, one per objective, more is better."""
 
     number: int
     values: tuple[float, ...]
@@ -27,9 +27,9 @@ def best_first(trials: Iterable[Ranked]) -> list[Ranked]:
 
 def front(trials: Sequence[Ranked]) -> list[Ranked]:
     """The Pareto front: those that no other one beats in one objective without losing in another."""
-    values = {trial.values for trial in trials}
-    return [trial for trial in trials if not any(_dominates(other, trial.values) for other in values)]
+    from dmr.analysis.statistics import pareto_front
 
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+    if not trials:
+        return []
+    on_front = pareto_front([trial.values for trial in trials])
+    return [trial for trial, stays in zip(trials, on_front, strict=True) if stays]

@@ -1,4 +1,4 @@
-"""MLflow's LoggedModels: a row a checkpoint, and the one model of a study that has its files there."""
+"""MLflow's LoggedModels: one row per checkpoint, and the one model of a study that has its files there."""
 
 from __future__ import annotations
 

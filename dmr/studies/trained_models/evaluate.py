@@ -112,7 +112,7 @@ def parse_combinations(text: str, modalities: tuple[str, ...]) -> Combinations:
 
 
 def value_frame(values: Values, combinations: Combinations) -> pd.DataFrame:
-    """A row a combination, a column a metric; what is not defined is empty."""
+    """One row per combination, one column per metric; what is not defined is empty."""
     import pandas as pd
 
     return pd.DataFrame({"combination": combinations.names, **values})

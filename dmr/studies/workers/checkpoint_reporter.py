@@ -70,8 +70,8 @@ class FolderReporter(Reporter):
 
 
 def diagnostics_csv(diagnosed: Sequence[torch.Tensor], combinations: Sequence[str]) -> str:
-    """A row an epoch and combination: mean training loss and variance (nothing where it was not drawn), and whether it
-    was hard; from rows (3, C) an epoch.
+    """One row per epoch and combination: mean training loss and variance (nothing where it was not drawn), and whether
+    it was hard; from rows (3, C) per epoch.
     """
     lines = ["epoch,combination,loss,variance,hard"]
     for epoch, rows in enumerate(diagnosed):
