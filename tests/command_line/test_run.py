@@ -139,6 +139,7 @@ def test_train_runs_once_without_a_search(workplace):
     assert "ecg-motion-skin" in first.stdout
     (run,) = workplace.mlflow_runs(stage="train")
     assert run.info.status == "FINISHED"
+    assert f"run: {run.info.run_id}" in first.stderr.splitlines()
     assert [step for step, _ in workplace.history(run)["val/accuracy_mean"]] == [0, 1, 2, 3]
     again = workplace.run("train", "small.yaml")
     assert again.stdout == first.stdout

@@ -103,6 +103,7 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
         people.print(f"{plan.study.name}: {ending.reason}: {ending.message}", markup=False, soft_wrap=True)
         return 1
     Console(highlight=False).print(combination_table(plan, report))
+    people.print(f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}", markup=False, soft_wrap=True)
     people.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
     return 0
 
