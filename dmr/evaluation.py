@@ -59,6 +59,29 @@ def evaluate(
 ) -> Evaluation:
     """Every metric of every combination on all samples of a split: each modality is encoded once, then fused once per
     combination. Each rank evaluates a part of the samples; all return what one would.
+
+    Example:
+        >>> import torch
+        >>> from dmr.combinations import evaluated_combinations
+        >>> from dmr.data.batches import Batches
+        >>> from dmr.data.digits import digits
+        >>> from dmr.encoders import default_encoder
+        >>> from dmr.methods.dropout import DropoutSettings
+        >>> from dmr.runs.run_settings import RunSettings, build_network
+        >>> from dmr.settings import SamplingSettings, TrainSettings
+        >>> dataset = digits()
+        >>> encoders = {modality.name: default_encoder(modality) for modality in dataset.modalities}
+        >>> settings = RunSettings(
+        ...     DropoutSettings(), encoders, SamplingSettings(), TrainSettings(),
+        ...     fusion="concat", select="val/nll_mean", select_mode="min", deployment=None, seed=0,
+        ... )
+        >>> network = build_network(dataset, settings)
+        >>> val = Batches(dataset.splits["val"], torch.device("cpu"))
+        >>> found = evaluate(network, dataset, val, evaluated_combinations(dataset.modality_names))
+        >>> found.values["accuracy"].shape  # of each combination of the four quadrants
+        (15,)
+        >>> found.scores.shape == (15, len(val))
+        True
     """
     network.eval()
     masks = torch.from_numpy(combinations.masks)

@@ -93,6 +93,34 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
     Raises:
         ValueError: the augmentation or class-balanced sampling does not fit the data set.
         Diverged: at the end of the epoch in which something was not finite.
+
+    Example:
+        >>> import torch
+        >>> from dmr.data.digits import digits
+        >>> from dmr.encoders import default_encoder
+        >>> from dmr.methods.dmrnet import DMRNetSettings
+        >>> from dmr.settings import SamplingSettings, TrainSettings
+        >>> class Accuracies:
+        ...     def load(self): return None
+        ...     def save(self, state, is_best): self.network = state["network"]
+        ...     def report(self, report): print(report.epoch, report.metrics["val/accuracy_mean"] > 0.1)
+        >>> dataset = digits()
+        >>> settings = RunSettings(
+        ...     method=DMRNetSettings(),
+        ...     encoders={modality.name: default_encoder(modality) for modality in dataset.modalities},
+        ...     sampling=SamplingSettings(),
+        ...     train=TrainSettings(epochs=2),
+        ...     fusion="concat",
+        ...     select="val/accuracy_mean",
+        ...     select_mode="max",
+        ...     deployment=None,
+        ...     seed=0,
+        ... )
+        >>> report = fit(dataset, settings, torch.device("cpu"), Accuracies())
+        0 True
+        1 True
+        >>> len(report.best_values["val"]["accuracy"])  # one per combination of the four quadrants
+        15
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices, device_type="cuda"), sound_convolutions(settings.train.channels_last, device):
