@@ -34,7 +34,7 @@ def copy(tmp_path_factory):
 @pytest.mark.timeout(900)
 def test_the_blocks_run_in_order(copy):
     assert [block.split()[0] for block in BLOCKS] == ["make", "pip", "."]
-    environment = {**os.environ, "PATH": f"{copy / '.venv/bin'}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{copy / '.venv/bin'}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
     for block in BLOCKS:
         block = block.replace("pip install", "pip install --dry-run")
         done = subprocess.run(
