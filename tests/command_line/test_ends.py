@@ -103,7 +103,7 @@ def test_failed_trials_are_a_line_and_no_trial_is_lost(failing):
 
 @pytest.mark.parametrize("objectives", ["one", pytest.param("two", marks=pytest.mark.long)])
 def test_the_time_budget_ends_running_trials(workplace, objectives):
-    faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.35})
+    faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.75})
     done = workplace.dmr("run", "small.yaml")
     (trial,) = workplace.optuna_trials()
     (run,) = workplace.mlflow_runs()

@@ -168,7 +168,7 @@ def assert_without_passwords(where: str, content: bytes) -> None:
         assert secret.encode() not in content, where
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_both_servers_go_away_and_nothing_is_lost_or_doubled_and_no_password_is_kept(workplace, database, folder):
     mlflow = MlflowServer(database.uri("mlflow"), folder / "artifacts")
     workplace.write_slow(budget={"trials": TRIALS}, train__epochs=EPOCHS, resources__cpus=0.5, resources__concurrent=2)

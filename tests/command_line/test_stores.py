@@ -54,7 +54,7 @@ def test_mlflow_cannot_be_written_for_20_seconds_and_nothing_is_lost_or_doubled(
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_an_mlflow_server_dies_and_comes_back_at_the_next_resume(workplace):
     port = free_port()
     uri = f"sqlite:///{workplace.path / 'mlflow.db'}"

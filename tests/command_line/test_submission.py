@@ -28,7 +28,7 @@ import pytest
 import ray
 import yaml
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
 RAY = Path(sys.executable).with_name("ray")
 BLIND = (
