@@ -123,7 +123,7 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
         15
     """
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices, device_type="cuda"), sound_convolutions(settings.train.channels_last, device):
+    with torch.random.fork_rng(devices, device_type="cuda"), sound_convolutions(device):
         torch.manual_seed(derive_seed(settings.seed, "initialisation"))
         ranks = Ranks.here(device)
         run = Run(dataset, settings, device, ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from dmr.networks.convolutions import sound_convolutions
+
 hypothesis.settings.register_profile("dmr", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("dmr")
 
@@ -20,8 +22,10 @@ LONGEST = {"test_readme.py", "test_resume.py", "test_run.py"}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
+    with sound_convolutions(torch.device("cpu")):  # tests also take gradients without `fit`
+        yield
 
 
 @pytest.fixture(scope="session")
