@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,6 +266,12 @@ def place(workplace: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path_factor
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     workplace.dmr = lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
     return workplace
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Any:
+    """Start and end Ray nodes: see ray_nodes.py."""
+    return SimpleNamespace(**runpy.run_path(str(HERE / "ray_nodes.py")))
 
 
 @pytest.fixture

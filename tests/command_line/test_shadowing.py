@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +92,63 @@ def write_own_files(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
-@pytest.mark.slow
-def test_own_packages_named_like_ours_are_imported_and_hide_nothing(place: Any) -> None:
-    write_own_files(place.path)
+def write_study_of_own_method(place: Any, **changes: Any) -> None:
     place.write(
         model={"method": "mine:Mine", "encoder": {"name": "mlp", "width": 4}},
         search={"train.learning_rate": {"log_uniform": [1e-3, 1e-1]}},
         train__epochs=2,
         budget={"trials": 2},
+        **changes,
     )
+
+
+@contextmanager
+def cluster_of(place: Any, ray_nodes: Any) -> Iterator[None]:
+    """A node that runs the Python of the place's `dmr`; the place then submits to it."""
+    commands = place.command[0].parent
+    with ray_nodes.short_home() as home:
+        environment = ray_nodes.environment_of_nodes(home, commands, "")
+        port, api = ray_nodes.free_port(), ray_nodes.free_port()
+        options = (f"--port={port}", f"--dashboard-port={api}", "--num-cpus=2")
+        head, _ = ray_nodes.start_head(home, "head", environment, *options, python=commands / "python")
+        try:
+            place.environment |= environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{api}"}
+            yield
+        finally:
+            ray_nodes.end(head)
+
+
+def submit(place: Any, *command: Any) -> subprocess.CompletedProcess[str]:
+    place.command = (Path(sys.executable).with_name("ray"),)
+    variables = json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": f"sqlite:///{place.path}/mlflow.db"}})
+    options = ("--working-dir", ".", "--runtime-env-json", variables)
+    done: subprocess.CompletedProcess[str] = place.dmr("job", "submit", *options, "--", *command)
+    return done
+
+
+@pytest.mark.slow
+def test_own_packages_named_like_ours_are_imported_and_hide_nothing(place: Any) -> None:
+    write_own_files(place.path)
+    write_study_of_own_method(place)
     said = place.run("run", "small.yaml").stderr
     assert "small is complete: 2 trials" in said
     assert Path(place.run("heatmap", "small").stdout.strip()).stat().st_size > 0
     assert "<html" in Path(place.run("report", "small").stdout.strip()).read_text(encoding="utf-8")
+
+
+@pytest.mark.cluster
+def test_own_packages_named_like_ours_work_in_a_submitted_job(place: Any, ray_nodes: Any) -> None:
+    write_own_files(place.path)
+    write_study_of_own_method(place, dataset__path=str((place.path / "sensors").resolve()))
+    (place.path / "sensors").unlink()
+    with cluster_of(place, ray_nodes):
+        done = submit(place, "dmr", "run", "small.yaml", "--storage", place.path / "shared")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "study small is complete: 2 trials" in ray_nodes.said_by_job(done.stdout)
+        (place.path / "dmr.py").write_text("raise SystemExit('imported')\n")
+        done = submit(place, "dmr", "list")
+        (line,) = ray_nodes.said_by_job(done.stdout)
+        assert re.fullmatch(r"\S+/dmr\.py: hides the package dmr; rename it", line)
 
 
 @pytest.mark.slow
@@ -114,6 +162,19 @@ def test_another_dmr_in_the_working_directory_is_one_line(place: Any, name: str)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"{place.path / name}: hides the package dmr from the processes that train; rename it\n"
     assert not (place.path / "dmr_runs").exists()
+
+
+@pytest.mark.slow
+def test_a_plain_folder_named_dmr_hides_an_editable_install_and_no_wheel(
+    place: Any, request: pytest.FixtureRequest
+) -> None:
+    (place.path / "dmr").mkdir()
+    done = place.dmr("studies")
+    if request.node.name.endswith("[wheel]"):
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2
+        assert done.stderr == f"{place.path / 'dmr'}: hides the package dmr from the processes that train; rename it\n"
 
 
 @pytest.mark.slow

@@ -7,14 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import yaml
@@ -37,82 +30,34 @@ BLIND = (
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Cluster:
     address: str
     environment: dict[str, str]
 
 
-def start_node(
-    home: Path, name: str, environment: dict[str, str], *options: str
-) -> tuple[subprocess.Popen[bytes], str]:
-    """A node with a session directory of its own, as on a machine of its own; returns what it says when it is up."""
-    log = home / f"{name}.log"
-    command = [RAY, "start", *options, f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={home / name}"]
-    command += ["--object-store-memory=100000000", "--disable-usage-stats", "--block"]
-    with log.open("wb") as out:
-        node = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-    until = time.monotonic() + 90
-    while "--block" not in log.read_text():
-        assert node.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.2)
-    return node, log.read_text()
+@pytest.fixture(scope="module")
+def home(ray_nodes: Any) -> Iterator[Path]:
+    with ray_nodes.short_home() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
-    """Sessions and the token lie here; the path must be short, since sockets lie below it."""
-    path = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))
-    (path / "token").touch(mode=0o600)
-    (path / "token").write_text(secrets.token_hex(32))
-    yield path
-    for process in psutil.process_iter(["cmdline"]):  # what a pretended node leaves behind
-        if any(str(path) in part for part in process.info["cmdline"] or []):
-            process.kill()
-    shutil.rmtree(path, ignore_errors=True)
+def environment(home: Path, ray_nodes: Any) -> dict[str, str]:
+    python_path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return ray_nodes.environment_of_nodes(home, RAY.parent, python_path)
 
 
 @pytest.fixture(scope="module")
-def environment(home: Path) -> dict[str, str]:
-    """Of nodes and shells: the token, where a job finds `dmr`, and where a node finds the method of faulty.py."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "DMR_", "MLFLOW_"))}
-    paths = {
-        "PATH": [str(RAY.parent), kept["PATH"]],
-        "PYTHONPATH": [str(HERE), *filter(None, [kept.get("PYTHONPATH")])],
-    }
-    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token"), "OMP_NUM_THREADS": "1"}
-    return kept | {name: os.pathsep.join(folders) for name, folders in paths.items()}
-
-
-def start_head(
-    home: Path, name: str, environment: dict[str, str], *options: str
-) -> tuple[subprocess.Popen[bytes], str]:
-    """A head on which no trial runs, and its address."""
-    head = ["--head", "--num-cpus=0", "--dashboard-host=127.0.0.1", f"--ray-client-server-port={free_port()}", *options]
-    node, text = start_node(home, name, environment, *head)
-    return node, re.search(r"ray start --address='([^']+)'", text).group(1)
-
-
-def end(node: subprocess.Popen[bytes]) -> None:
-    node.send_signal(signal.SIGTERM)
-    node.wait(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def cluster(home: Path, environment: dict[str, str]) -> Iterator[Cluster]:
-    api = free_port()
+def cluster(home: Path, environment: dict[str, str], ray_nodes: Any) -> Iterator[Cluster]:
+    """A head on which no trial runs, and a worker."""
+    port, api = ray_nodes.free_port(), ray_nodes.free_port()
     with ExitStack() as nodes:
-        head, address = start_head(home, "head", environment, f"--port={free_port()}", f"--dashboard-port={api}")
-        nodes.callback(end, head)
-        worker, _ = start_node(home, "worker", environment, f"--address={address}", "--num-cpus=2")
-        nodes.callback(end, worker)
+        options = (f"--port={port}", f"--dashboard-port={api}", "--num-cpus=0")
+        head, address = ray_nodes.start_head(home, "head", environment, *options)
+        nodes.callback(ray_nodes.end, head)
+        worker, _ = ray_nodes.start_node(home, "worker", environment, f"--address={address}", "--num-cpus=2")
+        nodes.callback(ray_nodes.end, worker)
         yield Cluster(address, {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{api}"})
 
 
@@ -127,13 +72,7 @@ def submit(place: Any, *arguments: str) -> subprocess.Popen[str]:
     return place.start("job", "submit", "--working-dir", ".", *arguments)
 
 
-def said_by_job(output: str) -> list[str]:
-    """The lines of the job itself, without those of Ray's command."""
-    lines = output.partition("Running entrypoint")[2].splitlines()[1:]
-    return [line for line in lines if not re.match(r"\S* ?\d{4}-\d\d-\d\d \d\d:", line)]
-
-
-def test_a_submitted_study_runs_on_the_other_node_and_tells_how_far_it_is(place: Any) -> None:
+def test_a_submitted_study_runs_on_the_other_node_and_tells_how_far_it_is(place: Any, ray_nodes: Any) -> None:
     place.write(budget={"trials": 3}, dataset__path=str((place.path / "sensors").resolve()))
     (place.path / "sensors").unlink()
     storage, store = place.path / "shared", place.path / "mlflow.db"
@@ -141,7 +80,7 @@ def test_a_submitted_study_runs_on_the_other_node_and_tells_how_far_it_is(place:
     job = submit(place, "--runtime-env-json", variables, "--", "dmr", "run", "small.yaml", "--storage", str(storage))
     out, err = job.communicate(timeout=240)
     assert job.returncode == 0, out + err
-    said = said_by_job(out)
+    said = ray_nodes.said_by_job(out)
     assert [line.split(" ")[0] for line in said if " trials, best " in line] == ["1/3", "2/3", "3/3"]
     assert "study small is complete: 3 trials" in said
     assert not re.search(r"\x1b|━", "\n".join(said)), "a live table in a log"
@@ -149,12 +88,12 @@ def test_a_submitted_study_runs_on_the_other_node_and_tells_how_far_it_is(place:
     assert {trial.user_attrs["stop_reason"] for trial in place.optuna_trials(storage="shared")} == {"completed"}
 
 
-def test_the_exit_code_and_the_reason_of_a_submission_that_fails_arrive(place: Any) -> None:
+def test_the_exit_code_and_the_reason_of_a_submission_that_fails_arrive(place: Any, ray_nodes: Any) -> None:
     place.write(train__epochs="many")
     job = submit(place, "--", "dmr", "run", "small.yaml", "--storage", str(place.path / "shared"))
     out, err = job.communicate(timeout=240)
     assert job.returncode == 1, out + err
-    assert "small.yaml: train.epochs" in said_by_job(out)[0]
+    assert "small.yaml: train.epochs" in ray_nodes.said_by_job(out)[0]
     assert "failed with exit code 2" in out
     assert not (place.path / "shared").exists()
 
@@ -188,10 +127,10 @@ def test_nobody_without_the_token_gets_in(cluster: Cluster) -> None:
 
 @pytest.mark.long
 def test_a_cluster_grows_from_nothing_to_the_trials_that_wait(
-    workplace: Any, home: Path, environment: dict[str, str]
+    workplace: Any, home: Path, environment: dict[str, str], ray_nodes: Any
 ) -> None:
     """With Ray's pretended provider, whose nodes are raylets on this machine."""
-    head_id, port, api = "f" * 51 + "00000", free_port(), free_port()
+    head_id, port, api = "f" * 51 + "00000", ray_nodes.free_port(), ray_nodes.free_port()
     provider = {
         "type": "external",
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -209,12 +148,13 @@ def test_a_cluster_grows_from_nothing_to_the_trials_that_wait(
     (home / "grows.yaml").write_text(yaml.safe_dump(document))
     pretended = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     pretended |= {"RAY_CLOUD_INSTANCE_ID": head_id, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id}
-    options = (f"--port={port}", f"--dashboard-port={api}", f"--autoscaling-config={home / 'grows.yaml'}")
-    head, address = start_head(home, "grows", environment | pretended, *options)
+    options = [f"--port={port}", f"--dashboard-port={api}", "--num-cpus=0"]
+    options.append(f"--autoscaling-config={home / 'grows.yaml'}")
+    head, address = ray_nodes.start_head(home, "grows", environment | pretended, *options)
     try:
         workplace.environment |= environment
         workplace.write(budget={"trials": 2}, resources={"concurrent": 2})
         workplace.run("run", "small.yaml", "--address", address)
     finally:
-        end(head)
+        ray_nodes.end(head)
     workplace.assert_exact(2, 4)

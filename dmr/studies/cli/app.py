@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,10 +81,11 @@ def check_working_directory(folder: Path) -> None:
     Raises:
         StudyError: they would import another `dmr` from there than the one that runs here.
     """
-    running = Path(dmr.__file__).resolve()
-    for file in (folder / "dmr.py", folder / "dmr/__init__.py"):
-        if file.exists() and file.resolve() != running:
-            raise StudyError(f"{file}: hides the package dmr from the processes that train; rename it")
+    found = PathFinder.find_spec("dmr", [str(folder), *sys.path])  # None: only an editable install's finder has it
+    folders = list(found.submodule_search_locations or ()) if found else []
+    if found and Path(dmr.__file__).resolve().parent not in [Path(place).resolve() for place in folders]:
+        file = found.origin or folders[0]
+        raise StudyError(f"{file}: hides the package dmr from the processes that train; rename it")
 
 
 def stderr_console() -> Console:

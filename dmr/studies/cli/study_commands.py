@@ -61,13 +61,12 @@ def resume(
     """Go on with a study after any interruption, or raise its budget."""
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
-    from dmr.studies.study_file.dotted_keys import set_key
-    from dmr.studies.study_file.plan import make_plan
+    from dmr.studies.study_file.plan import make_plan, set_option
 
     folder = StudyFolder(resolve_storage(storage), name)
     document = folder.document()
     if trials is not None:
-        set_key(document, "budget.trials", trials, "--trials")
+        set_option(document, "budget.trials", trials, "--trials")
     return _run(make_plan(document, str(folder.study_file)), folder, _address(address))
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from dmr.combinations import deployment_weights, evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import find_method
-from dmr.studies.errors import StudyError
 from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, methods_met, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, fitting_encoders
+from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, inside, invalid
 from dmr.studies.study_file.schema import StudyFile, method_mistake, validate_study
 from dmr.studies.study_file.search_blocks import SearchBlock
 from dmr.studies.study_file.search_space import MAX_ENUMERATED, Parameter, Space
@@ -20,44 +20,44 @@ DEFAULT_GRACE_EPOCHS = 8
 NOT_SEARCHED = f"no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}"
 
 
-def check_block(document: dict[str, Any], block: SearchBlock, where: str) -> dict[str, Any]:
+def check_block(document: dict[str, Any], block: SearchBlock) -> dict[str, Any]:
     """Every key exists, for every method it can meet, and its values (the ends of its range) are values it may have.
 
     Returns:
         The document with the block's fixed keys in place.
 
     Raises:
-        StudyError: a line per mistake.
+        InvalidStudy: every mistake.
     """
-    mistakes = list(_fixed_mistakes(document, block, where))
+    mistakes = list(_fixed_mistakes(document, block))
     if mistakes:
-        raise StudyError(*mistakes)
+        raise InvalidStudy(*mistakes)
     own = with_point(document, block.fixed)
     for parameter in block.space.parameters:
         found = _parameter_mistake(own, parameter, block.space)
         if found:
-            mistakes.append(f"{where}: {block.at}.{parameter.key}: {found}")
+            mistakes.append(Mistake(f"{block.at}.{parameter.key}", found))
     if mistakes:
-        raise StudyError(*mistakes)
+        raise InvalidStudy(*mistakes)
     return own
 
 
-def _fixed_mistakes(document: dict[str, Any], block: SearchBlock, where: str) -> Iterator[str]:
+def _fixed_mistakes(document: dict[str, Any], block: SearchBlock) -> Iterator[Mistake]:
     if not block.fixed:
         return
     outside = [key for key in block.fixed if key.split(".")[0] not in SEARCHED_SECTIONS or "." not in key]
     if outside:
-        yield from (f"{where}: {block.at}.{key}: {NOT_SEARCHED}" for key in outside)
+        yield from (Mistake(f"{block.at}.{key}", NOT_SEARCHED) for key in outside)
         return
     method = block.fixed.get("model.method", document["model"]["method"])
     found = method_mistake(method)
     if found:
-        yield f"{where}: {block.at}.model.method: {found}"
+        yield Mistake(f"{block.at}.model.method", found)
         return
     try:
-        validate_study(with_point(document, block.fixed), "")
-    except StudyError as error:
-        yield from (f"{where}: {block.at}.{line.removeprefix(': ')}" for line in error.lines)
+        validate_study(with_point(document, block.fixed))
+    except InvalidStudy as error:
+        yield from (Mistake(f"{block.at}.{found.key}", found.text) for found in error.mistakes)
 
 
 def _parameter_mistake(document: dict[str, Any], parameter: Parameter, space: Space) -> str | None:
@@ -79,83 +79,81 @@ def _mistake_with(document: dict[str, Any], key: str, value: Any, methods: list[
     for method in methods:
         point = {key: value} if method == document["model"]["method"] else {"model.method": method, key: value}
         try:
-            validate_study(with_point(document, point), "")
-        except StudyError as error:
-            line = error.lines[0].removeprefix(": ")
-            advice = "; add `when: {model.method: ...}`" if len(methods) > 1 and "no such key" in line else ""
-            return line.removeprefix(f"{key}: ") + advice
+            validate_study(with_point(document, point))
+        except InvalidStudy as error:
+            found = error.mistakes[0]
+            advice = "; add `when: {model.method: ...}`" if len(methods) > 1 and "no such key" in found.text else ""
+            return (found.text if found.key == key else str(found)) + advice
     return None
 
 
-def check_data(own: dict[str, Any], block: SearchBlock, dataset: MultimodalDataset, where: str) -> None:
+def check_data(own: dict[str, Any], block: SearchBlock, dataset: MultimodalDataset) -> None:
     """A block's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
 
     Raises:
-        StudyError: one does not.
+        InvalidStudy: one does not.
     """
     if dataset.task != "classification" and any(values_met(own, block.space, "train.class_balanced")):
-        raise StudyError(
-            f"{where}: train.class_balanced: a sample of {dataset.task} has no single class; allowed: false"
-        )
+        raise invalid("train.class_balanced", f"a sample of {dataset.task} has no single class; allowed: false")
     if block.fixed:
-        fitting_encoders(own["model"]["encoder"], dataset, f"{where}: {block.at}")
+        with inside(f"{block.at}: "):
+            fitting_encoders(own["model"]["encoder"], dataset)
     for parameter in block.space.parameters:
         if parameter.key.startswith("model.encoder") and parameter.kind == "choice":
             for value in parameter.values:
                 changed = with_point(own, {parameter.key: value})
-                choose_encoders(changed["model"]["encoder"], dataset, f"{where}: {block.at}.{parameter.key}")
+                with inside(f"{block.at}.{parameter.key}: "):
+                    choose_encoders(changed["model"]["encoder"], dataset)
 
 
-def check_complete(study: StudyFile, dataset: MultimodalDataset, where: str) -> None:
+def check_complete(study: StudyFile, dataset: MultimodalDataset) -> None:
     """Raises:
-    StudyError: a metric of the full combination is wanted, and no sample of `val` has all modalities.
+    InvalidStudy: a metric of the full combination is wanted, and no sample of `val` has all modalities.
     """
     wanted = [objective.metric for objective in study.objective] + [study.scheduler.metric]
     full = next((metric for metric in wanted if metric and metric.endswith("_full")), None)
     if full is not None and not dataset.splits["val"].has().all(axis=1).any():
-        raise StudyError(f"{where}: {full}: no sample of val has all modalities; allowed are the mean and the worst")
+        raise invalid(f"{full}", "no sample of val has all modalities; allowed are the mean and the worst")
 
 
-def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset, where: str) -> None:
+def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset) -> None:
     """Raises:
-    StudyError: the odds do not fit the modalities.
+    InvalidStudy: the odds do not fit the modalities.
     """
     if odds:
         try:
             deployment_weights(evaluated_combinations(dataset.modality_names), odds)
         except ValueError as error:
-            raise StudyError(f"{where}: deployment: {error}") from None
+            raise invalid("deployment", f"{error}") from None
 
 
-def check_sampler(study: StudyFile, block: SearchBlock, where: str) -> None:
+def check_sampler(study: StudyFile, block: SearchBlock) -> None:
     """Raises:
-    StudyError: the sampler is `grid` and the block's space does not end.
+    InvalidStudy: the sampler is `grid` and the block's space does not end.
     """
     if study.sampler != "grid":
         return
     for parameter in block.space.parameters:
         at = f"{block.at}.{parameter.key}"
         if parameter.grid() is None:
-            raise StudyError(f"{where}: sampler: grid needs a finite space; {at} is {parameter.text()}")
+            raise invalid("sampler", f"grid needs a finite space; {at} is {parameter.text()}")
         if parameter.when:
-            raise StudyError(f"{where}: sampler: grid has no conditions; {at} has `when`")
+            raise invalid("sampler", f"grid has no conditions; {at} has `when`")
     if block.space.points() is None:
-        raise StudyError(f"{where}: sampler: grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
+        raise invalid("sampler", f"grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
 
 
-def grace_epochs(study: StudyFile, blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]], where: str) -> int:
+def grace_epochs(study: StudyFile, blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]]) -> int:
     """Epochs a scheduler leaves every trial: at least the longest warm-up of a method in the space, and 2 more.
 
     Raises:
-        StudyError: the file says fewer.
+        InvalidStudy: the file says fewer.
     """
     longest = max(_longest_warmup(own, block.space) for block, own in zip(blocks, owns, strict=True))
     needed = longest + 2 if longest else 1
     given = study.scheduler.grace_epochs
     if given is not None and given < needed and study.scheduler.name != "none":
-        raise StudyError(
-            f"{where}: scheduler.grace_epochs: got {given}; the warm-up of {longest} epochs needs at least {needed}"
-        )
+        raise invalid("scheduler.grace_epochs", f"got {given}; the warm-up of {longest} epochs needs at least {needed}")
     return given or max(DEFAULT_GRACE_EPOCHS, needed)
 
 

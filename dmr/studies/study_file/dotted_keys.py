@@ -8,17 +8,17 @@ from dataclasses import fields
 from typing import Any
 
 from dmr.methods import find_method
-from dmr.studies.errors import StudyError
+from dmr.studies.study_file.mistakes import invalid
 from dmr.studies.study_file.search_space import Space
 
 SEARCHED_SECTIONS = ("model", "sampling", "train")
 
 
-def set_key(document: dict[str, Any], key: str, value: Any, where: str) -> None:
+def set_key(document: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key, in place; below `search` the rest of the key is a searched key.
 
     Raises:
-        StudyError: the key goes through something that is no mapping.
+        ValueError: the key goes through something that is no mapping.
     """
     *path, last = key.split(".", 1 if key.startswith("search.") else -1)
     for part in path:
@@ -26,12 +26,16 @@ def set_key(document: dict[str, Any], key: str, value: Any, where: str) -> None:
             document[part] = {}
         document = document[part]
         if not isinstance(document, dict):
-            raise StudyError(f"{where}: {part} is no mapping, so it has no key {last}")
+            raise ValueError(f"{part} is no mapping, so it has no key {last}")
     document[last] = value
 
 
 def with_point(document: dict[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with dotted keys set; another method keeps the keys it shares, and has its own defaults."""
+    """The document with dotted keys set; another method keeps the keys it shares, and has its own defaults.
+
+    Raises:
+        InvalidStudy: a key goes through something that is no mapping.
+    """
     changed = copy.deepcopy(document)
     if "model.method" in point:
         own = fields(find_method(point["model.method"]).Settings)
@@ -39,7 +43,10 @@ def with_point(document: dict[str, Any], point: Mapping[str, Any]) -> dict[str, 
         changed["model"] = {key: value for key, value in changed["model"].items() if key in keep}
         changed["model"] |= {f.name: f.default for f in own if f.name not in changed["model"]}
     for key, value in point.items():
-        set_key(changed, key, value, key)
+        try:
+            set_key(changed, key, value)
+        except ValueError as error:
+            raise invalid(key, str(error)) from None
     return changed
 
 

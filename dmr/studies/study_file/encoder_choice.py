@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import EncoderSettings, check_encoder, default_encoder, encoder_name, find_encoder
 from dmr.networks.network import check_encoders
-from dmr.studies.errors import StudyError
+from dmr.studies.study_file.mistakes import invalid
 from dmr.studies.study_file.schema import encoder_entries
 
 
@@ -21,11 +21,11 @@ class Chosen(NamedTuple):
     settings: EncoderSettings
 
 
-def choose_encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) -> dict[str, Chosen]:
+def choose_encoders(document: dict[str, Any], dataset: MultimodalDataset) -> dict[str, Chosen]:
     """The encoder of every modality.
 
     Raises:
-        StudyError: no such modality, or an encoder that cannot read its inputs.
+        InvalidStudy: no such modality, or an encoder that cannot read its inputs.
     """
     entries = {
         prefix.removeprefix("model.encoder.").removesuffix("."): entry for prefix, entry in encoder_entries(document)
@@ -33,7 +33,7 @@ def choose_encoders(document: dict[str, Any], dataset: MultimodalDataset, where:
     unknown = set(entries) - {"", *dataset.modality_names}
     if unknown:
         known = ", ".join(dataset.modality_names)
-        raise StudyError(f"{where}: model.encoder.{sorted(unknown)[0]}: no such modality; they are {known}")
+        raise invalid(f"model.encoder.{sorted(unknown)[0]}", f"no such modality; they are {known}")
     chosen = {}
     for modality in dataset.modalities:
         entry = dict(entries.get(modality.name, entries.get("", {})))
@@ -42,27 +42,25 @@ def choose_encoders(document: dict[str, Any], dataset: MultimodalDataset, where:
             chosen[modality.name] = Chosen(name, find_encoder(name)(**entry))
             check_encoder(modality, chosen[modality.name].settings, dataset.task)
         except (ValueError, TypeError) as error:
-            raise StudyError(f"{where}: model.encoder: {error}") from None
+            raise invalid("model.encoder", str(error)) from None
     return chosen
 
 
-def fitting_encoders(document: dict[str, Any], dataset: MultimodalDataset, where: str) -> dict[str, Chosen]:
+def fitting_encoders(document: dict[str, Any], dataset: MultimodalDataset) -> dict[str, Chosen]:
     """The encoder of every modality, their features fit to be fused.
 
     Raises:
-        StudyError: as for `choose_encoders`, or they cannot be fused.
+        InvalidStudy: as for `choose_encoders`, or they cannot be fused.
     """
-    chosen = choose_encoders(document, dataset, where)
+    chosen = choose_encoders(document, dataset)
     try:
         check_encoders(dataset.modalities, {modality: encoder.settings for modality, encoder in chosen.items()})
     except ValueError as error:
-        raise StudyError(f"{where}: model.encoder: {error}") from None
+        raise invalid("model.encoder", str(error)) from None
     return chosen
 
 
-def resolved_encoder(
-    document: dict[str, Any], keys: Iterable[str], dataset: MultimodalDataset, where: str
-) -> dict[str, Any]:
+def resolved_encoder(document: dict[str, Any], keys: Iterable[str], dataset: MultimodalDataset) -> dict[str, Any]:
     """`model.encoder` with its defaults: one for all, where neither the file nor `keys` tells modalities apart.
 
     Args:
@@ -70,7 +68,7 @@ def resolved_encoder(
     """
     chosen = {
         modality: {"name": encoder.name, **asdict(encoder.settings), "weights": _absolute(encoder.settings.weights)}
-        for modality, encoder in fitting_encoders(document, dataset, where).items()
+        for modality, encoder in fitting_encoders(document, dataset).items()
     }
     by_modality = [prefix for prefix, _ in encoder_entries(document) if prefix != "model.encoder."]
     if by_modality or any(key.startswith(f"model.encoder.{modality}.") for key in keys for modality in chosen):

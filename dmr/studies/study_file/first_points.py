@@ -4,52 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmr.studies.errors import StudyError
 from dmr.studies.names import DEFAULTS
 from dmr.studies.study_file.dotted_keys import flat_values, with_point
+from dmr.studies.study_file.mistakes import invalid
 from dmr.studies.study_file.search_blocks import SearchBlock
 
 
 def first_points(
-    entries: list[Any], blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]], where: str
+    entries: list[Any], blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], ...]:
     """The points to run first, each entry once in every block, in the order of the trials.
 
     Raises:
-        StudyError: a point that does not fit its space, or comes twice in one block but not in another.
+        InvalidStudy: a point that does not fit its space, or comes twice in one block but not in another.
     """
     rows: list[list[dict[str, Any]]] = []
     for n, entry in enumerate(entries):
-        row = [first_point(entry, f"first[{n}]", block, own, where) for block, own in zip(blocks, owns, strict=True)]
+        row = [first_point(entry, f"first[{n}]", block, own) for block, own in zip(blocks, owns, strict=True)]
         known = [point in column for point, column in zip(row, zip(*rows, strict=True), strict=False)]
         if not any(known):
             rows.append(row)
         elif not all(known):
             label = blocks[known.index(True)].label
-            raise StudyError(f"{where}: first[{n}]: in block {label} it is a point that comes before")
+            raise invalid(f"first[{n}]", f"in block {label} it is a point that comes before")
     return tuple(point for row in rows for point in row)
 
 
-def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any], where: str) -> dict[str, Any]:
+def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any]) -> dict[str, Any]:
     """A point to run first; keys it does not name have the file's own values.
 
     Raises:
-        StudyError: it does not fit the block's space.
+        InvalidStudy: it does not fit the block's space.
     """
     space = block.space
-    at = f"{where}: {name}" if block.label is None else f"{where}: {name}, block {block.label}"
+    at = name if block.label is None else f"{name}, block {block.label}"
     given = {} if entry == DEFAULTS else entry
     if not isinstance(given, dict):
-        raise StudyError(
-            f"{where}: {name}: got {entry!r}; allowed: {DEFAULTS}, or a mapping of searched keys to values"
-        )
+        raise invalid(name, f"got {entry!r}; allowed: {DEFAULTS}, or a mapping of searched keys to values")
     unknown = sorted(str(key) for key in given if key not in space.keys)
     if unknown:
-        raise StudyError(f"{at}: {unknown[0]} is not searched; searched are {', '.join(space.keys) or 'none'}")
+        raise invalid(at, f"{unknown[0]} is not searched; searched are {', '.join(space.keys) or 'none'}")
     for parameter in space.parameters:
         if parameter.key in given and not parameter.contains(given[parameter.key]):
             value = given[parameter.key]
-            raise StudyError(f"{at}: {parameter.key}: got {value!r}, outside its {parameter.text()}")
+            raise invalid(at, f"{parameter.key}: got {value!r}, outside its {parameter.text()}")
     values = flat_values(with_point(own, given))
     point: dict[str, Any] = {}
     for parameter in space.parameters:
@@ -57,12 +55,13 @@ def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any], 
             continue
         value = given.get(parameter.key, values.get(parameter.key))
         if not parameter.contains(value):
-            raise StudyError(
-                f"{at}: {parameter.key}: the file's own value is {value!r}, outside its {parameter.text()}; "
-                "change one of them, or what is in `first`"
+            raise invalid(
+                at,
+                f"{parameter.key}: the file's own value is {value!r}, outside its {parameter.text()}; "
+                "change one of them, or what is in `first`",
             )
         point[parameter.key] = parameter.canonical(value)
     inactive = sorted(set(given) - set(point))
     if inactive:
-        raise StudyError(f"{at}: {inactive[0]} is not searched there: its `when` does not hold")
+        raise invalid(at, f"{inactive[0]} is not searched there: its `when` does not hold")
     return block.whole(point)

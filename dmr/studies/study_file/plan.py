@@ -29,6 +29,7 @@ from dmr.studies.study_file.cross_checks import (
 from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
 from dmr.studies.study_file.first_points import first_point, first_points
+from dmr.studies.study_file.mistakes import InvalidStudy, invalid, mistake_of_setting
 from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile, validate_study
 from dmr.studies.study_file.search_blocks import BLOCK, SearchBlock, joined_space, parse_blocks
 from dmr.studies.study_file.search_space import Space
@@ -76,8 +77,8 @@ class StudyPlan:
     def defaults(self, block: SearchBlock) -> dict[str, Any] | None:
         """The file's own values as a point of the space; None where they lie outside of it."""
         try:
-            return first_point(DEFAULTS, DEFAULTS, block, with_point(self.document, block.fixed), "")
-        except StudyError:
+            return first_point(DEFAULTS, DEFAULTS, block, with_point(self.document, block.fixed))
+        except InvalidStudy:
             return None
 
     def label(self, point: Mapping[str, Any]) -> str:
@@ -96,11 +97,11 @@ class StudyPlan:
     def run_settings(self, point: Mapping[str, Any], seed: int) -> RunSettings:
         """What a training run at this point of the space needs."""
         document = self.resolved(point)
-        study = validate_study(document, self.study.name, self.dataset)
+        study = validate_study(document, self.dataset)
         model = dict(document["model"])
         method = find_method(model["method"])
         own = {f.name: model[f.name] for f in fields(method.Settings)}
-        chosen = choose_encoders(model["encoder"], self.dataset, self.study.name)
+        chosen = choose_encoders(model["encoder"], self.dataset)
         return RunSettings(
             method=method.Settings(**own),
             encoders={modality: encoder.settings for modality, encoder in chosen.items()},
@@ -142,26 +143,48 @@ def load_plan(path: Path, overrides: list[str], trials: int | None, name: str | 
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise StudyError(f"--set {override}: key=value is needed, for example --set train.epochs=10")
-        set_key(document, key, parse_yaml(text, f"--set {key}"), f"--set {override}")
+        set_option(document, key, parse_yaml(text, f"--set {key}"), f"--set {override}")
     if trials is not None:
-        set_key(document, "budget.trials", trials, "--trials")
+        set_option(document, "budget.trials", trials, "--trials")
     if name is not None:
         document["name"] = name
     document.setdefault("name", path.stem)
     return make_plan(document, str(path))
 
 
+def set_option(document: dict[str, Any], key: str, value: Any, option: str) -> None:
+    """Set a dotted key, in place, as an option of the command line asks.
+
+    Raises:
+        StudyError: the key goes through something that is no mapping.
+    """
+    try:
+        set_key(document, key, value)
+    except ValueError as error:
+        raise StudyError(f"{option}: {error}") from None
+
+
 def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     """Check a study document and open its data set.
+
+    Args:
+        where: the file it comes from, which a mistake's line begins with.
 
     Raises:
         StudyError: a line per mistake.
     """
-    study = validate_study(document, where)
+    try:
+        return _checked_plan(document)
+    except InvalidStudy as error:
+        raise error.in_file(where) from None
+
+
+def _checked_plan(document: dict[str, Any]) -> StudyPlan:
+    study = validate_study(document)
     search = study.search if study.search is not None else default_search(study.model.method)
-    blocks = parse_blocks(search, study.model.method, where)
+    blocks = parse_blocks(search, study.model.method)
     if len(blocks) > study.budget.trials:
-        raise StudyError(f"{where}: budget.trials: got {study.budget.trials}; `search` has {len(blocks)} blocks")
+        raise invalid("budget.trials", f"got {study.budget.trials}; `search` has {len(blocks)} blocks")
     try:
         options = study.dataset.model_dump(exclude={"name"})
         dataset = open_dataset(study.dataset.name, options, study.seed)
@@ -170,10 +193,10 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
         dataset = take_away(dataset, study.missing or {}, study.seed)
     except DataError as error:
         raise StudyError(str(error)) from None
-    study = validate_study(document, where, dataset)
+    study = validate_study(document, dataset)
     if study.confirm is not None and "test" not in dataset.splits:
-        raise StudyError(f"{where}: confirm: data set {dataset.name} has no test split")
-    check_complete(study, dataset, where)
+        raise invalid("confirm", f"data set {dataset.name} has no test split")
+    check_complete(study, dataset)
     experiment = study.experiment or _experiment_name(dataset.name)
     if isinstance(search, list):
         search = [{"name": block.label} | given for block, given in zip(blocks, search, strict=True)]
@@ -183,18 +206,18 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
     try:
         seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
     except ValueError as error:
-        raise StudyError(f"{where}: augment.{error}") from None
+        raise InvalidStudy(mistake_of_setting("augment", error)) from None
     keys = [key for block in blocks for key in (*block.space.keys, *block.fixed)]
-    resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, seen, where)
-    owns = [check_block(resolved, block, where) for block in blocks]
-    check_deployment(study.deployment, dataset, where)
+    resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, seen)
+    owns = [check_block(resolved, block) for block in blocks]
+    check_deployment(study.deployment, dataset)
     for block, own in zip(blocks, owns, strict=True):
-        check_data(own, block, seen, where)
-        check_sampler(study, block, where)
-    first = first_points(study.first, blocks, owns, where)
+        check_data(own, block, seen)
+        check_sampler(study, block)
+    first = first_points(study.first, blocks, owns)
     if len(first) > study.budget.trials:
-        raise StudyError(f"{where}: first: {len(first)} points; budget.trials is {study.budget.trials}")
-    grace = grace_epochs(study, blocks, owns, where)
+        raise invalid("first", f"{len(first)} points; budget.trials is {study.budget.trials}")
+    grace = grace_epochs(study, blocks, owns)
     return StudyPlan(study, resolved, blocks, joined_space(blocks), dataset, first, grace)
 
 

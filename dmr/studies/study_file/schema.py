@@ -23,9 +23,9 @@ from dmr.fusion import FusionKind
 from dmr.methods import METHODS, find_method
 from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
 from dmr.settings import SamplingSettings, TrainSettings
-from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
-from dmr.studies.study_file.validation_errors import mistake_lines, nearest, short
+from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, mistake_of_setting
+from dmr.studies.study_file.validation_errors import mistakes_of, nearest, short
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
 SAMPLING_SEARCH: dict[str, Any] = {
@@ -184,36 +184,35 @@ class StudyFile(Section):
     tracking: TrackingSection = TrackingSection()
 
 
-def validate_study(document: Mapping[str, Any], where: str, data: MultimodalDataset | None = None) -> StudyFile:
+def validate_study(document: Mapping[str, Any], data: MultimodalDataset | None = None) -> StudyFile:
     """The study of a document read from YAML, with every default filled in.
 
     Args:
-        where: what a mistake's line begins with, the file's name.
         data: the data set; None leaves metrics as they are, unchecked, while it is not open yet.
 
     Raises:
-        StudyError: a line per mistake.
+        InvalidStudy: every mistake.
     """
-    mistakes: list[str] = []
-    study = _validated(StudyFile, dict(document), where, "", mistakes)
-    dataset = _validate_dataset(document["dataset"], where, mistakes) if "dataset" in document else None
-    model = _validate_model(document.get("model"), where, mistakes)
+    mistakes: list[Mistake] = []
+    study = _validated(StudyFile, dict(document), "", mistakes)
+    dataset = _validate_dataset(document["dataset"], mistakes) if "dataset" in document else None
+    model = _validate_model(document.get("model"), mistakes)
     if mistakes or study is None:
-        raise StudyError(*mistakes)
+        raise InvalidStudy(*mistakes)
     if not NAME.fullmatch(study.name):
-        mistakes.append(f"{where}: name: got {study.name!r}; allowed are letters, digits and . _ - (up to 100)")
+        mistakes.append(Mistake("name", f"got {study.name!r}; allowed are letters, digits and . _ - (up to 100)"))
     if study.experiment is not None and not NAME.fullmatch(study.experiment):
         mistakes.append(
-            f"{where}: experiment: got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)"
+            Mistake("experiment", f"got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)")
         )
-    mistakes.extend(_search_mistakes(study.search, where))
-    mistakes.extend(_resource_mistakes(study.resources, where))
+    mistakes.extend(_search_mistakes(study.search))
+    mistakes.extend(_resource_mistakes(study.resources))
     study = study.model_copy(update={"dataset": dataset, "model": model})
     if data is not None and not mistakes:
         study = _with_objectives(study, data.task)
-        mistakes.extend(_metric_mistakes(study, data, where))
+        mistakes.extend(_metric_mistakes(study, data))
     if mistakes:
-        raise StudyError(*mistakes)
+        raise InvalidStudy(*mistakes)
     if data is not None:
         objectives = [o.model_copy(update={"mode": metric_direction(str(o.metric)).value}) for o in study.objective]
         study = study.model_copy(update={"objective": objectives})
@@ -238,21 +237,23 @@ def metric_direction(name: str) -> Direction:
     return METRICS[name.removeprefix("val/").rpartition("_")[0]].direction
 
 
-def _search_mistakes(search: Any, where: str) -> Iterator[str]:
+def _search_mistakes(search: Any) -> Iterator[Mistake]:
     """`search` is a mapping, or a list of such blocks."""
     blocks = [("search", search)]
     if isinstance(search, list):
         blocks = [(f"search[{n}]", block) for n, block in enumerate(search)]
         if not blocks:
-            yield f"{where}: search: got []; allowed: a mapping, or a list with at least 1 mapping"
+            yield Mistake("search", "got []; allowed: a mapping, or a list with at least 1 mapping")
     for at, block in blocks:
         if search is None or isinstance(block, dict):
-            yield from (f"{where}: {at}[{key!r}]: got {key!r}; allowed: text" for key in block or () if key != str(key))
+            yield from (
+                Mistake(f"{at}[{key!r}]", f"got {key!r}; allowed: text") for key in block or () if key != str(key)
+            )
         else:
-            yield f"{where}: {at}: got {short(block)}; allowed: a mapping"
+            yield Mistake(at, f"got {short(block)}; allowed: a mapping")
 
 
-def _resource_mistakes(resources: ResourcesSection, where: str) -> Iterator[str]:
+def _resource_mistakes(resources: ResourcesSection) -> Iterator[Mistake]:
     """How many workers there can be, and which parts of a GPU: Ray keeps books of GPUs, it does not divide them, so
     that a part that is not 1/n leaves a rest nobody can use, and two workers of a trial on one GPU wait for ever.
     """
@@ -260,17 +261,17 @@ def _resource_mistakes(resources: ResourcesSection, where: str) -> Iterator[str]
     bounds = workers if isinstance(workers, list) else [workers, workers]
     whole = len(bounds) == 2 and all(type(bound) is int and bound >= 1 for bound in bounds)
     if not whole or bounds[0] > bounds[1]:
-        yield f"{where}: resources.workers: got {short(workers)}; allowed: a whole number from 1, or [least, most]"
+        yield Mistake("resources.workers", f"got {short(workers)}; allowed: a whole number from 1, or [least, most]")
         return
     if 0 < gpus < 1 and abs(1 / gpus - round(1 / gpus)) > 0.01:
-        yield f"{where}: resources.gpus: got {gpus:g}; allowed below 1: 1/n, such as 0.5, 0.25 or 0.33"
+        yield Mistake("resources.gpus", f"got {gpus:g}; allowed below 1: 1/n, such as 0.5, 0.25 or 0.33")
     if gpus > 1 and gpus != int(gpus):
-        yield f"{where}: resources.gpus: got {gpus:g}; allowed above 1: whole numbers"
+        yield Mistake("resources.gpus", f"got {gpus:g}; allowed above 1: whole numbers")
     if 0 < gpus < 1 and bounds[1] > 1:
-        yield f"{where}: resources.gpus: got {gpus:g} with {bounds[1]} workers; allowed below 1: only with one worker"
+        yield Mistake("resources.gpus", f"got {gpus:g} with {bounds[1]} workers; allowed below 1: only with one worker")
 
 
-def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> Iterator[str]:
+def _metric_mistakes(study: StudyFile, data: MultimodalDataset) -> Iterator[Mistake]:
     known = metric_names(data, bool(study.deployment))
     named = [(f"objective[{n}].metric", str(o.metric)) for n, o in enumerate(study.objective)]
     if study.scheduler.metric is not None:
@@ -278,86 +279,88 @@ def _metric_mistakes(study: StudyFile, data: MultimodalDataset, where: str) -> I
     for key, metric in named:
         if metric not in known:
             hint = " (needs `deployment`)" if metric in metric_names(data, True) else ""
-            yield f"{where}: {key}: nobody reports {metric!r}{hint}; {nearest(metric, known)}"
+            yield Mistake(key, f"nobody reports {metric!r}{hint}; {nearest(metric, known)}")
     metrics = [str(o.metric) for o in study.objective]
     if len(set(metrics)) != len(metrics):
-        yield f"{where}: objective: a metric comes twice: {', '.join(metrics)}"
+        yield Mistake("objective", f"a metric comes twice: {', '.join(metrics)}")
     for n, (o, metric) in enumerate(zip(study.objective, metrics, strict=True)):
         if metric in known and o.mode not in (None, metric_direction(metric)):
-            yield f"{where}: objective[{n}].mode: got {o.mode!r}; {metric} has mode {metric_direction(metric).value!r}"
+            yield Mistake(
+                f"objective[{n}].mode", f"got {o.mode!r}; {metric} has mode {metric_direction(metric).value!r}"
+            )
     if len(metrics) > 1 and study.sampler == "cmaes":
         others = ", ".join(sampler for sampler in SAMPLERS if sampler != "cmaes")
-        yield f"{where}: sampler: cmaes has one objective, the file has {len(metrics)}; allowed are {others}"
+        yield Mistake("sampler", f"cmaes has one objective, the file has {len(metrics)}; allowed are {others}")
 
 
-def _validate_dataset(document: Any, where: str, mistakes: list[str]) -> Section | None:
+def _validate_dataset(document: Any, mistakes: list[Mistake]) -> Section | None:
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: dataset: got {short(document)}; allowed: a mapping")
+        mistakes.append(Mistake("dataset", f"got {short(document)}; allowed: a mapping"))
         return None
     if "name" not in document:
-        mistakes.append(f"{where}: dataset.name: this key is needed")
+        mistakes.append(Mistake("dataset.name", "this key is needed"))
         return None
     name, path = document["name"], document.get("path")
     if isinstance(name, str) and ":" in name:
         try:
             own_function(name, [str(key) for key in document if key != "name"])
         except DataError as error:
-            mistakes.append(f"{where}: dataset.{error}")
-        return _validated(OwnDatasetSection, document, where, "dataset.", mistakes)
+            mistakes.append(mistake_of_setting("dataset", error))
+        return _validated(OwnDatasetSection, document, "dataset.", mistakes)
     if not isinstance(name, str) or name not in DatasetSections:
-        mistakes.append(f"{where}: dataset.name: got {short(name)}; {nearest(str(name), DatasetSections)}")
+        mistakes.append(Mistake("dataset.name", f"got {short(name)}; {nearest(str(name), DatasetSections)}"))
         return None
     if name == "arrays" and path in (None, ""):
-        mistakes.append(f"{where}: dataset.path: arrays needs the path of a data folder")
+        mistakes.append(Mistake("dataset.path", "arrays needs the path of a data folder"))
     if name != "arrays" and path is not None:
-        mistakes.append(f"{where}: dataset.path: {name} takes no path")
+        mistakes.append(Mistake("dataset.path", f"{name} takes no path"))
     if name != "arrays" or path is None:  # studies of earlier versions have `path: null` with every data set
         document = {key: value for key, value in document.items() if key != "path"}
-    return _validated(DatasetSections[name], document, where, "dataset.", mistakes)
+    return _validated(DatasetSections[name], document, "dataset.", mistakes)
 
 
-def _validate_model(document: Any, where: str, mistakes: list[str]) -> Section | None:
+def _validate_model(document: Any, mistakes: list[Mistake]) -> Section | None:
     document = {} if document is None else document
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: model: a mapping is needed, got {short(document)}")
+        mistakes.append(Mistake("model", f"a mapping is needed, got {short(document)}"))
         return None
     method = document.get("method", "dmrnet")
-    section = _section(method, METHODS, model_section, f"{where}: model.method", mistakes)
-    _validate_encoder(document.get("encoder", {}), where, mistakes)
-    return None if section is None else _validated(section, document, where, "model.", mistakes)
+    section = _section(method, METHODS, model_section, "model.method", mistakes)
+    _validate_encoder(document.get("encoder", {}), mistakes)
+    return None if section is None else _validated(section, document, "model.", mistakes)
 
 
 def _section(
-    name: Any, known: Mapping[str, Any], make: Callable[[str], type[Section]], at: str, mistakes: list[str]
+    name: Any, known: Mapping[str, Any], make: Callable[[str], type[Section]], at: str, mistakes: list[Mistake]
 ) -> type[Section] | None:
     """The section of a method or encoder: one of the `known` names, or `module:Class`."""
     if not isinstance(name, str) or (name not in known and ":" not in name):
-        mistakes.append(f"{at}: got {name!r}; {nearest(str(name), known)}")
+        mistakes.append(Mistake(at, f"got {name!r}; {nearest(str(name), known)}"))
         return None
     try:
         return make(name)
     except (ValueError, TypeError, NameError, AttributeError) as error:
         reason = " ".join(str(error).split()).removeprefix(f"got {name!r}: ")
-        mistakes.append(f"{at}: got {name!r}; {reason}")
+        mistakes.append(Mistake(at, f"got {name!r}; {reason}"))
         return None
 
 
 def method_mistake(method: Any) -> str | None:
     """What is wrong with the name of a method."""
-    mistakes: list[str] = []
+    mistakes: list[Mistake] = []
     _section(method, METHODS, model_section, "", mistakes)
-    return mistakes[0].removeprefix(": ") if mistakes else None
+    return mistakes[0].text if mistakes else None
 
 
-def _validate_encoder(document: Any, where: str, mistakes: list[str]) -> None:
+def _validate_encoder(document: Any, mistakes: list[Mistake]) -> None:
     """One encoder for all modalities, `{name, width, ...}`, or a mapping from modality to such a mapping."""
     if not isinstance(document, dict):
-        mistakes.append(f"{where}: model.encoder: a mapping is needed, got {short(document)}")
+        mistakes.append(Mistake("model.encoder", f"a mapping is needed, got {short(document)}"))
         return
     for prefix, entry in encoder_entries(document):
-        section = _section(entry.get("name", "mlp"), ENCODERS, encoder_section, f"{where}: {prefix}name", mistakes)
+        section = _section(entry.get("name", "mlp"), ENCODERS, encoder_section, f"{prefix}name", mistakes)
         if section is not None:
-            _validated(section, entry, where, prefix, mistakes)
+            _validated(section, entry, prefix, mistakes)
 
 
 def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -368,10 +371,10 @@ def encoder_entries(document: Mapping[str, Any]) -> list[tuple[str, dict[str, An
 
 
 def _validated(
-    section: type[SectionType], document: dict[str, Any], where: str, prefix: str, mistakes: list[str]
+    section: type[SectionType], document: dict[str, Any], prefix: str, mistakes: list[Mistake]
 ) -> SectionType | None:
     try:
         return section.model_validate(document)
     except ValidationError as error:
-        mistakes.extend(f"{where}: {line}" for line in mistake_lines(error, section, prefix))
+        mistakes.extend(mistakes_of(error, section, prefix))
         return None

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
+from dmr.studies.study_file.mistakes import InvalidStudy, Mistake
 from dmr.studies.study_file.search_space import Parameter, Space, parse_space
 
 BLOCK = "block"  # the key that says, in a point, to which block it belongs
@@ -41,35 +41,35 @@ class SearchBlock:
         return {**self.fixed, **{key: value for key, value in point.items() if key != BLOCK}}
 
 
-def parse_blocks(search: Any, method: str, where: str) -> tuple[SearchBlock, ...]:
+def parse_blocks(search: Any, method: str) -> tuple[SearchBlock, ...]:
     """The blocks of a `search:` mapping or list of mappings.
 
     Args:
         method: the file's own, which labels a block that fixes none.
 
     Raises:
-        StudyError: a line per mistake.
+        InvalidStudy: every mistake.
     """
     if not isinstance(search, list):
-        return (SearchBlock(None, "search", {}, parse_space(search, f"{where}: search")),)
+        return (SearchBlock(None, "search", {}, parse_space(search, "search")),)
     blocks, mistakes, labels = [], [], set()
     for n, given in enumerate(search):
         at = f"search[{n}]"
         keys = {key: value for key, value in given.items() if key != "name"}
         label = given.get("name", str(keys.get("model.method", method)).rpartition(":")[2])
         if not isinstance(label, str) or not NAME.fullmatch(label):
-            mistakes.append(f"{where}: {at}.name: got {label!r}; allowed are letters, digits and . _ - (up to 100)")
+            mistakes.append(Mistake(f"{at}.name", f"got {label!r}; allowed are letters, digits and . _ - (up to 100)"))
         elif label in labels:
-            mistakes.append(f"{where}: {at}.name: {label!r} is the name of another block; give this one its own")
+            mistakes.append(Mistake(f"{at}.name", f"{label!r} is the name of another block; give this one its own"))
         labels.add(str(label))
         fixed = {key: value for key, value in keys.items() if not isinstance(value, dict)}
         try:
             searched = {key: value for key, value in keys.items() if isinstance(value, dict)}
-            blocks.append(SearchBlock(label, at, fixed, parse_space(searched, f"{where}: {at}")))
-        except StudyError as error:
-            mistakes.extend(error.lines)
+            blocks.append(SearchBlock(label, at, fixed, parse_space(searched, at)))
+        except InvalidStudy as error:
+            mistakes.extend(error.mistakes)
     if mistakes:
-        raise StudyError(*mistakes)
+        raise InvalidStudy(*mistakes)
     return tuple(blocks)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dmr.studies.errors import StudyError
+from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, invalid
 
 if TYPE_CHECKING:
     import optuna
@@ -160,106 +160,108 @@ class Space:
             yield from self._points(depth + 1, {**chosen, parameter.key: value})
 
 
-def parse_space(search: Any, where: str) -> Space:
+def parse_space(search: Any, at: str) -> Space:
     """The space of a `search:` mapping.
 
+    Args:
+        at: where it lies in the study file, `search` or `search[0]`.
+
     Raises:
-        StudyError: a line for each key with an unknown kind, impossible range, or a condition that can never hold.
+        InvalidStudy: a mistake for each key with an unknown kind, impossible range, or a condition that can never hold.
     """
     if not isinstance(search, dict):
-        raise StudyError(f"{where}: a mapping of dotted keys is needed, got {type(search).__name__}")
+        raise invalid(at, f"a mapping of dotted keys is needed, got {type(search).__name__}")
     parsed: dict[str, Parameter] = {}
-    mistakes: list[str] = []
+    mistakes: list[Mistake] = []
     for key, entry in search.items():
         try:
-            parsed[str(key)] = _parse_parameter(str(key), entry, f"{where}.{key}")
-        except StudyError as error:
-            mistakes.extend(error.lines)
+            parsed[str(key)] = _parse_parameter(str(key), entry, f"{at}.{key}")
+        except InvalidStudy as error:
+            mistakes.extend(error.mistakes)
     if mistakes:
-        raise StudyError(*mistakes)
-    return Space(_in_order(parsed, where))
+        raise InvalidStudy(*mistakes)
+    return Space(_in_order(parsed, at))
 
 
-def _parse_parameter(key: str, entry: Any, where: str) -> Parameter:
+def _parse_parameter(key: str, entry: Any, at: str) -> Parameter:
     example = "{log_uniform: [0.1, 3.0]}, {uniform: [0, 1]}, {int: [1, 8]}, {log_int: [1, 64]} or {choice: [a, b]}"
     if not isinstance(entry, dict):
-        raise StudyError(f"{where}: got {entry!r}; allowed is {example}")
+        raise invalid(at, f"got {entry!r}; allowed is {example}")
     named = [name for name in KINDS if name in entry]
     unknown = set(entry) - {*KINDS, "step", "when"}
     if len(named) != 1 or unknown:
-        raise StudyError(f"{where}: got {entry!r}; allowed is {example}, with `step` or `when` beside it")
+        raise invalid(at, f"got {entry!r}; allowed is {example}, with `step` or `when` beside it")
     kind = named[0]
     values = entry[kind]
     if not isinstance(values, list) or not values:
-        raise StudyError(f"{where}.{kind}: a list is needed, got {values!r}")
+        raise invalid(f"{at}.{kind}", f"a list is needed, got {values!r}")
     step = entry.get("step")
     if kind == "choice":
-        _check_choices(values, where)
+        _check_choices(values, at)
         if step is not None:
-            raise StudyError(f"{where}.step: a choice has no step")
+            raise invalid(f"{at}.step", "a choice has no step")
     else:
-        values = _check_range(kind, values, step, where)
-    return Parameter(key, kind, tuple(values), step, _parse_when(entry.get("when", {}), where))
+        values = _check_range(kind, values, step, at)
+    return Parameter(key, kind, tuple(values), step, _parse_when(entry.get("when", {}), at))
 
 
-def _check_choices(values: list[Any], where: str) -> None:
+def _check_choices(values: list[Any], at: str) -> None:
     if not all(isinstance(value, str | int | float | bool | None) for value in values):
-        raise StudyError(f"{where}.choice: each choice is text, a number, true, false or null, got {values!r}")
+        raise invalid(f"{at}.choice", f"each choice is text, a number, true, false or null, got {values!r}")
     if len(set(values)) != len(values):  # Optuna takes 1, 1.0 and true for one choice
-        raise StudyError(f"{where}.choice: a choice comes twice: {values!r}")
+        raise invalid(f"{at}.choice", f"a choice comes twice: {values!r}")
 
 
-def _check_range(kind: str, values: list[Any], step: Any, where: str) -> list[Any]:
+def _check_range(kind: str, values: list[Any], step: Any, at: str) -> list[Any]:
     whole = kind in ("int", "log_int")
     noun = "whole numbers" if whole else "numbers"
     numbers = all(type(v) is int or (type(v) is float and not whole and math.isfinite(v)) for v in values)
     if len(values) != 2 or not numbers:
-        raise StudyError(f"{where}.{kind}: two {noun} [low, high] are needed, got {values!r}")
+        raise invalid(f"{at}.{kind}", f"two {noun} [low, high] are needed, got {values!r}")
     low, high = values
     if not low < high:
-        raise StudyError(f"{where}.{kind}: low must be less than high, got [{low}, {high}]")
+        raise invalid(f"{at}.{kind}", f"low must be less than high, got [{low}, {high}]")
     if abs(low) > 1e300 or abs(high) > 1e300:
-        raise StudyError(f"{where}.{kind}: numbers up to 1e300 are allowed, got [{low}, {high}]")
+        raise invalid(f"{at}.{kind}", f"numbers up to 1e300 are allowed, got [{low}, {high}]")
     if kind.startswith("log") and low <= 0:
-        raise StudyError(f"{where}.{kind}: a log range starts above 0, got low = {low}")
+        raise invalid(f"{at}.{kind}", f"a log range starts above 0, got low = {low}")
     if step is not None:
         if kind.startswith("log"):
-            raise StudyError(f"{where}.step: a log range has no step")
+            raise invalid(f"{at}.step", "a log range has no step")
         right_type = type(step) is int if whole else type(step) in (int, float)
         if not right_type or not 0 < step <= high - low or (high - low) / step > MAX_STEPS:
-            raise StudyError(f"{where}.step: a step above 0 and up to {high - low} is needed, got {step!r}")
+            raise invalid(f"{at}.step", f"a step above 0 and up to {high - low} is needed, got {step!r}")
     return values if whole else [float(low), float(high)]
 
 
-def _parse_when(when: Any, where: str) -> dict[str, tuple[Scalar, ...]]:
+def _parse_when(when: Any, at: str) -> dict[str, tuple[Scalar, ...]]:
     if not isinstance(when, dict):
-        raise StudyError(f"{where}.when: a mapping of a searched key to its value(s) is needed, got {when!r}")
+        raise invalid(f"{at}.when", f"a mapping of a searched key to its value(s) is needed, got {when!r}")
     conditions = {}
     for key, allowed in when.items():
         listed = allowed if isinstance(allowed, list) else [allowed]
         if not listed or not all(isinstance(value, str | int | float | bool | None) for value in listed):
-            raise StudyError(f"{where}.when.{key}: a value or a list of values is needed, got {allowed!r}")
+            raise invalid(f"{at}.when.{key}", f"a value or a list of values is needed, got {allowed!r}")
         conditions[str(key)] = tuple(listed)
     return conditions
 
 
-def _in_order(parsed: dict[str, Parameter], where: str) -> tuple[Parameter, ...]:
+def _in_order(parsed: dict[str, Parameter], at: str) -> tuple[Parameter, ...]:
     """Sorted so that conditions come after the keys they read, otherwise as in the file."""
     for parameter in parsed.values():
         for key, allowed in parameter.when.items():
             if key not in parsed:
-                raise StudyError(
-                    f"{where}.{parameter.key}.when.{key}: not a searched key; searched are {_listed(parsed)}"
-                )
+                raise invalid(f"{at}.{parameter.key}.when.{key}", f"not a searched key; searched are {_listed(parsed)}")
             if parsed[key].kind == "log_uniform" or (parsed[key].kind == "uniform" and not parsed[key].step):
-                raise StudyError(
-                    f"{where}.{parameter.key}.when.{key}: it is {parsed[key].text()}, which hardly ever is one value; "
-                    "a condition reads a choice, whole numbers or a range with a step"
+                raise invalid(
+                    f"{at}.{parameter.key}.when.{key}",
+                    f"it is {parsed[key].text()}, which hardly ever is one value; "
+                    "a condition reads a choice, whole numbers or a range with a step",
                 )
             never = [value for value in allowed if not parsed[key].contains(value)]
             if never:
-                raise StudyError(
-                    f"{where}.{parameter.key}.when.{key}: can never be {never[0]!r}; it is {parsed[key].text()}"
+                raise invalid(
+                    f"{at}.{parameter.key}.when.{key}", f"can never be {never[0]!r}; it is {parsed[key].text()}"
                 )
     ordered: list[Parameter] = []
     waiting = list(parsed.values())
@@ -267,15 +269,15 @@ def _in_order(parsed: dict[str, Parameter], where: str) -> tuple[Parameter, ...]
         done = {parameter.key for parameter in ordered}
         ready = next((parameter for parameter in waiting if set(parameter.when) <= done), None)
         if ready is None:
-            raise StudyError(f"{where}: the conditions of {_listed(p.key for p in waiting)} go round in a circle")
+            raise invalid(at, f"the conditions of {_listed(p.key for p in waiting)} go round in a circle")
         ordered.append(ready)
         waiting.remove(ready)
     for parameter in ordered:
-        _check_reachable(parameter, parsed, where)
+        _check_reachable(parameter, parsed, at)
     return tuple(ordered)
 
 
-def _check_reachable(parameter: Parameter, parsed: dict[str, Parameter], where: str) -> None:
+def _check_reachable(parameter: Parameter, parsed: dict[str, Parameter], at: str) -> None:
     """A condition on a key that is itself conditional needs conditions that can hold together."""
     needed: dict[str, set[Scalar]] = {}
     pending = [parameter]
@@ -284,7 +286,7 @@ def _check_reachable(parameter: Parameter, parsed: dict[str, Parameter], where: 
             values = set(allowed)
             needed[key] = needed[key] & values if key in needed else values
             if not needed[key]:
-                raise StudyError(f"{where}.{parameter.key}.when: can never hold: {key} would need two values at once")
+                raise invalid(f"{at}.{parameter.key}.when", f"can never hold: {key} would need two values at once")
             pending.append(parsed[key])
 
 

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, as lines: the key, what came, what is allowed."""
+"""What pydantic finds wrong: the key, what came, what is allowed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from dmr.studies.study_file.mistakes import Mistake
 
 RULES = {
     "model_type": "a mapping",
@@ -25,8 +27,8 @@ RULES = {
 }
 
 
-def mistake_lines(error: ValidationError, section: type[BaseModel], prefix: str) -> Iterator[str]:
-    """A line per mistake; `prefix` is what the section's keys begin with."""
+def mistakes_of(error: ValidationError, section: type[BaseModel], prefix: str) -> Iterator[Mistake]:
+    """Each mistake once; `prefix` is what the section's keys begin with."""
     told = set()
     for item in error.errors(include_url=False, include_context=True):
         key = prefix + _dotted(item["loc"])
@@ -35,11 +37,11 @@ def mistake_lines(error: ValidationError, section: type[BaseModel], prefix: str)
         told.add(key)
         if item["type"] == "extra_forbidden":
             known = _fields_at(section, item["loc"][:-1])
-            yield f"{key}: no such key; {nearest(str(item['loc'][-1]), known)}"
+            yield Mistake(key, f"no such key; {nearest(str(item['loc'][-1]), known)}")
         elif item["type"] == "missing":
-            yield f"{key}: this key is needed"
+            yield Mistake(key, "this key is needed")
         else:
-            yield f"{key}: got {short(item['input'])}; allowed: {_rule(item)}"
+            yield Mistake(key, f"got {short(item['input'])}; allowed: {_rule(item)}")
 
 
 def _rule(item: ErrorDetails) -> str:

@@ -18,7 +18,8 @@ from dmr.encoders.mlp import MLP, MLPSettings
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
 from dmr.studies.errors import StudyError
-from dmr.studies.study_file.plan import StudyPlan, load_plan, make_plan, set_key
+from dmr.studies.study_file.dotted_keys import set_key
+from dmr.studies.study_file.plan import StudyPlan, load_plan, make_plan
 from dmr.studies.study_file.schema import METHODS
 from dmr.studies.study_file.search_space import MAX_ENUMERATED
 from dmr.studies.yaml_io import read_yaml, to_yaml
@@ -566,6 +567,6 @@ def test_a_budget_of_nothing(write_study: Callable[..., Path], trials: int) -> N
 
 def test_set_key_makes_what_is_missing() -> None:
     target: dict[str, Any] = {"a": None, "search": {"x.y": 1}}
-    set_key(target, "a.b.c", 1, "here")
-    set_key(target, "search.x.z", 2, "here")
+    set_key(target, "a.b.c", 1)
+    set_key(target, "search.x.z", 2)
     assert target == {"a": {"b": {"c": 1}}, "search": {"x.y": 1, "x.z": 2}}
