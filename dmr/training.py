@@ -10,6 +10,7 @@ U different sets of modalities that samples have.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,10 +22,10 @@ from dmr.data.augmentation import Augmentation, centre_crop
 from dmr.data.batches import Batch, Batches, batch_positions, class_chances
 from dmr.data.dataset import MultimodalDataset
 from dmr.distributed.ranks import ALONE, BatchShard, Ranks
-from dmr.distributed.synchronised import losses_over
 from dmr.evaluation import evaluate
 from dmr.methods.base import CombinationSums, StepLosses, add_by_combination
 from dmr.networks.convolutions import sound_convolutions
+from dmr.networks.network import Network
 from dmr.runs.final_test import TestReport, test
 from dmr.runs.optimisation import OPTIMIZERS, Optimisation
 from dmr.runs.run_settings import RunSettings, build_network
@@ -138,6 +139,16 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
             reporter.report(report)
     assert report is not None
     return report
+
+
+def losses_over(ranks: Ranks, network: Network) -> Callable[..., StepLosses]:
+    """`network.losses` for these ranks; several ranks share batch normalisation and gradients from here on."""
+    if ranks.count == 1:
+        return network.losses
+    from dmr.distributed.synchronised import distributed_losses, synchronise  # loads torch's compiler: seconds
+
+    synchronise(network, ranks)
+    return distributed_losses(network)
 
 
 class Run:

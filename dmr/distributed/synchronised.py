@@ -20,14 +20,6 @@ from dmr.methods.base import StepLosses
 from dmr.networks.network import Network
 
 
-def losses_over(ranks: Ranks, network: Network) -> Callable[..., StepLosses]:
-    """`network.losses` for these ranks; several ranks share batch normalisation and gradients from here on."""
-    if ranks.count == 1:
-        return network.losses
-    synchronise(network, ranks)
-    return distributed_losses(network)
-
-
 def distributed_losses(network: Network) -> Callable[..., StepLosses]:
     """`network.losses` whose gradients are averaged over ranks.
 
