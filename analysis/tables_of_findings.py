@@ -119,7 +119,7 @@ def _with_tests(frame: pd.DataFrame, found: Comparison) -> pd.DataFrame:
 
 
 def _markdown(summary: pd.DataFrame) -> str:
-    """What is read most, in percent: the best configurations, then the file's own values."""
+    """What is read most, in percent: the best configurations, then the file's defaults."""
     percent = [name for name in ("worst", "full", "gap", "minus_dmrnet") if name in summary]
     others = ["p_holm", "class_mean_cosine", "variance_error_correlation", "encoder_passes", "seconds"]
     rows = []

@@ -95,16 +95,16 @@ def make_study(place: Path, trials: int) -> None:
     os.chdir(place)  # a local store puts artifacts into the working directory
     uri = f"sqlite:///{place / 'mlflow.db'}"
     tracker = Tracker(folder.journal, uri, open_store(uri, plan.document["experiment"]))
-    ledger = SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, folder, known=False)
-    ledger.open()
+    stage = SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, folder, may_exist=False)
+    stage.open()
     draw, seen = np.random.default_rng(0), {}
-    while (record := ledger.begin()) is not None:
+    while (record := stage.begin()) is not None:
         if record.block not in seen:
             settings = replace(record.settings, train=replace(record.settings.train, epochs=1))
             seen[record.block] = fit(plan.dataset, settings, torch.device("cpu"), Nowhere())
         for epoch in range(EPOCHS):
-            ledger.epoch(record.number, drawn_report(seen[record.block], epoch, plan, draw))
-        ledger.finish(record.number, TrialOutcome("completed"))
+            stage.epoch(record.number, drawn_report(seen[record.block], epoch, plan, draw))
+        stage.finish(record.number, TrialOutcome("completed"))
         if record.number % 20 == 19 and not tracker.flush(timeout=600.0):
             raise RuntimeError(f"MLflow: {tracker.error}")
         if record.number % 200 == 199:

@@ -154,34 +154,39 @@ class ClassificationTally:
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
-        self.able: list[Tensor] = []
+        self.available: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor, able: Tensor | None = None) -> None:
-        """Logits (C, B, L), labels (B,), and which samples count for a combination, `able` (C, B); None counts all."""
+    def add(self, logits: Tensor, labels: Tensor, available: Tensor | None = None) -> None:
+        """Logits (C, B, L), labels (B,), and which samples have a combination, `available` (C, B); None is all."""
         self.logits.append(logits.float())
         self.labels.append(labels)
-        self.able.append(torch.ones_like(logits[..., 0], dtype=torch.bool) if able is None else able)
+        self.available.append(torch.ones_like(logits[..., 0], dtype=torch.bool) if available is None else available)
 
     def join(self, ranks: Ranks, count: int) -> None:
         """Take in what the other ranks have of the `count` samples."""
         self.logits = [ranks.joined(torch.cat(self.logits, dim=1), count, 1)]
         self.labels = [ranks.joined(torch.cat(self.labels), count)]
-        self.able = [ranks.joined(torch.cat(self.able, dim=1), count, 1)]
+        self.available = [ranks.joined(torch.cat(self.available, dim=1), count, 1)]
 
     def values(self) -> Values:
-        logits, labels, able = torch.cat(self.logits, dim=1), torch.cat(self.labels), torch.cat(self.able, dim=1)
-        if able.all():
+        logits, labels, available = (
+            torch.cat(self.logits, dim=1),
+            torch.cat(self.labels),
+            torch.cat(self.available, dim=1),
+        )
+        if available.all():
             return score(logits, labels)
         names = metrics_of("classification", logits.shape[-1])
         rows = [
-            score(x[None, keep], labels[keep]) if keep.any() else None for x, keep in zip(logits, able, strict=True)
+            score(x[None, keep], labels[keep]) if keep.any() else None
+            for x, keep in zip(logits, available, strict=True)
         ]
         return {name: np.array([np.nan if row is None else row[name][0] for row in rows]) for name in names}
 
     def scores(self) -> npt.NDArray[np.float32]:
         """(C, N) 1 where the prediction is right, else 0."""
-        batches = zip(self.logits, self.labels, self.able, strict=True)
-        right = [torch.where(able, (x.argmax(-1) == y).float(), torch.nan) for x, y, able in batches]
+        batches = zip(self.logits, self.labels, self.available, strict=True)
+        right = [torch.where(available, (x.argmax(-1) == y).float(), torch.nan) for x, y, available in batches]
         return torch.cat(right, dim=1).cpu().numpy()
 
 
@@ -193,23 +198,23 @@ class SegmentationTally:
         self.confusion: Tensor | None = None
         self.accuracy: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor, able: Tensor | None = None) -> None:
-        """Logits (C, B, *P, L), labels (B, *P), and which images count for a combination, `able` (C, B); None counts
-        all.
-        """
-        able = torch.ones(logits.shape[:2], dtype=torch.bool, device=labels.device) if able is None else able
+    def add(self, logits: Tensor, labels: Tensor, available: Tensor | None = None) -> None:
+        """Logits (C, B, *P, L), labels (B, *P), and which images have a combination (C, B), or None: all."""
+        available = (
+            torch.ones(logits.shape[:2], dtype=torch.bool, device=labels.device) if available is None else available
+        )
         count = len(self.class_names)
         valid = torch.ones_like(labels, dtype=torch.bool) if self.ignore_index is None else labels != self.ignore_index
         predicted = logits.argmax(-1)
         pairs = labels * count + predicted
         counted = [
             pair[valid & keep.view(-1, *[1] * (labels.ndim - 1))].bincount(minlength=count**2)
-            for pair, keep in zip(pairs, able, strict=True)
+            for pair, keep in zip(pairs, available, strict=True)
         ]
         confusion = torch.stack(counted).view(-1, count, count)
         self.confusion = confusion if self.confusion is None else self.confusion + confusion
         right = ((predicted == labels) & valid).flatten(2).sum(-1)
-        self.accuracy.append(torch.where(able, right / valid.flatten(1).sum(-1).clamp(min=1), torch.nan))
+        self.accuracy.append(torch.where(available, right / valid.flatten(1).sum(-1).clamp(min=1), torch.nan))
 
     def join(self, ranks: Ranks, count: int) -> None:
         """Take in what the other ranks have of the `count` images."""

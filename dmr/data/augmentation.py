@@ -67,13 +67,13 @@ def augmented_modalities(dataset: MultimodalDataset, settings: AugmentSettings) 
     """
     if not settings.anything:
         return ()
-    able = [modality for modality in dataset.modalities if modality.kind in KINDS]
-    named = [modality.name for modality in able] if settings.modalities is None else settings.modalities
+    augmentable = [modality for modality in dataset.modalities if modality.kind in KINDS]
+    named = [modality.name for modality in augmentable] if settings.modalities is None else settings.modalities
     for name in named:
-        if name not in [modality.name for modality in able]:
-            allowed = ", ".join(modality.name for modality in able) or "none"
+        if name not in [modality.name for modality in augmentable]:
+            allowed = ", ".join(modality.name for modality in augmentable) or "none"
             raise ValueError(f"modalities: got {name!r}; images and frames of this data set are {allowed}")
-    chosen = tuple(modality for modality in able if modality.name in named)
+    chosen = tuple(modality for modality in augmentable if modality.name in named)
     if not chosen:
         raise ValueError("modalities: the data set has no images or frames to augment")
     first = chosen[0]

@@ -62,16 +62,16 @@ def write_study(place: Path, name: str, modalities: int, trials: list[tuple[Any,
     folder.path.mkdir(parents=True)
     uri, optuna_url = f"sqlite:///{place / 'mlflow.db'}", f"sqlite:///{place / 'optuna.db'}"
     tracker = Tracker(folder.journal, uri, open_store(uri, "reading"))
-    ledger = SearchStage(plan, optuna.storages.RDBStorage(optuna_url), tracker, folder, known=True)
+    stage = SearchStage(plan, optuna.storages.RDBStorage(optuna_url), tracker, folder, may_exist=True)
     folder.remember(StoreUris(uri, optuna_url))
     write_text(folder.study_file, to_yaml(plan.document))
-    ledger.open()
+    stage.open()
     for number, (reason, accuracy) in enumerate(trials):
-        ledger.begin()
+        stage.begin()
         if accuracy is not None:
-            ledger.epoch(number, report(modalities, accuracy, rare=number == 0))
+            stage.epoch(number, report(modalities, accuracy, rare=number == 0))
         if reason is not None:
-            ledger.finish(number, TrialOutcome(reason, "it broke" if reason in ("error", "lost", "diverged") else ""))
+            stage.finish(number, TrialOutcome(reason, "it broke" if reason in ("error", "lost", "diverged") else ""))
     assert tracker.close(timeout=60.0), tracker.error
 
 
@@ -151,6 +151,6 @@ def test_status_and_list_count_trials_by_how_they_ended(place: Path) -> None:
     ]
     assert shown["one"][1] == "trials: 1 completed"
     assert shown["nothing"][1] == "trials: 1 error, 1 lost, 1 running"
-    assert shown["begun"][1] == "trials: 1 waiting"  # the file's own values come first
+    assert shown["begun"][1] == "trials: 1 waiting"  # the file's defaults come first
     assert not any(line.startswith("best") for name in ("nothing", "begun", "running") for line in shown[name])
     assert read(place, "list").stdout.splitlines() == sorted(lines[0] for lines in shown.values())

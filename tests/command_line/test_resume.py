@@ -65,7 +65,7 @@ def test_the_driver_is_killed_three_times_and_the_study_ends_with_its_budget(wor
     workplace.assert_exact(10, 8)
     best = sorted(workplace.optuna_trials(), key=lambda trial: (-trial.values[0], trial.number))[:5]
     left = {(int(file.parent.name), file.stem) for file in workplace.path.glob("dmr_runs/small/trials/*/*.pt")}
-    assert left == {(number, "best") for number in {0, *(trial.number for trial in best)}}  # 0: the file's own values
+    assert left == {(number, "best") for number in {0, *(trial.number for trial in best)}}  # 0: the file's defaults
 
 
 @pytest.mark.long

@@ -61,7 +61,7 @@ def test_parameters_lie_under_dotted_keys_and_agree_with_optuna(finished):
         assert child.data.params["train.epochs"] == "4"
 
 
-def test_the_first_trial_has_the_files_own_values(finished):
+def test_the_first_trial_has_the_files_defaults(finished):
     first = finished.optuna_trials()[0]
     assert first.params == {"model.prior_std": 1.0, "model.kl_weight": 1e-3, "sampling.strategy": "uniform"}
 

@@ -37,7 +37,7 @@ class Comparison:
             minus_reference: mean difference over the seeds in common, its interval minus_reference_low, _high, and of
             the test over seeds p_seeds, p_seeds_holm, smallest_p_seeds. samples_minus_reference: mean difference of
             the scores of test samples, and of the test over them p_samples, p_samples_holm, smallest_p_samples.
-            minus_defaults: the same over seeds against the file's own values, see `defaults_of`, with _low, _high,
+            minus_defaults: the same over seeds against the file's defaults, see `defaults_of`, with _low, _high,
             p_defaults, p_defaults_holm. gap_to_dedicated: how far behind the best `dedicated`. worse_with_more: share
             of samples that get worse when a modality is added. shapley_{modality}, where they are defined.
         by_combination: one row per entry and combination: label, combination, seeds, mean, low, high, iqm,

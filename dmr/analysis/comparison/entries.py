@@ -28,7 +28,7 @@ class Entry:
     Attributes:
         method: as in tables, the block or the method; `model` is the method itself, `model.method`.
         config: `best 1`, `defaults`, ..., or `best 1, defaults` where the best one is the file's own.
-        trial: of the search; −1 for the file's own values where the search did not run them.
+        trial: of the search; −1 for the file's defaults where the search did not run them.
         label: what figures and tables call it, unique in the comparison.
         values: (S, C) of the main metric, rows in the order of `seeds`, columns in that of the combinations.
         run_ids: of the runs that the values come from, in the order of `seeds`.
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def is_defaults(self) -> bool:
-        """Whether these are the file's own values."""
+        """Whether these are the file's defaults."""
         return DEFAULTS in config_names(self.config)
 
 
@@ -105,7 +105,7 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
 
 
 def defaults_of(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:
-    """The file's own values that this entry is compared with: with `blocks` those of its own, else those of the study;
+    """The file's defaults that this entry is compared with: with `blocks` those of its own, else those of the study;
     None where they have no values, and for these themselves.
     """
     own = [one for one in entries if one.is_defaults and one.study == entry.study and not entry.is_defaults]

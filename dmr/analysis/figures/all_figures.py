@@ -69,7 +69,7 @@ def study_figures(
     )
     yield _drawn(
         "trials_difference",
-        f"How much better or worse in {metric} than the file's own values the best trials are, on every combination.",
+        f"How much better or worse in {metric} than the file's defaults the best trials are, on every combination.",
         lambda: draw_heatmap(difference_table(search, TOP, DEFAULTS, defaults)),
     )
     yield _drawn(

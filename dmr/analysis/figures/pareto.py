@@ -1,4 +1,4 @@
-"""The Pareto figure: full against worst, the front joined, the best and the file's own values marked.
+"""The Pareto figure: full against worst, the front joined, the best and the file's defaults marked.
 
 Lengths are inches.
 """
@@ -27,7 +27,7 @@ ENTRY, SYMBOL, SPACE = 0.17, 0.28, 0.12
 FEW = 14  # points that are all named
 NARROWEST = 0.01  # of a scale, where all points are one
 SAMPLES = 24
-ROLES = {"best": ("o", 90, "best"), DEFAULTS: ("s", 60, "the file's own values")}
+ROLES = {"best": ("o", 90, "best"), DEFAULTS: ("s", 60, "the file's defaults")}
 HOLLOW: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "lw": 1}
 
 Floats = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Trials by combinations: values, or differences to one trial or to the file's own values."""
+"""Trials by combinations: values, or differences to one trial or to the file's defaults."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def difference_table(
     """The best `top` trials, less the trial `reference`, or each less the `defaults` of its method.
 
     Args:
-        defaults: the trial with the file's own values, by method.
+        defaults: the trial with the file's defaults, by method.
 
     Raises:
         ValueError: no trial has values, or there is nothing to compare with.
@@ -62,11 +62,11 @@ def difference_table(
         known = {method: trial for method, trial in (defaults or {}).items() if trial in values.index}
         if not known:
             raise ValueError(
-                f"study {results.study}: it is not known which trial has the file's own values: confirm the study, or "
+                f"study {results.study}: it is not known which trial has the file's defaults: confirm the study, or "
                 "name a trial"
             )
         against = pd.Series({trial: known.get(methods[trial], -1) for trial in order})
-        text = "less the trial with the file's own values" + (" of its method" if methods.nunique() > 1 else "")
+        text = "less the trial with the file's defaults" + (" of its method" if methods.nunique() > 1 else "")
     else:
         if reference not in values.index:
             raise ValueError(f"study {results.study}: trial {reference} has no values; {_some(order)} have")

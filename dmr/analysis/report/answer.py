@@ -50,14 +50,14 @@ class Answer:
     sentences: tuple[str, ...]
 
 
-def answer(search: StudyResults, comparison: Comparison | None, own_method: str | None) -> Answer:
+def answer(search: StudyResults, comparison: Comparison | None, default_method: str | None) -> Answer:
     """Of a confirmed study from its seeds on test; of another from its search, and that this is less.
 
     Args:
-        own_method: `model.method` of the study file.
+        default_method: `model.method` of the study file.
     """
     if comparison is not None and comparison.split == TESTED and comparison.entries:
-        return _confirmed(search, comparison, own_method)
+        return _confirmed(search, comparison, default_method)
     return _unconfirmed(search)
 
 
@@ -75,7 +75,7 @@ def combination_words(name: str, modalities: Sequence[str]) -> str:
     return f"{present[0]} alone" if len(present) == 1 else f"{', '.join(present[:-1])} and {present[-1]}"
 
 
-def _confirmed(search: StudyResults, comparison: Comparison, own_method: str | None) -> Answer:
+def _confirmed(search: StudyResults, comparison: Comparison, default_method: str | None) -> Answer:
     entry = chosen(search, comparison.entries)
     found = summaries(entry, comparison)
     seeds = _count(len(entry.seeds), "seed")
@@ -95,7 +95,7 @@ def _confirmed(search: StudyResults, comparison: Comparison, own_method: str | N
         *_shapley(entry, comparison),
         *_searching(entry, comparison, before, BLOCK in search.searched),
     ]
-    sentences += [*_expected(entry, comparison), *_others(entry, comparison, own_method)]
+    sentences += [*_expected(entry, comparison), *_others(entry, comparison, default_method)]
     if before is not None:
         sentences.insert(
             0,
@@ -146,20 +146,20 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
 def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks: bool) -> Iterator[str]:
     """Did searching pay?"""
     if entry.is_defaults and before is not None:
-        yield "Whether searching paid is not known: what is better on val than the file's own values is not confirmed."
+        yield "Whether searching paid is not known: what is better on val than the file's defaults is not confirmed."
         return
     if entry.is_defaults:
-        yield "Searching did not pay: the file's own values were the best of the search."
+        yield "Searching did not pay: the file's defaults were the best of the search."
         return
     own = defaults_of(entry, comparison.entries, blocks)
     seeds = () if own is None else common_seeds(entry, own)
     if own is None or not seeds:
-        yield "Whether searching paid is not known: the file's own values were not confirmed with the same seeds."
+        yield "Whether searching paid is not known: the file's defaults were not confirmed with the same seeds."
         return
     row = row_of(comparison.summary, entry.label)
     interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
     yield (
-        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's own values of {own.method} the "
+        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's defaults of {own.method} the "
         f"mean changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
         f"{_p_words(p_value, len(seeds))}."
     )
@@ -186,7 +186,7 @@ def _expected(entry: Entry, comparison: Comparison) -> Iterator[str]:
         yield f"Under the deployment odds of the study ({odds}) the expected {comparison.metric} is {number(value)}."
 
 
-def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Iterator[str]:
+def _others(entry: Entry, comparison: Comparison, default_method: str | None) -> Iterator[str]:
     """Did it beat the other methods? Each one by the configuration its own search put first."""
     rivals = [one for one in comparison.entries if one.method != entry.method and one.is_best]
     if not rivals:
@@ -206,7 +206,7 @@ def _others(entry: Entry, comparison: Comparison, own_method: str | None) -> Ite
     if comparison.reference != entry.label:
         return
     yield from _tests(rivals, comparison, sign)
-    own = next((one for one in rivals if one.method == own_method), None)
+    own = next((one for one in rivals if one.method == default_method), None)
     if own is not None:
         row = row_of(comparison.summary, own.label)
         interval = _difference(row, "minus_reference", len(common_seeds(own, entry)))
@@ -268,7 +268,7 @@ def _unconfirmed(search: StudyResults) -> Answer:
     sentences = [
         "This is the best of the search on val, from one seed: chosen among many, it is too good by an unknown amount, "
         "and it has no interval.",
-        f"`dmr confirm {search.study}` trains the best configurations and the file's own values again with fresh seeds "
+        f"`dmr confirm {search.study}` trains the best configurations and the file's defaults again with fresh seeds "
         "and gives intervals on test; what searching was worth, and a fair comparison of methods, need it.",
     ]
     figures: tuple[KeyFigure, ...] = ()

@@ -29,11 +29,11 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
     "minus_defaults": (
         "minus defaults",
-        "difference to the file's own values, of the same block where there are some",
+        "difference to the file's defaults, of the same block where there are some",
     ),
     "p_defaults_holm": (
         "p, defaults",
-        "paired test over seeds against the file's own values, after Holm's correction",
+        "paired test over seeds against the file's defaults, after Holm's correction",
     ),
     "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
     "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
@@ -265,7 +265,7 @@ def _text(value: Any) -> Cell:
 
 
 def _trial(value: Any) -> Cell:
-    """The file's own values have no trial where the search did not run them."""
+    """The file's defaults have no trial where the search did not run them."""
     return Cell() if pd.isna(value) or value < 0 else Cell(str(int(value)), float(value))
 
 

@@ -19,7 +19,7 @@ SEARCH: Final = "search"
 CONFIRM: Final = "confirm"
 
 # Configurations, the values of the tag `config` of confirm runs. One run may have several: `best 1, defaults`.
-DEFAULTS: Final = "defaults"  # the file's own values; also the tag of the search's trial that has them
+DEFAULTS: Final = "defaults"  # the file's defaults; also the tag of the search's trial that has them
 BEST: Final = "best 1"  # what the search put first
 EARLIER: Final = "earlier"  # chosen by an earlier confirmation, no longer by the current one
 CONFIG_SEPARATOR: Final = ", "

@@ -31,7 +31,7 @@ class StudyResults:
         combinations: in words, how many of all combinations were evaluated.
         tags: of the study's own run.
         runs: one row per run by its id: trial, stage, status, method, config (of a confirm run: `best 1`, `defaults`,
-            ...; of the search's trial with the file's own values `defaults`), seed, seconds, NaN until it ends, and
+            ...; of the search's trial with the file's defaults `defaults`), seed, seconds, NaN until it ends, and
             model, the value of `model.method`.
         table: tidy, one row per (run, split, metric, combination). Summaries over combinations, such as
             `accuracy_mean`, have no combination; a run without values has one row without split, metric, combination
@@ -89,7 +89,7 @@ def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
 
 
 def default_trials(*stages: StudyResults | None) -> dict[str, int]:
-    """The search's trial with the file's own values, by method, as the runs' `config` tells."""
+    """The search's trial with the file's defaults, by method, as the runs' `config` tells."""
     found: dict[str, int] = {}
     for results in stages:
         if results is not None:

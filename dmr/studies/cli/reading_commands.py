@@ -40,12 +40,12 @@ def heatmap(
     top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 24,
     difference_to: Annotated[
         str | None,
-        typer.Option(metavar="TRIAL|defaults", help="Draw differences to a trial, or the file's own values."),
+        typer.Option(metavar="TRIAL|defaults", help="Draw differences to a trial, or the file's defaults."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help=".png, .svg or .pdf")] = None,
     storage: StorageOption = None,
 ) -> None:
-    """Draw trials by combinations, or how far they are from one trial or from the file's own values."""
+    """Draw trials by combinations, or how far they are from one trial or from the file's defaults."""
     from dmr.analysis.figures.trial_heatmap import write_heatmap
     from dmr.analysis.results.record_names import DEFAULTS
     from dmr.analysis.results.study_results import default_trials, stage_of
@@ -74,7 +74,7 @@ def figures(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to; else the study's `figures`.")
     ] = None,
-    ending: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="The form of the files.")] = "png",
+    form: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="The form of the files.")] = "png",
     storage: StorageOption = None,
 ) -> None:
     """Draw every figure that the study has data for; for the others, say why not."""
@@ -101,7 +101,7 @@ def figures(
         raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
     for found in study_figures(search, confirm, comparison, lambda run, path: read_artifact(client, run, path)):
         if isinstance(found, Drawn):
-            typer.echo(save_figure(found.figure, target / f"{found.name}.{ending}"))
+            typer.echo(save_figure(found.figure, target / f"{found.name}.{form}"))
         else:
             stderr_console().print(f"{found.name}: not drawn: {found.reason}", markup=False, soft_wrap=True)
 

@@ -78,7 +78,7 @@ def confirm(
     storage: StorageOption = None,
     address: AddressOption = None,
 ) -> int:
-    """Train the best configurations and the file's own values again with fresh seeds, and evaluate them on test."""
+    """Train the best configurations and the file's defaults again with fresh seeds, and evaluate them on test."""
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.optuna_storage import load_search
     from dmr.studies.storage.study_folder import StudyFolder
@@ -98,7 +98,7 @@ def confirm(
 def train(
     study: StudyFileArgument, overrides: SetOption = None, name: NameOption = None, storage: StorageOption = None
 ) -> int:
-    """One training run with the file's own values, in this process, without a search."""
+    """One training run with the file's defaults, in this process, without a search."""
     from dmr.studies.driver.train_once import train_once
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.study_file.plan import load_plan

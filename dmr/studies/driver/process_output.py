@@ -41,11 +41,11 @@ def engine_noise_to(path: Path) -> Iterator[TextIO]:
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    people = os.fdopen(os.dup(kept[1]), "w", buffering=1, encoding="utf-8", errors="replace")
+    stderr = os.fdopen(os.dup(kept[1]), "w", buffering=1, encoding="utf-8", errors="replace")
     try:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        yield people
+        yield stderr
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -53,4 +53,4 @@ def engine_noise_to(path: Path) -> Iterator[TextIO]:
             os.dup2(original, number)
             os.close(original)
         os.close(descriptor)
-        people.close()
+        stderr.close()

@@ -33,11 +33,11 @@ class _Lines(logging.Handler):
 class Screen:
     """Follows one study."""
 
-    def __init__(self, ledger: Stage, stream: TextIO) -> None:
-        self.stage = ledger
+    def __init__(self, stage: Stage, stream: TextIO) -> None:
+        self.stage = stage
         self.console = Console(file=stream, highlight=False)
         self.started = time.monotonic()
-        self.finished_before = ledger.finished
+        self.finished_before = stage.finished
         self.live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=True)
         self.handler = _Lines(self.console)
 
@@ -79,24 +79,24 @@ class Screen:
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
     def render(self) -> Group:
-        ledger = self.stage
+        stage = self.stage
         table = Table.grid(padding=(0, 2))
-        failed = sum(ledger.endings[reason] for reason in FAILURES)
+        failed = sum(stage.outcomes[reason] for reason in FAILURES)
         table.add_row(
-            Text(ledger.study.study_name, style="bold"),
-            ProgressBar(total=self.total, completed=ledger.finished, width=30),
-            f"{ledger.finished}/{self.total}",
-            f"running {len(ledger.live)}",
-            f"completed {ledger.endings['completed']}",
-            f"pruned {ledger.endings['pruned']}",
+            Text(stage.study.study_name, style="bold"),
+            ProgressBar(total=self.total, completed=stage.finished, width=30),
+            f"{stage.finished}/{self.total}",
+            f"running {len(stage.live)}",
+            f"completed {stage.outcomes['completed']}",
+            f"pruned {stage.outcomes['pruned']}",
             Text(f"failed {failed}", style="red" if failed else "dim"),
             self.time_left(),
         )
         lines: list[Table | Text] = [table]
-        if ledger.best:
+        if stage.best:
             lines.append(Text(self.best(), style="green"))
-        if ledger.tracker.error:
-            lines.append(Text(f"MLflow: {ledger.tracker.error} (kept in the journal)", style="yellow"))
-        if ledger.retry_queue.error:
-            lines.append(Text(f"Optuna: {ledger.retry_queue.error} (kept until it is back)", style="yellow"))
+        if stage.tracker.error:
+            lines.append(Text(f"MLflow: {stage.tracker.error} (kept in the journal)", style="yellow"))
+        if stage.retry_queue.error:
+            lines.append(Text(f"Optuna: {stage.retry_queue.error} (kept until it is back)", style="yellow"))
         return Group(*lines)

@@ -33,7 +33,7 @@ class Need:
     nodes: tuple[tuple[float, float], ...]
 
     @property
-    def places(self) -> int:
+    def worker_slots(self) -> int:
         """How many workers fit, in all."""
         found = 0
         for cpus, gpus in self.nodes:
@@ -45,14 +45,14 @@ class Need:
     def fits(self) -> int:
         """Trials at a time. All workers take the same, so that so many can never wait for each other's places."""
         least, most = self.workers
-        return max(self.places // most, 1) if self.places >= least else 0
+        return max(self.worker_slots // most, 1) if self.worker_slots >= least else 0
 
     def text(self) -> str:
         least, most = self.workers
         several = f"{least} workers" if least == most else f"{least} to {most} workers"
         each = "" if most == 1 else f"{several} with each "
         cpus, gpus = (sum(amounts) for amounts in zip(*self.nodes, strict=True)) if self.nodes else (0.0, 0.0)
-        where = f" on {len(self.nodes)} nodes, on which {self.places} workers fit" if len(self.nodes) > 1 else ""
+        where = f" on {len(self.nodes)} nodes, on which {self.worker_slots} workers fit" if len(self.nodes) > 1 else ""
         return (
             f"a trial needs {each}{self.cpus:g} CPUs and {self.gpus:g} GPUs; "
             f"there are {cpus:g} CPUs and {gpus:g} GPUs{where}"
@@ -137,7 +137,7 @@ def measure_need(plan: StudyPlan) -> Need:
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     need = _need(plan, tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive))
-    missing = max(0, slots_on_demand(plan) - need.places)
+    missing = max(0, slots_on_demand(plan) - need.worker_slots)
     return replace(need, nodes=need.nodes + ((need.cpus, need.gpus),) * missing)
 
 

@@ -70,59 +70,59 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunR
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
         check_fits(plan, local_need(plan))
-    known = folder.store_uris() if (folder.path / "places.json").exists() else None
-    with engine_noise_to(folder.log if known else Path(os.devnull)):
-        places = known or resolve_store_uris(folder)
-        experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
-        if places.optuna_url != folder.optuna_url:  # before there is a folder
-            open_optuna(places.optuna_url)
+    stored = folder.store_uris() if (folder.path / "places.json").exists() else None
+    with engine_noise_to(folder.log if stored else Path(os.devnull)):
+        uris = stored or resolve_store_uris(folder)
+        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
+        if uris.optuna_url != folder.optuna_url:  # before there is a folder
+            open_optuna(uris.optuna_url)
     if address is None:
-        return _drive(plan, folder, places, experiment_id, known is not None)
+        return _drive(plan, folder, uris, experiment_id, stored is not None)
     with ray_running(address, plan.study.resources.distributed):
         check_fits(plan, measure_need(plan))
         check_shared(folder.path.parent)
-        return _drive(plan, folder, places, experiment_id, known is not None)
+        return _drive(plan, folder, uris, experiment_id, stored is not None)
 
 
-def _drive(plan: StudyPlan, folder: StudyFolder, places: StoreUris, experiment_id: str, known: bool) -> RunResult:
-    """Run a study under its lock. `known`: its folder has been run before."""
+def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id: str, may_exist: bool) -> RunResult:
+    """Run a study under its lock. `may_exist`: its folder has been run before."""
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
     confirmation = None
-    with folder.lock.held(), engine_noise_to(folder.log) as people, logging_to(folder.log), ExitStack() as engine:
-        storage = open_optuna(places.optuna_url)
-        tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
+    with folder.lock.held(), engine_noise_to(folder.log) as stderr, logging_to(folder.log), ExitStack() as engine:
+        storage = open_optuna(uris.optuna_url)
+        tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
         try:
-            ledger = SearchStage(plan, storage, tracker, folder, known or places.optuna_url == folder.optuna_url)
-            folder.remember(places)
+            search = SearchStage(plan, storage, tracker, folder, may_exist or uris.optuna_url == folder.optuna_url)
+            folder.remember(uris)
             write_text(folder.study_file, to_yaml(plan.document))
-            ledger.open()
-            outcome = _run_stage(ledger, None, people, engine)
-            if outcome == "complete" and plan.study.confirm is not None and ledger.best is not None:
-                confirmation = _open_confirmation(ledger)
-                outcome = _run_stage(ledger, confirmation, people, engine)
+            search.open()
+            outcome = _run_stage(search, None, stderr, engine)
+            if outcome == "complete" and plan.study.confirm is not None and search.best is not None:
+                confirmation = _open_confirmation(search)
+                outcome = _run_stage(search, confirmation, stderr, engine)
             if outcome == "complete":
                 tracker.end(PARENT, "FINISHED")
         except DuplicatedStudyError:
-            shown = mask_password(places.optuna_url)
+            shown = mask_password(uris.optuna_url)
             raise StudyError(
                 f"Optuna's storage {shown} has another study {folder.name!r}: give this one a name"
             ) from None
         except StorageInternalError as error:
-            raise unusable(places.optuna_url, error) from None
+            raise unusable(uris.optuna_url, error) from None
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS if tracker.error is None else 1.0)
     confirmed = confirmation.configurations if confirmation is not None else None
-    return RunResult(outcome, ledger.best is not None, None if sent else tracker.error, confirmed)
+    return RunResult(outcome, search.best is not None, None if sent else tracker.error, confirmed)
 
 
-def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, people: TextIO, engine: ExitStack) -> StageEnd:
+def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, stderr: TextIO, engine: ExitStack) -> StageEnd:
     """Run the search or, after it, the confirmation, and keep what there is to read of it."""
     stage = confirmation or search
-    with Screen(stage, people) as screen:
-        launch = StageDriver(stage, screen, engine)
-        with launch.signals():
-            outcome = launch.run()
+    with Screen(stage, stderr) as screen:
+        driver = StageDriver(stage, screen, engine)
+        with driver.signals():
+            outcome = driver.run()
             if outcome == "complete":
                 publish(search, confirmation)
             return outcome

@@ -26,11 +26,11 @@ SECONDS_BETWEEN_TRIES = 0.1
 class StageDriver:
     """One driver's run of one stage of a study."""
 
-    def __init__(self, ledger: Stage, screen: Screen, engine: ExitStack) -> None:
+    def __init__(self, stage: Stage, screen: Screen, engine: ExitStack) -> None:
         """Args:
         engine: keeps the Ray that is started here, if any, for the next stage.
         """
-        self.plan, self.folder, self.stage = ledger.plan, ledger.folder, ledger
+        self.plan, self.folder, self.stage = stage.plan, stage.folder, stage
         self.screen, self.engine = screen, engine
         self.interrupted = False
         self.time_is_up = False

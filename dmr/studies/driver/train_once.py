@@ -1,4 +1,4 @@
-"""`dmr train`: one training run with the file's own values, in this process."""
+"""`dmr train`: one training run with the file's defaults, in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dmr.studies.driver.run_study import CLOSE_SECONDS, unsent_line
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder, resolve_store_uris
 from dmr.studies.study_file.plan import StudyPlan
-from dmr.studies.tracking.run_logging import TrackedRun, end_run, start_run
+from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
@@ -58,32 +58,33 @@ class TrackedReporter(FolderReporter):
         self.progress.update(self.task, completed=report.epoch + 1, description=text)
 
 
-def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
+def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
     """Train, or go on with the same run after an interruption; returns the exit code.
 
     Raises:
         StudyError: MLflow cannot be reached, or the run is being trained by another process.
     """
     if plan.study.resources.distributed:
-        people.print("dmr train: one process trains; resources.workers is for studies", markup=False, soft_wrap=True)
+        console.print("dmr train: one process trains; resources.workers is for studies", markup=False, soft_wrap=True)
         plan = plan.on_one_worker()
     check_fits(plan, local_need(plan))
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
     folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
-    places = resolve_store_uris(folder)
+    uris = resolve_store_uris(folder)
     with engine_noise_to(Path(os.devnull)):
-        experiment_id = open_mlflow(places.tracking_uri, plan.document["experiment"])
-    report, ending = None, TrialOutcome("completed")
+        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
+    report, outcome = None, TrialOutcome("completed")
     with folder.lock.held(), logging_to(folder.log):
-        folder.remember(places)
+        folder.remember(uris)
         write_text(folder.study_file, to_yaml(plan.document))
-        tracker = Tracker(folder.journal, places.tracking_uri, experiment_id)
+        tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
         try:
+            logger = RunLogger(tracker, plan)
             run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {"trial": "0"})
-            start_run(tracker, plan, run)
+            logger.start(run)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=people, transient=True) as progress:
+            with Progress(*columns, console=console, transient=True) as progress:
                 followed = (settings.select, Direction(settings.select_mode))
                 device = torch.device("cuda" if plan.study.resources.gpus > 0 else "cpu")
                 monitor = SystemMonitor(device) if plan.study.tracking.system_metrics else None
@@ -93,18 +94,18 @@ def train_once(plan: StudyPlan, storage: Path, people: Console) -> int:
                 except StorageFailed as error:
                     raise OSError(str(error)) from None
                 except Exception as error:
-                    ending = TrialOutcome(reason_of(error), one_line(error), traceback.format_exc())
-            end_run(tracker, plan, run, folder.path, report, ending)
+                    outcome = TrialOutcome(reason_of(error), one_line(error), traceback.format_exc())
+            logger.end(run, folder.path, report, outcome)
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     if not sent:
-        people.print(unsent_line(str(tracker.error), folder), markup=False, soft_wrap=True)
+        console.print(unsent_line(str(tracker.error), folder), markup=False, soft_wrap=True)
     if report is None:
-        people.print(f"{plan.study.name}: {ending.reason}: {ending.message}", markup=False, soft_wrap=True)
+        console.print(f"{plan.study.name}: {outcome.reason}: {outcome.message}", markup=False, soft_wrap=True)
         return 1
     Console(highlight=False).print(combination_table(plan, report))
-    people.print(f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}", markup=False, soft_wrap=True)
-    people.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
+    console.print(f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}", markup=False, soft_wrap=True)
+    console.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
     return 0
 
 

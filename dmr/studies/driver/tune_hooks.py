@@ -94,10 +94,10 @@ class TuneCallback(_LeftBehind, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config["number"]
         record = self.stage.live[number]
-        ending = self.failed.pop(number, None)
-        if ending is None:
-            ending = TrialOutcome("completed" if record.epochs >= record.settings.train.epochs else "pruned")
-        self._end(number, ending)
+        outcome = self.failed.pop(number, None)
+        if outcome is None:
+            outcome = TrialOutcome("completed" if record.epochs >= record.settings.train.epochs else "pruned")
+        self._end(number, outcome)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died more often than `retries` allows. Tune pickles only some kinds of errors; the text
@@ -109,10 +109,10 @@ class TuneCallback(_LeftBehind, tune.Callback):
         files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one a rank
         hung = "\n".join(file.read_text() for file in files if file.stat().st_size)
         if hung:
-            ending = TrialOutcome("lost", "an epoch took longer than train.epoch_minutes", hung)
+            outcome = TrialOutcome("lost", "an epoch took longer than train.epoch_minutes", hung)
         else:
-            ending = ending_of_death(text)
-        self._end(number, ending)
+            outcome = outcome_of_death(text)
+        self._end(number, outcome)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died and is to be started again; where it cannot import the trial, no other one can."""
@@ -127,11 +127,11 @@ class TuneCallback(_LeftBehind, tune.Callback):
             )
         return found is not None
 
-    def _end(self, number: int, ending: TrialOutcome) -> None:
+    def _end(self, number: int, outcome: TrialOutcome) -> None:
         """After trouble nothing more is written: the trial stays as it is, and goes on with `dmr resume`."""
         if self.stage.error is None:
             with self.stage.guarded():
-                self.stage.finish(number, ending)
+                self.stage.finish(number, outcome)
             self.screen.trial_ended()
 
 
@@ -140,7 +140,7 @@ def _last_death(trial: Any) -> str:
     return Path(trial.error_file).read_text(encoding="utf-8").rpartition(FAILURE)[2].partition("\n")[2]
 
 
-def ending_of_death(text: str) -> TrialOutcome:
+def outcome_of_death(text: str) -> TrialOutcome:
     """How a trial ended whose process died for the last time, from what Ray says of it."""
     if LOW_MEMORY in text:
         return TrialOutcome("out_of_memory", "Ray killed its process when the node ran out of memory", text)

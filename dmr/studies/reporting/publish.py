@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dmr.analysis.results.record_names import CONFIRM, SEARCH, Tag
 from dmr.studies.reporting.report_file import write_study_report
 from dmr.studies.reporting.study_note import study_note
 from dmr.studies.stages.search_stage import SearchStage
@@ -26,7 +27,7 @@ log = logging.getLogger("dmr")
 FLUSH_SECONDS = 30.0
 
 
-def publish(ledger: SearchStage, confirmation: ConfirmStage | None = None) -> None:
+def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None) -> None:
     """Make what people read of a study and put it on its run, where MLflow has everything it is made from; once, until
     more trials have ended.
 
@@ -34,8 +35,8 @@ def publish(ledger: SearchStage, confirmation: ConfirmStage | None = None) -> No
     """
     from dmr.analysis.figures.trial_heatmap import write_heatmap
 
-    tracker, folder, plan = ledger.tracker, ledger.folder, ledger.plan
-    stage: Stage = confirmation or ledger
+    tracker, folder, plan = search_stage.tracker, search_stage.folder, search_stage.plan
+    stage: Stage = confirmation or search_stage
     kept = None
     with stage.retry_queue.reaching():
         kept = stage.study.user_attrs.get(KEPT)
@@ -44,38 +45,38 @@ def publish(ledger: SearchStage, confirmation: ConfirmStage | None = None) -> No
     if not tracker.flush(timeout=FLUSH_SECONDS):
         return
     with _warned("what there is to read of the study"):
-        search = _load(ledger, "search")
+        search = _load(search_stage, SEARCH)
         with _warned("the heatmap"):
             tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
         if plan.study.tracking.report:
             with _warned("the report"):
-                _keep_report(ledger)
+                _keep_report(search_stage)
         model = None
         if plan.study.tracking.report and (confirmation is not None or plan.study.confirm is None):
             with _warned("the model of the winner"):
-                model = _keep_winner(ledger)
+                model = _keep_winner(search_stage)
         with _warned("the note of the study's run"):
-            rows = _confirmed(ledger, confirmation) if confirmation is not None else ()
+            rows = _confirmed(search_stage, confirmation) if confirmation is not None else ()
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
         stage.retry_queue.put(lambda: stage.study.set_user_attr(KEPT, stage.finished))
 
 
-def _keep_report(ledger: SearchStage) -> None:
+def _keep_report(search_stage: SearchStage) -> None:
     """The report, and the figures on it."""
-    folder = ledger.folder
+    folder = search_stage.folder
     folder.figures.mkdir(exist_ok=True)
     write_study_report(folder, folder.report, folder.figures)
     for path in (folder.report, *sorted(folder.figures.glob("*.png"))):
-        ledger.tracker.artifact(PARENT, path)
+        search_stage.tracker.artifact(PARENT, path)
 
 
-def _keep_winner(ledger: SearchStage) -> str | None:
+def _keep_winner(search_stage: SearchStage) -> str | None:
     """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
     from dmr.studies.trained_models.export import export_run
     from dmr.studies.trained_models.find_run import find_winner
 
-    tracker, folder = ledger.tracker, ledger.folder
-    if ledger.best is None:
+    tracker, folder = search_stage.tracker, search_stage.folder
+    if search_stage.best is None:
         return None
     winner = find_winner(folder.name, folder.path.parent)
     run = f"{winner.checkpoint.parent.parent.name}/{winner.checkpoint.parent.name}"
@@ -83,8 +84,8 @@ def _keep_winner(ledger: SearchStage) -> str | None:
     if not tracker.has_model(key):
         shutil.rmtree(folder.winner, ignore_errors=True)
         export_run(winner, folder.winner)
-        name = f"{ledger.plan.study.name}-winner"
-        tags = {"study": ledger.plan.study.name, "stage": winner.stage, "run": str(winner.run_id)}
+        name = f"{search_stage.plan.study.name}-winner"
+        tags = {Tag.STUDY: search_stage.plan.study.name, Tag.STAGE: winner.stage, "run": str(winner.run_id)}
         note = f"{winner.label}: takes any non-empty combination of modalities, absent ones null or left out."
         tags |= {"checkpoint": str(winner.checkpoint), NOTE: note}
         tracker.model(PARENT, key, name=name, tags=tags, params={}, path=folder.winner)
@@ -92,18 +93,18 @@ def _keep_winner(ledger: SearchStage) -> str | None:
     return tracker.model_id(key)
 
 
-def _load(ledger: SearchStage, stage: str) -> StudyResults:
+def _load(search_stage: SearchStage, stage: str) -> StudyResults:
     from dmr.analysis.results.load_study import load_study
 
-    uri, experiment = ledger.folder.store_uris().tracking_uri, ledger.plan.document["experiment"]
-    key = ledger.folder.study_key
-    return load_study(uri, ledger.plan.study.name, experiment=experiment, key=key, stage=stage)
+    uri, experiment = search_stage.folder.store_uris().tracking_uri, search_stage.plan.document["experiment"]
+    key = search_stage.folder.study_key
+    return load_study(uri, search_stage.plan.study.name, experiment=experiment, key=key, stage=stage)
 
 
-def _confirmed(ledger: SearchStage, confirmation: ConfirmStage) -> list[ConfirmRow]:
+def _confirmed(search_stage: SearchStage, confirmation: ConfirmStage) -> list[ConfirmRow]:
     from dmr.studies.reporting.confirm_table import confirm_rows
 
-    return confirm_rows(_load(ledger, "confirm"), confirmation.configurations, confirmation.seeds)
+    return confirm_rows(_load(search_stage, CONFIRM), confirmation.configurations, confirmation.seeds)
 
 
 @contextmanager

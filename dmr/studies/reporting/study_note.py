@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from dmr.analysis.results.record_names import BEST_PREFIX, Tag
 from dmr.studies.reporting.confirm_table import NUMBERS, ConfirmRow
 from dmr.studies.trial_outcomes import FAILURES
 
@@ -97,11 +98,11 @@ def _near_the_best(results: StudyResults) -> Iterator[tuple[str, str]]:
         if len(values):
             best = values[metric].max() if highest else values[metric].min()
             bound = math.floor(100 * best) / 100 if highest else math.ceil(100 * best) / 100
-            yield metric, f'metrics."best/{metric}" {">=" if highest else "<="} {bound:g}'
+            yield metric, f'metrics."{BEST_PREFIX}{metric}" {">=" if highest else "<="} {bound:g}'
 
 
 def _reproduce(results: StudyResults, model: str | None) -> str:
-    commit = results.tags.get("git_commit")
+    commit = results.tags.get(Tag.GIT_COMMIT)
     at = f" at commit `{commit}`" if commit else ""
     text = f"### Reproduce\n\n`dmr run study.yaml`{at} with the artifact `study.yaml` of this run."
     serve = f"The winner, which takes any modalities: `mlflow models serve -m models:/{model} --env-manager local`."

@@ -7,7 +7,7 @@ from dmr.studies.search.ranking import Ranked, best_first, front
 
 class CheckpointRetention:
     """Chooses the finished trials whose checkpoint stays: of each block the best so many, the Pareto front where there
-    are several objectives, and those with the file's own values. A trial that is out never comes back.
+    are several objectives, and those with the file's defaults. A trial that is out never comes back.
 
     Args:
         keep: how many; None for all.

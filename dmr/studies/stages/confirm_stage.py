@@ -1,4 +1,4 @@
-"""The bookkeeping of the confirmation: the best configurations of a search, and the file's own values, with new seeds.
+"""The bookkeeping of the confirmation: the best configurations of a search, and the file's defaults, with new seeds.
 
 Each configuration and seed is a trial of a second Optuna study, `NAME/confirm`. Only these runs read the test split,
 once each, after their checkpoint was chosen on val; before them, its labels say what is had without any modality.
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from dmr.analysis.results.record_names import Tag
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
@@ -48,7 +49,7 @@ class Configuration(NamedTuple):
     Attributes:
         method: as in tables: the block, or the method.
         name: `best 1`, `best 2`, ..., `defaults`, or both.
-        trial: of the search; `NO_TRIAL` for the file's own values where the search did not run them.
+        trial: of the search; `NO_TRIAL` for the file's defaults where the search did not run them.
     """
 
     method: str
@@ -57,12 +58,12 @@ class Configuration(NamedTuple):
     point: dict[str, Any]
 
 
-def choose_configurations(ledger: SearchStage) -> list[Configuration]:
+def choose_configurations(search: SearchStage) -> list[Configuration]:
     """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
-    plan, trials = ledger.plan, ledger.study.get_trials(deepcopy=False)
+    plan, trials = search.plan, search.study.get_trials(deepcopy=False)
     chosen = []
     for part in plan.blocks:
-        own = [trial for trial in trials if ledger.proposer.block(trial) == part.label]
+        own = [trial for trial in trials if search.proposer.block(trial) == part.label]
         names = {number: f"best {rank}" for rank, number in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
         defaults = plan.defaults(part)
@@ -90,7 +91,7 @@ class ConfirmStage(Stage):
     def __init__(self, search: SearchStage) -> None:
         plan = search.plan
         super().__init__(
-            plan, search.storage, search.tracker, search.folder, f"{plan.study.name}/{CONFIRM}", known=True
+            plan, search.storage, search.tracker, search.folder, f"{plan.study.name}/{CONFIRM}", may_exist=True
         )
         assert plan.study.confirm is not None
         self.configurations = choose_configurations(search)
@@ -107,7 +108,7 @@ class ConfirmStage(Stage):
         for trial in trials:
             pair = pair_of(trial)
             if self._name(pair) != before.get(pair.key, EARLIER) and trial.state != TrialState.WAITING:
-                self.tracker.tags(f"{self.stage}/{trial.number}", {"config": self._name(pair)})
+                self.tracker.tags(f"{self.stage}/{trial.number}", {Tag.CONFIG: self._name(pair)})
         self._say_without_modalities()
         self.study.set_user_attr(WANTED, {key: one.name for key, one in self.wanted.items()})
         known = {pair_of(trial).key: trial for trial in trials}
@@ -117,7 +118,7 @@ class ConfirmStage(Stage):
                 attributes = confirm_attributes(Pair(method, int(number), int(seed)), one.point)
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes))
             elif known[key].state.is_finished():
-                self.endings[ended_reason(known[key])] += 1
+                self.outcomes[ended_reason(known[key])] += 1
 
     def _say_without_modalities(self) -> None:
         """Tell the study's own run, once, the main metric on test of always answering one class."""
@@ -157,5 +158,5 @@ class ConfirmStage(Stage):
 
     def _again(self, trial: FrozenTrial) -> StartedTrial:
         pair = pair_of(trial)
-        tags = {"trial": str(pair.trial), "config": self._name(pair)}
+        tags = {Tag.TRIAL: str(pair.trial), Tag.CONFIG: self._name(pair)}
         return StartedTrial(trial, point_of_confirm_run(trial), pair.seed, tags)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import optuna
 from optuna.trial import FrozenTrial
 
+from dmr.analysis.results.record_names import STUDY_STAGE, Tag
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
 from dmr.studies.names import DEFAULTS
@@ -38,32 +39,37 @@ class SearchStage(Stage):
     noun: ClassVar[str] = "trial"
 
     def __init__(
-        self, plan: StudyPlan, storage: optuna.storages.BaseStorage, tracker: Tracker, folder: StudyFolder, known: bool
+        self,
+        plan: StudyPlan,
+        storage: optuna.storages.BaseStorage,
+        tracker: Tracker,
+        folder: StudyFolder,
+        may_exist: bool,
     ) -> None:
         """Args:
-            known: the storage may have this study already; else it must have none of this name.
+            may_exist: the storage may have this study already; else it must have none of this name.
 
         Raises:
             optuna.exceptions.DuplicatedStudyError: it has one.
         """
-        super().__init__(plan, storage, tracker, folder, plan.study.name, known)
+        super().__init__(plan, storage, tracker, folder, plan.study.name, may_exist)
         self.exhausted = False
         budget = plan.study.budget.trials
         self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.blocks, budget)
-        self.keeper = CheckpointRetention(plan.study.checkpoints.keep)
-        self.own_values = [plan.defaults(part) for part in plan.blocks]
+        self.retention = CheckpointRetention(plan.study.checkpoints.keep)
+        self.defaults = [plan.defaults(part) for part in plan.blocks]
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, ended_reason(trial), best_of(trial))
                 if best_of(trial) is not None:
                     point, block = plan.space.point_of(trial.params), self.proposer.block(trial)
-                    self.keeper.add(ranked_trial(plan, trial), block, self._is_own(point))
+                    self.retention.add(ranked_trial(plan, trial), block, self._is_default(point))
 
     def open(self) -> None:
         """Begin the study's own run, or go on with it. What an earlier driver did not come to remove goes now."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
-                remove_checkpoints(self.folder.run(self.stage, trial.number), self.keeper.holds(trial.number))
+                remove_checkpoints(self.folder.run(self.stage, trial.number), self.retention.holds(trial.number))
         self._open_parent()
         for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two
             self.proposer.enqueue(point)
@@ -131,17 +137,17 @@ class SearchStage(Stage):
         return self._begun(trial, self.proposer.complete(trial))
 
     def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> StartedTrial:
-        tags = {"trial": str(trial.number)} | ({"config": DEFAULTS} if self._is_own(point) else {})
+        tags = {Tag.TRIAL: str(trial.number)} | ({Tag.CONFIG: DEFAULTS} if self._is_default(point) else {})
         return StartedTrial(trial, point, self.plan.study.seed, tags)
 
     def _outdated(self, record: TrialRecord, values: list[float] | None) -> list[int]:
         if values is None:
             return [record.number]
         trial = ranked(self.plan, record.number, values)
-        return self.keeper.add(trial, record.block, self._is_own(record.point))
+        return self.retention.add(trial, record.block, self._is_default(record.point))
 
-    def _is_own(self, point: dict[str, Any]) -> bool:
-        return self.plan.space.canonical(point) in self.own_values
+    def _is_default(self, point: dict[str, Any]) -> bool:
+        return self.plan.space.canonical(point) in self.defaults
 
     def _count(self, number: int, reason: StopReason, best: BestValues | None) -> None:
         super()._count(number, reason, best)
@@ -160,18 +166,18 @@ class SearchStage(Stage):
             PARENT,
             name=self.plan.study.name,
             params={"dataset.name": dataset.name, "seed": self.plan.study.seed},
-            tags=stage_tags(self.plan, "study")
-            | ({"deployment": json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
+            tags=stage_tags(self.plan, STUDY_STAGE)
+            | ({Tag.DEPLOYMENT: json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
             | {
-                "modalities": json.dumps(combinations.modalities),
-                "objectives": json.dumps([o.model_dump() for o in self.objectives]),
-                "searched": json.dumps(self.plan.space.keys),
-                "dataset": dataset.name,
-                "samples": json.dumps(samples | {"classes": dataset.num_classes}),
-                "versions": json.dumps(versions()),
-                "main_metric": self.plan.main_metric,
-                "main_metric_mode": METRICS[self.plan.main_metric].direction,
-                "combinations": f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
+                Tag.MODALITIES: json.dumps(combinations.modalities),
+                Tag.OBJECTIVES: json.dumps([o.model_dump() for o in self.objectives]),
+                Tag.SEARCHED: json.dumps(self.plan.space.keys),
+                Tag.DATASET: dataset.name,
+                Tag.SAMPLES: json.dumps(samples | {"classes": dataset.num_classes}),
+                Tag.VERSIONS: json.dumps(versions()),
+                Tag.MAIN_METRIC: self.plan.main_metric,
+                Tag.MAIN_METRIC_MODE: METRICS[self.plan.main_metric].direction,
+                Tag.COMBINATIONS: f"all {number}" if combinations.complete else f"{len(combinations)} of {number}",
             },
         )
         self.tracker.inputs(PARENT, searched_inputs(self.plan))

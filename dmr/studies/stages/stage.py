@@ -34,7 +34,7 @@ from dmr.studies.storage.trial_files import LAST, remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.schema import metric_direction
 from dmr.studies.study_file.search_blocks import BLOCK
-from dmr.studies.tracking.run_logging import TrackedRun, end_run, start_run
+from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, Tested, TrialOutcome, optuna_state
 from dmr.training import EpochReport, RunSettings
@@ -97,18 +97,19 @@ class Stage:
         tracker: Tracker,
         folder: StudyFolder,
         study_name: str,
-        known: bool,
+        may_exist: bool,
     ) -> None:
         """Args:
-            known: the storage may have this study already; else it must have none of this name.
+            may_exist: the storage may have this study already; else it must have none of this name.
 
         Raises:
             optuna.exceptions.DuplicatedStudyError: it has one.
         """
         self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
+        self.run_logger = RunLogger(tracker, plan)
         self.objectives = plan.study.objective
         self.live: dict[int, TrialRecord] = {}
-        self.endings: Counter[StopReason] = Counter()
+        self.outcomes: Counter[StopReason] = Counter()
         self.error: str | None = None
         self.retry_queue = RetryQueue()
         self.needs_reconciling = False  # whether the storage may have begun a trial that is not in `live`
@@ -116,7 +117,7 @@ class Stage:
             storage=storage,
             study_name=study_name,
             directions=["maximize" if o.direction is Direction.MAX else "minimize" for o in self.objectives],
-            load_if_exists=known,
+            load_if_exists=may_exist,
         )
         if self.study.metric_names is None:  # else pages of Optuna's dashboard show `Objective 0`
             with warnings.catch_warnings():
@@ -172,7 +173,7 @@ class Stage:
     @property
     def finished(self) -> int:
         """Trials that have ended, in any way."""
-        return sum(self.endings.values())
+        return sum(self.outcomes.values())
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -206,7 +207,7 @@ class Stage:
         run = TrackedRun(f"{self.stage}/{number}", name, self.stage, begun.point, begun.seed, begun.tags)
         record = TrialRecord(number, begun.trial._trial_id, run, begun.point, settings)
         self.live[number] = record
-        start_run(self.tracker, self.plan, run, PARENT)
+        self.run_logger.start(run, PARENT)
         for epoch, value in self.unwritten.pop(number, {}).items():
             self._put_value(record.trial_id, epoch, value)
         return record
@@ -232,31 +233,31 @@ class Stage:
         """Something outside the trials is wrong: nothing more is written, and the study can go on later."""
         self.error = error
 
-    def finish(self, number: int, ending: TrialOutcome) -> None:
+    def finish(self, number: int, outcome: TrialOutcome) -> None:
         """The trial has ended: told to MLflow's journal, then to Optuna, so that a kill between the two leaves a trial
         that goes on, ends again, and is written once.
         """
         record = self.live[number]
-        state = optuna_state(ending.reason, record.epochs, len(self.objectives))
+        state = optuna_state(outcome.reason, record.epochs, len(self.objectives))
         values = self._values(record.report) if record.report is not None else None
-        attributes: dict[str, Any] = {STOP_REASON: ending.reason, EPOCHS: record.epochs}
+        attributes: dict[str, Any] = {STOP_REASON: outcome.reason, EPOCHS: record.epochs}
         if record.report is not None and values is not None and state != TrialState.FAIL:
             attributes[BEST] = list(
                 BestValues(values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"])
             )
         place = self.folder.run(self.stage, number)
-        end_run(self.tracker, self.plan, record.run, place, record.report, ending, record.tested)
+        self.run_logger.end(record.run, place, record.report, outcome, record.tested)
         self._check_journal()
         for name, value in attributes.items():
             self.retry_queue.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
         self.retry_queue.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
         del self.live[number]
-        self._count(number, ending.reason, BestValues(*attributes[BEST]) if BEST in attributes else None)
+        self._count(number, outcome.reason, BestValues(*attributes[BEST]) if BEST in attributes else None)
         self.retry_queue.put(partial(self._tidy, record, values if BEST in attributes else None))
-        if ending.message:
-            log.warning("%s %d %s: %s", self.noun, number, ending.reason, mask_password(ending.message))
+        if outcome.message:
+            log.warning("%s %d %s: %s", self.noun, number, outcome.reason, mask_password(outcome.message))
 
-    def end_all(self, ending: TrialOutcome) -> bool:
+    def end_all(self, outcome: TrialOutcome) -> bool:
         """End the trials that run and those an earlier driver left running, which came as far as their checkpoint;
         False where that has to be done again, since the server is away.
         """
@@ -273,7 +274,7 @@ class Stage:
             if record.report is None:
                 state = load_checkpoint(self.folder.run(self.stage, number) / LAST, torch.device("cpu"))
                 record.report = EpochReport(**state["report"]) if state is not None else None
-            self.finish(number, ending)
+            self.finish(number, outcome)
         return self.retry_queue.send()
 
     def close(self) -> None:
@@ -346,7 +347,7 @@ class Stage:
         return [report.best_metrics[str(objective.metric)] for objective in self.objectives]
 
     def _count(self, number: int, reason: StopReason, best: BestValues | None) -> None:
-        self.endings[reason] += 1
+        self.outcomes[reason] += 1
 
 
 def ranked_trial(plan: StudyPlan, trial: FrozenTrial) -> Ranked:

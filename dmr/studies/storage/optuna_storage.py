@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 
+from dmr.files import whole_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
 from dmr.studies.storage.store_passwords import ask_for_password, mask_password
@@ -30,10 +30,9 @@ def open_optuna(url: str) -> BaseStorage:
     file = Path(url.removeprefix(SQLITE))
     try:
         if url.startswith(SQLITE) and not file.exists():
-            partial = file.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            RDBStorage(f"{SQLITE}{partial}").engine.dispose()
-            os.replace(partial, file)
+            with whole_file(file) as partial:
+                partial.unlink(missing_ok=True)  # half-made by a process that was killed
+                RDBStorage(f"{SQLITE}{partial}").engine.dispose()
         return get_storage(RDBStorage(url, engine_kwargs=engine_settings(url)))
     except Exception as error:  # whatever a database driver raises
         raise unusable(url, error) from None

@@ -55,18 +55,18 @@ def remove_study(folder: StudyFolder) -> None:
     document = folder.document()
     if folder.path.is_symlink():
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
-    places = folder.store_uris()
+    uris = folder.store_uris()
     for lock in folder.path.glob("*/lock"):
         if StudyFolder(folder.path, lock.parent.name).lock.driver() is not None:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")
     with folder.lock.held():
         try:
             for journal in folder.journals():
-                delete_runs(places.tracking_uri, document["experiment"], journal)
-            if places.optuna_url != folder.optuna_url:
+                delete_runs(uris.tracking_uri, document["experiment"], journal)
+            if uris.optuna_url != folder.optuna_url:
                 for name in (f"{folder.name}/{CONFIRM}", folder.name):
                     with suppress(KeyError):  # Optuna has no such study
-                        optuna.delete_study(study_name=name, storage=open_optuna(places.optuna_url))
+                        optuna.delete_study(study_name=name, storage=open_optuna(uris.optuna_url))
         except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
             raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None
         shutil.rmtree(folder.path)

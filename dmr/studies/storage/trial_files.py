@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from dmr.analysis.results.record_names import DIAGNOSTICS, SAMPLES
+
+__all__ = ["BEST", "DIAGNOSTICS", "HUNG", "LAST", "SAMPLES", "remove_checkpoints"]
+
 log = logging.getLogger("dmr")
 
 LAST = "last.pt"  # everything the next epoch needs
 BEST = "best.pt"  # the chosen network
-DIAGNOSTICS = "diagnostics.csv"
-SAMPLES = "samples.npz"
 HUNG = "hung.txt"  # where every thread was when an epoch took too long; other ranks put `rankN-` before it
 
 
@@ -18,9 +20,8 @@ def remove_checkpoints(folder: Path, keep_best: bool) -> None:
     """Remove what a run that has ended leaves behind, its chosen network only where that need not stay. What cannot be
     removed now is tried again when the study is opened.
     """
-    names = [LAST, "last.partial", "best.partial"] + ([] if keep_best else [BEST])
     try:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
+        for file in [folder / LAST, *folder.glob("*.partial*"), *([] if keep_best else [folder / BEST])]:
+            file.unlink(missing_ok=True)
     except OSError as error:
         log.info("%s: its checkpoints cannot be removed: %s", folder, error)

@@ -31,7 +31,7 @@ def first_points(
 
 
 def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any]) -> dict[str, Any]:
-    """A point to run first; keys it does not name have the file's own values.
+    """A point to run first; keys it does not name have the file's defaults.
 
     Raises:
         InvalidStudy: it does not fit the block's space.
@@ -57,7 +57,7 @@ def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any]) 
         if not parameter.contains(value):
             raise invalid(
                 at,
-                f"{parameter.key}: the file's own value is {value!r}, outside its {parameter.text()}; "
+                f"{parameter.key}: the file's default is {value!r}, outside its {parameter.text()}; "
                 "change one of them, or what is in `first`",
             )
         point[parameter.key] = parameter.canonical(value)

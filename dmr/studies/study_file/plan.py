@@ -75,7 +75,7 @@ class StudyPlan:
         return next(block for block in self.blocks if block.label == point.get(BLOCK))
 
     def defaults(self, block: SearchBlock) -> dict[str, Any] | None:
-        """The file's own values as a point of the space; None where they lie outside of it."""
+        """The file's defaults as a point of the space; None where they lie outside of it."""
         try:
             return first_point(DEFAULTS, DEFAULTS, block, with_point(self.document, block.fixed))
         except InvalidStudy:

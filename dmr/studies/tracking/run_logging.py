@@ -6,11 +6,13 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, VALUES, Tag, best_metric
 from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.metrics import METRICS
@@ -42,7 +44,7 @@ class TrackedRun(NamedTuple):
     tags: Mapping[str, str]
 
     def own_tags(self, plan: StudyPlan) -> dict[str, str]:
-        return {"seed": str(self.seed), "method": plan.label(self.point), **self.tags}
+        return {Tag.SEED: str(self.seed), Tag.METHOD: plan.label(self.point), **self.tags}
 
     def model_params(self, plan: StudyPlan) -> dict[str, Any]:
         """What tells the models of a study apart."""
@@ -51,66 +53,73 @@ class TrackedRun(NamedTuple):
 
 def stage_tags(plan: StudyPlan, stage: str) -> dict[str, str]:
     """The tags of every run of a study."""
-    tags = {"study": plan.study.name, "stage": stage, "mlflow.source.name": "dmr", "mlflow.source.type": "LOCAL"}
+    tags = {Tag.STUDY: plan.study.name, Tag.STAGE: stage, "mlflow.source.name": "dmr", "mlflow.source.type": "LOCAL"}
     if (user := user_name()) is not None:
         tags["mlflow.user"] = user
     if (commit := git_commit()) is not None:
-        tags |= {"git_commit": commit, "mlflow.source.git.commit": commit}
+        tags |= {Tag.GIT_COMMIT: commit, "mlflow.source.git.commit": commit}
     return tags
 
 
-def start_run(tracker: Tracker, plan: StudyPlan, run: TrackedRun, parent: str | None = None) -> None:
-    """Begin a run, or go on with it."""
-    params = plan.parameters(run.point, run.seed)
-    tags = stage_tags(plan, run.stage) | run.own_tags(plan)
-    tracker.start(run.key, name=run.name, parent=parent, tags=tags, params=params)
-    tracker.inputs(run.key, tested_inputs(plan) if run.stage == "confirm" else searched_inputs(plan))
+@dataclass(frozen=True)
+class RunLogger:
+    """Writes how the runs of a study begin and end."""
 
+    tracker: Tracker
+    plan: StudyPlan
 
-def end_run(
-    tracker: Tracker,
-    plan: StudyPlan,
-    run: TrackedRun,
-    folder: Path,
-    report: EpochReport | None,
-    ending: TrialOutcome,
-    tested: Tested | None = None,
-) -> None:
-    """Keep how the run ended, its small files in `folder` and, unless it failed, where its checkpoint lies, as a model
-    with the values of the epoch that was chosen at, those on test among them where it was `tested`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    key = run.key
-    tags: dict[str, str] = {"stop_reason": ending.reason}
-    if report is not None and ending.reason not in FAILURES:
-        best = {f"best/{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")}
-        names = plan.combinations.names
-        best_values = report.best_values
-        if tested is not None:
-            best |= {f"best/{name}": value for name, value in tested.metrics.items()}
-            best_values = best_values | {"test": tested.values}
-            tracker.artifact(key, folder / SAMPLES)
-        for split, metrics in best_values.items():
-            values = zip(names, metrics[plan.main_metric], strict=True)
-            best |= {f"best/{split}/{plan.main_metric}/{name}": v for name, v in values if not math.isnan(v)}
-        where = {"checkpoint": str(folder / BEST)}
-        note = f"{run_note(plan, run, report, ending)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
-        of_model = {"study": plan.study.name, "stage": run.stage, **run.own_tags(plan), **where, NOTE: note}
-        tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
-        tracker.metrics(
-            key, {"best/epoch": report.best_epoch, **best}, step=0, model=key
-        )  # MLflow draws bars of one step
-        write_text(folder / "combinations.csv", combinations_csv(best_values, names))
-        tracker.artifact(key, folder / "combinations.csv")
-        tags |= where
-    if (folder / DIAGNOSTICS).exists():
-        tracker.artifact(key, folder / DIAGNOSTICS)
-    if ending.details or ending.message:
-        text = mask_password(f"{ending.reason}: {ending.message}\n\n{ending.details}")
-        write_text(folder / "error.txt", text)
-        tracker.artifact(key, folder / "error.txt")
-    tracker.tags(key, tags | {NOTE: run_note(plan, run, report, ending)})
-    tracker.end(key, mlflow_status(ending.reason, 0 if report is None else report.epoch + 1))
+    def start(self, run: TrackedRun, parent: str | None = None) -> None:
+        """Begin a run, or go on with it."""
+        params = self.plan.parameters(run.point, run.seed)
+        tags = stage_tags(self.plan, run.stage) | run.own_tags(self.plan)
+        self.tracker.start(run.key, name=run.name, parent=parent, tags=tags, params=params)
+        self.tracker.inputs(run.key, tested_inputs(self.plan) if run.stage == CONFIRM else searched_inputs(self.plan))
+
+    def end(
+        self,
+        run: TrackedRun,
+        folder: Path,
+        report: EpochReport | None,
+        outcome: TrialOutcome,
+        tested: Tested | None = None,
+    ) -> None:
+        """Keep how the run ended and its small files in `folder`. Unless it failed, also log a model that names its
+        checkpoint and has the values of the chosen epoch, those on test among them where it was `tested`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        tracker, plan, key = self.tracker, self.plan, run.key
+        tags: dict[str, str] = {Tag.STOP_REASON: outcome.reason}
+        if report is not None and outcome.reason not in FAILURES:
+            best = {
+                f"{BEST_PREFIX}{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")
+            }
+            names = plan.combinations.names
+            best_values = report.best_values
+            if tested is not None:
+                best |= {f"{BEST_PREFIX}{name}": value for name, value in tested.metrics.items()}
+                best_values = best_values | {"test": tested.values}
+                tracker.artifact(key, folder / SAMPLES)
+            for split, metrics in best_values.items():
+                values = zip(names, metrics[plan.main_metric], strict=True)
+                best |= {best_metric(split, plan.main_metric, name): v for name, v in values if not math.isnan(v)}
+            where = {"checkpoint": str(folder / BEST)}
+            note = f"{run_note(plan, run, report, outcome)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
+            of_model = {Tag.STUDY: plan.study.name, Tag.STAGE: run.stage, **run.own_tags(plan), **where, NOTE: note}
+            tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
+            tracker.metrics(
+                key, {f"{BEST_PREFIX}epoch": report.best_epoch, **best}, step=0, model=key
+            )  # MLflow draws bars of one step
+            write_text(folder / VALUES, combinations_csv(best_values, names))
+            tracker.artifact(key, folder / VALUES)
+            tags |= where
+        if (folder / DIAGNOSTICS).exists():
+            tracker.artifact(key, folder / DIAGNOSTICS)
+        if outcome.details or outcome.message:
+            text = mask_password(f"{outcome.reason}: {outcome.message}\n\n{outcome.details}")
+            write_text(folder / "error.txt", text)
+            tracker.artifact(key, folder / "error.txt")
+        tracker.tags(key, tags | {NOTE: run_note(plan, run, report, outcome)})
+        tracker.end(key, mlflow_status(outcome.reason, 0 if report is None else report.epoch + 1))
 
 
 def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names: tuple[str, ...]) -> str:
@@ -127,14 +136,14 @@ def combinations_csv(best_values: Mapping[str, Mapping[str, list[float]]], names
     return text.getvalue()
 
 
-def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, ending: TrialOutcome) -> str:
+def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, outcome: TrialOutcome) -> str:
     """What a training run was, how it ended and, where it has a checkpoint, how robust that is, in markdown."""
     what = f"`{plan.label(run.point)}`, seed {run.seed}, of study `{plan.study.name}`"
-    if report is None or ending.reason in FAILURES:
-        return f"{what}: {ending.reason}{f': `{ending.message}`' if ending.message else ''}"
+    if report is None or outcome.reason in FAILURES:
+        return f"{what}: {outcome.reason}{f': `{outcome.message}`' if outcome.message else ''}"
     metric, combinations = plan.main_metric, plan.combinations.names
     values = np.array(report.best_values["val"][metric], dtype=np.float64)
-    lines = [f"{what}: {ending.reason} after {report.epoch + 1} epochs; checkpoint of epoch {report.best_epoch}."]
+    lines = [f"{what}: {outcome.reason} after {report.epoch + 1} epochs; checkpoint of epoch {report.best_epoch}."]
     if not np.isnan(values).all():
         worst = int(np.nanargmin(values) if METRICS[metric].direction is Direction.MAX else np.nanargmax(values))
         lines.append(

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmr.files import write_text
 from dmr.studies.storage.mlflow_store import open_client
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.tracking.journal import Journal, Record
@@ -220,10 +220,8 @@ class Tracker:
             return 0
 
     def _write_offset(self) -> None:
-        partial = self._offset_file.with_suffix(".partial")
         try:
-            partial.write_text(str(self._shipped))
-            os.replace(partial, self._offset_file)
+            write_text(self._offset_file, str(self._shipped))
         except OSError as error:
             log.info("%s: %s; records will be sent again, which is harmless", self._offset_file, error)
 

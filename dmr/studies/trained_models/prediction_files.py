@@ -5,7 +5,6 @@ Letters: C combinations, N samples, B samples of a batch, L classes, H, W size o
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from dmr.combinations import Combinations
 from dmr.data.dataset import MultimodalDataset, Split
+from dmr.files import whole_file
 from dmr.methods.base import Prediction
 from dmr.studies.errors import StudyError
 
@@ -27,7 +27,7 @@ ENDINGS = (".csv", ".parquet", ".npz")
 class Predictions(Protocol):
     """An observer of an evaluation that can write what it saw."""
 
-    def __call__(self, positions: Tensor, found: Prediction, able: Tensor) -> None: ...
+    def __call__(self, positions: Tensor, found: Prediction, available: Tensor) -> None: ...
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
@@ -61,8 +61,8 @@ class ClassPredictions:
         self.predicted = np.full(shape, -1, dtype=np.int64)
         self.variance = np.full(shape, np.nan, dtype=np.float32)
 
-    def __call__(self, positions: Tensor, found: Prediction, able: Tensor) -> None:
-        at, kept = positions.numpy(), able.cpu().numpy()
+    def __call__(self, positions: Tensor, found: Prediction, available: Tensor) -> None:
+        at, kept = positions.numpy(), available.cpu().numpy()
         probabilities = found.logits.float().softmax(-1).cpu().numpy()
         self.probabilities[:, at] = np.where(kept[..., None], probabilities, np.nan)
         self.predicted[:, at] = np.where(kept, found.logits.argmax(-1).cpu().numpy(), -1)
@@ -70,24 +70,23 @@ class ClassPredictions:
             self.variance[:, at] = np.where(kept, found.variance.float().cpu().numpy(), np.nan)
 
     def write(self) -> None:
-        partial = _partial(self.file)
-        if self.file.suffix == ".npz":
-            np.savez_compressed(
-                partial,
-                sample=self.samples,
-                label=self.labels,
-                combinations=np.array(self.combinations),
-                class_names=np.array(self.names),
-                predicted_class=self.predicted,
-                probabilities=self.probabilities,
-                variance=self.variance,
-            )
-        elif self.file.suffix == ".csv":
-            for number, frame in enumerate(self._frames()):
-                frame.to_csv(partial, index=False, header=number == 0, mode="w" if number == 0 else "a")
-        else:
-            self._write_parquet(partial)
-        os.replace(partial, self.file)
+        with whole_file(self.file) as partial:
+            if self.file.suffix == ".npz":
+                np.savez_compressed(
+                    partial,
+                    sample=self.samples,
+                    label=self.labels,
+                    combinations=np.array(self.combinations),
+                    class_names=np.array(self.names),
+                    predicted_class=self.predicted,
+                    probabilities=self.probabilities,
+                    variance=self.variance,
+                )
+            elif self.file.suffix == ".csv":
+                for number, frame in enumerate(self._frames()):
+                    frame.to_csv(partial, index=False, header=number == 0, mode="w" if number == 0 else "a")
+            else:
+                self._write_parquet(partial)
 
     def _frames(self) -> Iterator[Any]:
         """A row a sample that has all of the combination."""
@@ -130,8 +129,8 @@ class MapPredictions:
         self.maps = np.lib.format.open_memmap(self.maps_file, "w+", dtype, shape)
         self.variance = np.full(shape[:2], np.nan, dtype=np.float32)
 
-    def __call__(self, positions: Tensor, found: Prediction, able: Tensor) -> None:
-        at, kept = positions.numpy(), able.cpu().numpy()
+    def __call__(self, positions: Tensor, found: Prediction, available: Tensor) -> None:
+        at, kept = positions.numpy(), available.cpu().numpy()
         predicted = found.logits.argmax(-1).cpu().numpy()
         self.maps[:, at] = np.where(kept[..., None, None], predicted, self.nothing)
         if found.variance is not None:
@@ -139,24 +138,19 @@ class MapPredictions:
 
     def write(self) -> None:
         self.maps.flush()
-        partial = _partial(self.file)
-        np.savez_compressed(
-            partial,
-            sample=self.samples,
-            combinations=np.array(self.combinations),
-            class_names=np.array(self.class_names),
-            variance=self.variance,
-        )
-        with zipfile.ZipFile(partial, "a", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
-            archive.write(self.maps_file, self.maps_file.name)
+        with whole_file(self.file) as partial:
+            np.savez_compressed(
+                partial,
+                sample=self.samples,
+                combinations=np.array(self.combinations),
+                class_names=np.array(self.class_names),
+                variance=self.variance,
+            )
+            with zipfile.ZipFile(partial, "a", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
+                archive.write(self.maps_file, self.maps_file.name)
         self.folder.cleanup()
-        os.replace(partial, self.file)
 
 
 def _rows(split: Split) -> npt.NDArray[np.int64]:
     """(N,) the row of each sample in the split's arrays."""
     return np.arange(len(split)) if split.rows is None else split.rows
-
-
-def _partial(file: Path) -> Path:
-    return file.with_name(f"{file.stem}.partial{file.suffix}")

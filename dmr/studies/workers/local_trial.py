@@ -17,6 +17,7 @@ from dmr.checkpoints import load_checkpoint
 from dmr.combinations import evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
+from dmr.files import whole_file
 from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.storage.trial_files import BEST, SAMPLES
 from dmr.studies.trial_messages import FailedMessage, StorageMessage, TestedMessage, result_of
@@ -145,10 +146,9 @@ def test_here(settings: RunSettings, folder: Path, device: torch.device, dataset
         raise RuntimeError(f"{folder / BEST}: cannot be read")
     report = test(dataset, settings, device, state["network"])
     names = np.array(evaluated_combinations(dataset.modality_names).names)
-    partial = folder / f"partial-{SAMPLES}"
     try:
-        np.savez_compressed(partial, scores=report.scores, combinations=names)
-        os.replace(partial, folder / SAMPLES)
+        with whole_file(folder / SAMPLES) as partial:
+            np.savez_compressed(partial, scores=report.scores, combinations=names)
     except OSError as error:
         raise StorageFailed(f"{folder}: cannot be written: {error}") from error
     return Tested(report.metrics, report.values)

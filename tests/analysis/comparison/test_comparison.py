@@ -72,7 +72,7 @@ def compared(*studies: Study, **settings: Any) -> Comparison:
 
 @pytest.fixture(scope="module")
 def written(new_study: NewStudy) -> tuple[Study, Comparison]:
-    """Three blocks with five seeds each: the best and the file's own values, and `dedicated`, whose best they are."""
+    """Three blocks with five seeds each: the best and the file's defaults, and `dedicated`, whose best they are."""
     tags = {"deployment": json.dumps(ODDS), "without_modalities": json.dumps({"test": 0.25})}
     study = new_study(searched=("block",), tags=tags)
     chances = {("plain", "best 1"): 0.7, ("plain", "defaults"): 0.6, ("other", "best 1"): 0.55}

@@ -19,7 +19,7 @@ def test_differences_to_a_trial(make_study: Make) -> None:
     assert "less trial 0" in table.title
 
 
-def test_differences_to_the_files_own_values_of_each_method(make_study: Make) -> None:
+def test_differences_to_the_files_defaults_of_each_method(make_study: Make) -> None:
     study = make_study(("rgb", "ir"), VALUES, methods=["a", "b", "a", "b"], defaults=(0, 1))
     assert default_trials(study, None) == {"a": 0, "b": 1}
     table = difference_table(study, 9, "defaults", default_trials(study))
@@ -32,7 +32,7 @@ def test_what_there_is_nothing_to_compare_with(make_study: Make) -> None:
     study = make_study(("rgb", "ir"), VALUES)
     with pytest.raises(ValueError, match="trial 4 has no values; 2, 0, 1, 3 have"):
         difference_table(study, 9, 4)
-    with pytest.raises(ValueError, match="not known which trial has the file's own values"):
+    with pytest.raises(ValueError, match="not known which trial has the file's defaults"):
         difference_table(study, 9, "defaults", {})
     with pytest.raises(ValueError, match="there is no other trial to compare with"):
         difference_table(make_study(("rgb", "ir"), VALUES[:1]), 9, 0)

@@ -81,12 +81,12 @@ def test_a_better_trial_that_is_not_confirmed_is_named() -> None:
     assert "Whether searching paid is not known" in " ".join(found.sentences)
 
 
-def test_the_own_values_are_of_the_block_or_else_of_the_study() -> None:
+def test_the_defaults_are_of_the_block_or_else_of_the_study() -> None:
     confirmed = {("dropout", "best 1", 1): [0.5] * SEEDS, ("dmrnet", "defaults", 0): [0.25] * SEEDS}
     choice, blocks = (
         " ".join(answered({0: 0.25, 1: 0.5}, confirmed, searched=(key,)).sentences) for key in ("model.method", "block")
     )
-    assert "Searching paid: against the file's own values of dmrnet the mean changed by +0.2500" in choice
+    assert "Searching paid: against the file's defaults of dmrnet the mean changed by +0.2500" in choice
     assert "exact test over seeds of this comparison alone p = 0.0078" in choice
     assert "Whether searching paid is not known" in blocks
 

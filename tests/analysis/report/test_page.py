@@ -165,7 +165,7 @@ def test_the_answer_is_of_what_the_search_put_first_and_not_of_the_best_on_test(
     assert f"{values[:, -1].mean():.4f} with all modalities (5 seeds)" in headline
     sentences = " ".join(element.text for element in written.page.all("li"))
     difference = values.mean() - own.mean()
-    assert f"against the file's own values of dropout the mean changed by {difference:+.4f}" in sentences
+    assert f"against the file's defaults of dropout the mean changed by {difference:+.4f}" in sentences
     assert "so few seeds cannot prove it" in sentences  # all 5 seeds agree, and p cannot be under 0.0625
     assert "p = 0.0625" in sentences
     weakest = written.study.combinations.names[int(values.mean(axis=0).argmin())]

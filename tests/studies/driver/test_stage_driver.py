@@ -21,7 +21,7 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(stage_driver, "ray_running", lambda address, groups: nullcontext())
     monkeypatch.setattr(stage_driver, "measure_need", lambda plan: Need(4.0, 0.0, (1, 1), ((2.0, 0.0),)))
-    ledger: Any = SimpleNamespace(
+    stage: Any = SimpleNamespace(
         plan=SimpleNamespace(study=SimpleNamespace(name="s", resources=SimpleNamespace(distributed=False))),
         folder=StudyFolder(tmp_path, "s"),
         stage="search",
@@ -32,9 +32,9 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         tracker=SimpleNamespace(journal_failed=False),
         retry_queue=SimpleNamespace(send=lambda: True),
     )
-    ledger.folder.path.mkdir()
+    stage.folder.path.mkdir()
     with (
         ExitStack() as engine,
         pytest.raises(StudyError, match=r"needs 4 CPUs .* there are 2 CPUs .* can ever run here"),
     ):
-        StageDriver(ledger, SimpleNamespace(), engine).run()  # type: ignore[arg-type]
+        StageDriver(stage, SimpleNamespace(), engine).run()  # type: ignore[arg-type]

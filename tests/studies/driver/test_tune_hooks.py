@@ -27,8 +27,8 @@ MEMORY = """1 worker(s) were killed due to the node running low on memory. Memor
 OOM kill reason: Memory usage 7483969536B exceeded threshold of 505530016B"""
 
 
-class FakeLedger:
-    """A ledger with endless trials."""
+class FakeStage:
+    """A stage with endless trials."""
 
     stage = "search"
     error = None
@@ -52,17 +52,17 @@ class FakeLedger:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> FakeLedger:
-    return FakeLedger(StudyFolder(tmp_path, "s"))
+def stage(tmp_path: Path) -> FakeStage:
+    return FakeStage(StudyFolder(tmp_path, "s"))
 
 
-def ending_after(ledger: FakeLedger, *deaths: str) -> TrialOutcome:
+def outcome_after(stage: FakeStage, *deaths: str) -> TrialOutcome:
     """Tune keeps the deaths of a trial's process in one file."""
-    file = ledger.folder.path.parent / "error.txt"
+    file = stage.folder.path.parent / "error.txt"
     file.write_text("".join(f"Failure # {n} (occurred at 12:00)\n{text}\n" for n, text in enumerate(deaths, start=1)))
-    bookkeeper = TuneCallback(ledger, SimpleNamespace(trial_ended=lambda: None))  # type: ignore[arg-type]
-    bookkeeper.on_trial_error(0, [], SimpleNamespace(config={"number": 0}, error_file=str(file)))
-    return ledger.ended[-1]
+    callback = TuneCallback(stage, SimpleNamespace(trial_ended=lambda: None))  # type: ignore[arg-type]
+    callback.on_trial_error(0, [], SimpleNamespace(config={"number": 0}, error_file=str(file)))
+    return stage.ended[-1]
 
 
 @pytest.mark.parametrize(
@@ -73,40 +73,38 @@ def ending_after(ledger: FakeLedger, *deaths: str) -> TrialOutcome:
         ([PROCESS, MEMORY], "out_of_memory", "Ray killed its process when the node ran out of memory"),
     ],
 )
-def test_the_last_death_says_how_a_trial_ended(
-    ledger: FakeLedger, deaths: list[str], reason: str, message: str
-) -> None:
-    ending = ending_after(ledger, *deaths)
+def test_the_last_death_says_how_a_trial_ended(stage: FakeStage, deaths: list[str], reason: str, message: str) -> None:
+    ending = outcome_after(stage, *deaths)
     assert (ending.reason, ending.message) == (reason, message)
     assert ending.details.strip() == deaths[-1]
 
 
-def test_a_hung_epoch_left_its_traceback_in_the_trials_folder(ledger: FakeLedger) -> None:
-    place = ledger.folder.run("search", 0)
+def test_a_hung_epoch_left_its_traceback_in_the_trials_folder(stage: FakeStage) -> None:
+    place = stage.folder.run("search", 0)
     place.mkdir(parents=True)
     (place / HUNG).write_text("")  # it was watched, and died of something else
-    assert ending_after(ledger, PROCESS).message == "its process died"
+    assert outcome_after(stage, PROCESS).message == "its process died"
     for file in (
         place / HUNG,
         place / f"rank1-{HUNG}",
     ):  # the watch of another rank may be the first to end its process
         file.write_text("Timeout (0:01:00)!")
-        assert ending_after(ledger, PROCESS) == TrialOutcome(
+        assert outcome_after(stage, PROCESS) == TrialOutcome(
             "lost", "an epoch took longer than train.epoch_minutes", "Timeout (0:01:00)!"
         )
         file.write_text("")
 
 
-def test_trials_follow_the_nodes_that_come_and_go(ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_follow_the_nodes_that_come_and_go(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [2]
     clock = [0.0]
     monkeypatch.setattr(engine.time, "monotonic", lambda: clock[0])
-    source = TrialSource(ledger, lambda: nodes[0])  # type: ignore[arg-type]
+    source = TrialSource(stage, lambda: nodes[0])  # type: ignore[arg-type]
 
     def fill() -> int:
         while source.suggest("") is not None:
             pass
-        return len(ledger.live)
+        return len(stage.live)
 
     assert fill() == 2
     nodes[0] = 3
@@ -114,6 +112,6 @@ def test_trials_follow_the_nodes_that_come_and_go(ledger: FakeLedger, monkeypatc
     clock[0] += engine.SECONDS_BETWEEN_LOOKS + 1
     assert fill() == 3
     nodes[0] = 1
-    del ledger.live[0]
+    del stage.live[0]
     clock[0] += engine.SECONDS_BETWEEN_LOOKS + 1
     assert fill() == 2, "a trial was begun that no node has room for"

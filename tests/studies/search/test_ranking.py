@@ -20,7 +20,7 @@ def kept(keeper: CheckpointRetention, trials: list[tuple[int, tuple[float, ...],
     return sorted(left)
 
 
-def test_the_best_stay_of_equal_ones_the_earlier_and_the_files_own_values() -> None:
+def test_the_best_stay_of_equal_ones_the_earlier_and_the_files_defaults() -> None:
     values = [0.1, 0.5, 0.9, 0.5, 0.7, 0.5]
     trials = [(number, (value,), None, number == 0) for number, value in enumerate(values)]
     assert kept(CheckpointRetention(3), trials) == [0, 1, 2, 4]

@@ -73,7 +73,7 @@ def score(point: Point) -> float:
 
 
 def end(study: optuna.Study, trial: optuna.Trial, point: Point) -> None:
-    """As the ledger does: most trials complete, some are pruned, some fail."""
+    """As the stage does: most trials complete, some are pruned, some fail."""
     values = [score(point), float(point["depth"])][: len(study.directions)]
     if trial.number % 5 == 3:
         study.tell(trial, state=TrialState.FAIL)

@@ -43,14 +43,14 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture
 def driver(tmp_path: Path, experiment: tuple[str, str]) -> Iterator[Callable[[StudyPlan], SearchStage]]:
-    """A ledger as a driver has it that has just started, always on the same storage."""
+    """A search as a driver has it that has just started, always on the same storage."""
     storage = optuna.storages.InMemoryStorage()
     tracker = Tracker(tmp_path / "journal.jsonl", *experiment)
 
     def start(plan: StudyPlan) -> SearchStage:
-        ledger = SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
-        ledger.open()
-        return ledger
+        stage = SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), may_exist=True)
+        stage.open()
+        return stage
 
     yield start
     tracker.close(timeout=30.0)
@@ -61,56 +61,56 @@ def report(accuracy: float, nll: float = 1.0) -> EpochReport:
     return EpochReport(39, metrics, 0, metrics, {"val": {"accuracy": [accuracy] * 15}})
 
 
-def search(ledger: SearchStage, *accuracies: float | tuple[float, float] | None) -> SearchStage:
+def search(stage: SearchStage, *accuracies: float | tuple[float, float] | None) -> SearchStage:
     """Trials with these values; those with None fail."""
     for value in accuracies:
-        record = ledger.begin()
+        record = stage.begin()
         assert record is not None
         if value is None:
-            ledger.finish(record.number, TrialOutcome("diverged"))
+            stage.finish(record.number, TrialOutcome("diverged"))
         else:
-            ledger.epoch(record.number, report(*value) if isinstance(value, tuple) else report(value))
-            ledger.finish(record.number, TrialOutcome("completed" if value != 0.75 else "pruned"))
-    return ledger
+            stage.epoch(record.number, report(*value) if isinstance(value, tuple) else report(value))
+            stage.finish(record.number, TrialOutcome("completed" if value != 0.75 else "pruned"))
+    return stage
 
 
-def names(ledger: SearchStage) -> list[tuple[str, str, int]]:
-    return [(one.method, one.name, one.trial) for one in choose_configurations(ledger)]
+def names(stage: SearchStage) -> list[tuple[str, str, int]]:
+    return [(one.method, one.name, one.trial) for one in choose_configurations(stage)]
 
 
-def test_the_best_trials_and_the_files_own_values(driver: Callable[[StudyPlan], SearchStage]) -> None:
-    ledger = search(driver(plan()), 0.2, 0.5, None, 0.75, 0.6)
-    assert names(ledger) == [("dmrnet", "best 1", 3), ("dmrnet", "best 2", 4), ("dmrnet", "defaults", 0)]
-    for one in choose_configurations(ledger):
-        assert one.point == ledger.study.trials[one.trial].params
+def test_the_best_trials_and_the_files_defaults(driver: Callable[[StudyPlan], SearchStage]) -> None:
+    stage = search(driver(plan()), 0.2, 0.5, None, 0.75, 0.6)
+    assert names(stage) == [("dmrnet", "best 1", 3), ("dmrnet", "best 2", 4), ("dmrnet", "defaults", 0)]
+    for one in choose_configurations(stage):
+        assert one.point == stage.study.trials[one.trial].params
 
 
-def test_the_files_own_values_among_the_best_are_trained_once(driver: Callable[[StudyPlan], SearchStage]) -> None:
+def test_the_files_defaults_among_the_best_are_trained_once(driver: Callable[[StudyPlan], SearchStage]) -> None:
     assert names(search(driver(plan()), 0.5, 0.9, 0.1)) == [("dmrnet", "best 1", 1), ("dmrnet", "best 2, defaults", 0)]
 
 
-def test_own_values_that_the_search_did_not_run(driver: Callable[[StudyPlan], SearchStage]) -> None:
-    ledger = search(driver(plan(first=[], train={"learning_rate": 5.0})), 0.5)
-    assert names(ledger) == [("dmrnet", "best 1", 0), ("dmrnet", "defaults", NO_TRIAL)]
-    assert ledger.plan.run_settings(choose_configurations(ledger)[-1].point, 1).train.learning_rate == 5.0
+def test_defaults_that_the_search_did_not_run(driver: Callable[[StudyPlan], SearchStage]) -> None:
+    stage = search(driver(plan(first=[], train={"learning_rate": 5.0})), 0.5)
+    assert names(stage) == [("dmrnet", "best 1", 0), ("dmrnet", "defaults", NO_TRIAL)]
+    assert stage.plan.run_settings(choose_configurations(stage)[-1].point, 1).train.learning_rate == 5.0
 
 
-def test_own_values_that_failed_are_confirmed_all_the_same(driver: Callable[[StudyPlan], SearchStage]) -> None:
+def test_defaults_that_failed_are_confirmed_all_the_same(driver: Callable[[StudyPlan], SearchStage]) -> None:
     assert names(search(driver(plan()), None, 0.5)) == [("dmrnet", "best 1", 1), ("dmrnet", "defaults", 0)]
 
 
 def test_the_best_of_each_block(driver: Callable[[StudyPlan], SearchStage]) -> None:
-    ledger = search(driver(plan(BLOCKS, confirm={"top": 1, "seeds": 1})), 0.9, 0.1, 0.95, 0.2, 0.8, 0.3)
-    assert names(ledger) == [("a", "best 1", 2), ("a", "defaults", 0), ("b", "best 1", 5), ("b", "defaults", 1)]
-    assert [one.point["block"] for one in choose_configurations(ledger)] == ["a", "a", "b", "b"]
+    stage = search(driver(plan(BLOCKS, confirm={"top": 1, "seeds": 1})), 0.9, 0.1, 0.95, 0.2, 0.8, 0.3)
+    assert names(stage) == [("a", "best 1", 2), ("a", "defaults", 0), ("b", "best 1", 5), ("b", "defaults", 1)]
+    assert [one.point["block"] for one in choose_configurations(stage)] == ["a", "a", "b", "b"]
 
 
 def test_the_pareto_front_by_the_first_objective(driver: Callable[[StudyPlan], SearchStage]) -> None:
     """Higher accuracy and lower nll: trials 1, 3 and 4 are dominated by none."""
     objective = [{"metric": ACCURACY}, {"metric": NLL}]
-    ledger = driver(plan(objective=objective, confirm={"top": 3, "seeds": 1}))
-    search(ledger, (0.5, 0.9), (0.6, 0.5), (0.6, 0.6), (0.9, 1.5), (0.2, 0.1), None)
-    assert names(ledger)[:3] == [("dmrnet", "best 1", 3), ("dmrnet", "best 2", 1), ("dmrnet", "best 3", 4)]
+    stage = driver(plan(objective=objective, confirm={"top": 3, "seeds": 1}))
+    search(stage, (0.5, 0.9), (0.6, 0.5), (0.6, 0.6), (0.9, 1.5), (0.2, 0.1), None)
+    assert names(stage)[:3] == [("dmrnet", "best 1", 3), ("dmrnet", "best 2", 1), ("dmrnet", "best 3", 4)]
 
 
 def test_every_pair_is_trained_once_with_fresh_seeds(driver: Callable[[StudyPlan], SearchStage]) -> None:
@@ -176,23 +176,23 @@ class Quiet(FolderReporter):
 def test_a_search_cannot_read_test(driver: Callable[[StudyPlan], SearchStage], tmp_path: Path) -> None:
     whole = plan(train={"epochs": 1}, model={"method": "dropout"})
     locked = replace(whole.dataset, splits={**whole.dataset.splits, "test": Locked()})
-    ledger = driver(replace(whole, dataset=locked))
-    assert set(ledger.dataset.splits) == {"train", "val"}
-    record = ledger.begin()
+    stage = driver(replace(whole, dataset=locked))
+    assert set(stage.dataset.splits) == {"train", "val"}
+    record = stage.begin()
     assert record is not None
-    found = fit(ledger.dataset, record.settings, torch.device("cpu"), Quiet(tmp_path, ledger.scheduler_metric))
+    found = fit(stage.dataset, record.settings, torch.device("cpu"), Quiet(tmp_path, stage.scheduler_metric))
     assert not any(name.startswith("test") for name in (*found.metrics, *found.best_values))
-    ledger.epoch(record.number, found)
-    ledger.finish(record.number, TrialOutcome("completed"))
-    assert set(ConfirmStage(ledger).dataset.splits) == {"train", "val", "test"}
+    stage.epoch(record.number, found)
+    stage.finish(record.number, TrialOutcome("completed"))
+    assert set(ConfirmStage(stage).dataset.splits) == {"train", "val", "test"}
 
 
 def test_what_is_had_without_modalities_is_told_once(driver: Callable[[StudyPlan], SearchStage]) -> None:
-    ledger = search(driver(plan()), 0.5)
+    stage = search(driver(plan()), 0.5)
     for _ in range(2):
-        ConfirmStage(ledger).open()
-    told = [record for record in ledger.tracker.journal.read_all() if "without_modalities" in record.get("tags", {})]
+        ConfirmStage(stage).open()
+    told = [record for record in stage.tracker.journal.read_all() if "without_modalities" in record.get("tags", {})]
     assert [record["key"] for record in told] == ["study"]
-    train, test = (ledger.plan.dataset.splits[split].targets() for split in ("train", "test"))
+    train, test = (stage.plan.dataset.splits[split].targets() for split in ("train", "test"))
     share = (test == np.bincount(train).argmax()).mean()
     assert json.loads(told[0]["tags"]["without_modalities"]) == {"test": pytest.approx(share)}

@@ -49,7 +49,7 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
     plan: StudyPlan, tracker: Tracker, tmp_path: Path
 ) -> None:
     storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
-    first = SearchStage(plan, storage, tracker, folder, known=True)
+    first = SearchStage(plan, storage, tracker, folder, may_exist=True)
     first.open()
     for _ in range(2):
         record = first.begin()
@@ -59,7 +59,7 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
         folder.run("search", record.number).mkdir(parents=True)
         save_checkpoint(folder.run("search", record.number) / LAST, {"report": asdict(report(19))})
 
-    second = SearchStage(plan, storage, tracker, folder, known=True)
+    second = SearchStage(plan, storage, tracker, folder, may_exist=True)
     second.open()
     second.begin()  # one goes on, the other has not come back yet, when the time is up
     second.end_all(TrialOutcome("time_budget"))
@@ -75,29 +75,29 @@ def test_first_points_are_enqueued_once_whenever_the_driver_was_killed(
 ) -> None:
     storage = optuna.storages.InMemoryStorage()
     for _ in range(3):
-        ledger = SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=True)
-        ledger.open()
-    assert [trial.state for trial in ledger.study.get_trials()] == [TrialState.WAITING]
+        stage = SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), may_exist=True)
+        stage.open()
+    assert [trial.state for trial in stage.study.get_trials()] == [TrialState.WAITING]
 
 
 def test_a_journal_that_cannot_be_written_keeps_optuna_from_being_told(
     plan: StudyPlan, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True)
-    ledger.open()
-    record = ledger.begin()
+    stage = SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), may_exist=True)
+    stage.open()
+    record = stage.begin()
     assert record is not None
-    ledger.epoch(record.number, report(0))
+    stage.epoch(record.number, report(0))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tracker.journal, "append", full)
-    with ledger.guarded():
-        ledger.finish(record.number, TrialOutcome("pruned"))
-    assert ledger.error is not None
-    assert "No space left on device" in ledger.error
-    assert ledger.study.get_trials()[0].state == TrialState.RUNNING
+    with stage.guarded():
+        stage.finish(record.number, TrialOutcome("pruned"))
+    assert stage.error is not None
+    assert "No space left on device" in stage.error
+    assert stage.study.get_trials()[0].state == TrialState.RUNNING
 
 
 def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
@@ -106,13 +106,13 @@ def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
     storage = optuna.storages.InMemoryStorage()
     optuna.create_study(study_name="s", storage=storage)
     with pytest.raises(optuna.exceptions.DuplicatedStudyError, match="s"):
-        SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), known=False)
+        SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), may_exist=False)
 
 
 def test_the_study_says_on_which_data_and_with_which_versions_it_ran(
     plan: StudyPlan, tracker: Tracker, tmp_path: Path
 ) -> None:
-    SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), known=True).open()
+    SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, StudyFolder(tmp_path, "s"), may_exist=True).open()
     (record,) = [record for record in tracker.journal.read_all() if record["op"] == "start"]
     splits = {name: len(split) for name, split in plan.dataset.splits.items()}
     assert json.loads(record["tags"]["samples"]) == splits | {"classes": 10}
@@ -123,7 +123,7 @@ def test_the_study_says_on_which_data_and_with_which_versions_it_ran(
 
 
 class Trials:
-    """Ends trials of a study that keeps the checkpoint of one, and those with the file's own values."""
+    """Ends trials of a study that keeps the checkpoint of one, and those with the file's defaults."""
 
     def __init__(
         self, tracker: Tracker, folder: StudyFolder, storage: optuna.storages.BaseStorage, budget: int
@@ -135,7 +135,7 @@ class Trials:
             "checkpoints": {"keep": 1},
         }
         plan = make_plan(document, "s.yaml")
-        self.folder, self.stage = folder, SearchStage(plan, storage, tracker, folder, known=True)
+        self.folder, self.stage = folder, SearchStage(plan, storage, tracker, folder, may_exist=True)
         self.stage.open()
 
     def begin(self) -> int:
@@ -161,7 +161,7 @@ def test_checkpoints_that_nobody_needs_go_as_trials_end(tracker: Tracker, tmp_pa
     trials = Trials(tracker, StudyFolder(tmp_path, "s"), optuna.storages.InMemoryStorage(), 6)
     for _ in range(5):
         trials.begin()
-    trials.end(0, 0.1, TrialOutcome("completed"))  # the file's own values
+    trials.end(0, 0.1, TrialOutcome("completed"))  # the file's defaults
     trials.end(1, 0.6, TrialOutcome("completed"))
     trials.end(2, 0.9, TrialOutcome("error", "a fault"))
     trials.end(3, 0.7, TrialOutcome("pruned"))

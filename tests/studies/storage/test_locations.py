@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dmr.direction import Direction
-from dmr.studies.driver import run_study as launch
+from dmr.studies.driver import run_study
 from dmr.studies.driver.ray_cluster import measure_need, slots_on_demand
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.locations import resolve_storage
@@ -55,9 +55,9 @@ def test_a_job_needs_an_absolute_storage(given: str | None) -> None:
 def test_a_job_needs_a_tracking_store_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = StudyFolder(resolve_storage(tmp_path), "small")
     with pytest.raises(StudyError, match=r"^MLFLOW_TRACKING_URI: not set, and a Ray job's working directory"):
-        launch.resolve_store_uris(folder)
+        run_study.resolve_store_uris(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert launch.resolve_store_uris(folder).tracking_uri == "http://127.0.0.1:5000"
+    assert run_study.resolve_store_uris(folder).tracking_uri == "http://127.0.0.1:5000"
 
 
 def test_a_trial_on_a_node_without_the_storage_stops_the_study_and_writes_nothing(
@@ -80,7 +80,7 @@ def test_a_cluster_that_grows_counts_as_grown(cpus: float, places: int, monkeypa
     monkeypatch.setattr("ray.autoscaler.v2.utils.is_autoscaler_v2", lambda fetch_from_server: True)
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": cpus}}])
     plan = load_plan(DIGITS, ["resources.concurrent=4", "resources.cpus=2"], None, None)
-    assert measure_need(plan).places == measure_need(plan).fits == places
+    assert measure_need(plan).worker_slots == measure_need(plan).fits == places
 
 
 def test_how_far_a_cluster_grows_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,26 +93,26 @@ def report(number: int, epoch: int) -> EpochReport:
 class Driver:
     """Does what Ray Tune does; the epochs that trials have reached outlive it."""
 
-    def __init__(self, ledger: SearchStage, reached: dict[int, int]) -> None:
-        self.stage, self.reached = ledger, reached
+    def __init__(self, stage: SearchStage, reached: dict[int, int]) -> None:
+        self.stage, self.reached = stage, reached
 
     def step(self) -> bool:
         """One more epoch of each trial that runs; whether the stage has come to its end."""
-        ledger = self.stage
-        while len(ledger.live) < CONCURRENT:
-            record = ledger.begin()
+        stage = self.stage
+        while len(stage.live) < CONCURRENT:
+            record = stage.begin()
             if record is None:
                 break
             if record.number in self.reached:  # goes on from its checkpoint
-                ledger.epoch(record.number, report(record.number, self.reached[record.number]))
-        if not ledger.live:
-            return ledger.retry_queue.error is None
-        for number, record in list(ledger.live.items()):
+                stage.epoch(record.number, report(record.number, self.reached[record.number]))
+        if not stage.live:
+            return stage.retry_queue.error is None
+        for number, record in list(stage.live.items()):
             if record.epochs == EPOCHS:
-                ledger.finish(number, TrialOutcome("completed"))
+                stage.finish(number, TrialOutcome("completed"))
             else:
                 self.reached[number] = record.epochs
-                ledger.epoch(number, report(number, record.epochs))
+                stage.epoch(number, report(number, record.epochs))
         return False
 
     def run(self) -> None:
@@ -132,21 +132,21 @@ def outcome(storage: InMemoryStorage) -> list[tuple[Any, ...]]:
 def search(plan: StudyPlan, folder: Path, storage: InMemoryStorage) -> SearchStage:
     folder.mkdir(exist_ok=True)
     tracker = Tracker(folder / "journal.jsonl", "sqlite://", "0")
-    ledger = SearchStage(plan, storage, tracker, StudyFolder(folder, "s"), known=True)
-    ledger.open()
-    return ledger
+    stage = SearchStage(plan, storage, tracker, StudyFolder(folder, "s"), may_exist=True)
+    stage.open()
+    return stage
 
 
-def starts(ledger: SearchStage) -> list[str]:
-    return [record["key"] for record in ledger.tracker.journal.read_all() if record["op"] == "start"]
+def starts(stage: SearchStage) -> list[str]:
+    return [record["key"] for record in stage.tracker.journal.read_all() if record["op"] == "start"]
 
 
 def undisturbed(plan: StudyPlan, folder: Path) -> tuple[list[tuple[Any, ...]], int]:
     """What becomes of a search without an outage, and how many operations that is."""
     storage = Unreliable()
-    ledger = search(plan, folder, storage)
+    stage = search(plan, folder, storage)
     storage.first = 10**9
-    Driver(ledger, {}).run()
+    Driver(stage, {}).run()
     count = storage.count
     found = outcome(storage)
     assert [state for state, *_ in found] == [TrialState.COMPLETE] * 3
@@ -162,13 +162,13 @@ def test_an_outage_at_any_operation_changes_nothing(
     assert count > 40
     for first in range(count):
         storage = Unreliable()
-        ledger = search(plan, tmp_path / str(first), storage)
+        stage = search(plan, tmp_path / str(first), storage)
         storage.first, storage.committed = first, committed
         caplog.clear()
-        Driver(ledger, {}).run()
+        Driver(stage, {}).run()
         storage.first = -1
         assert outcome(storage) == expected, first
-        assert starts(ledger) == ["study", "search/0", "search/1", "search/2"]
+        assert starts(stage) == ["study", "search/0", "search/1", "search/2"]
         warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert [line.split(":")[0] for line in warned] == [
             "Optuna's storage cannot be reached",
@@ -182,17 +182,17 @@ def test_a_driver_killed_in_an_outage_is_resumed_exactly(plan: StudyPlan, tmp_pa
     expected, count = undisturbed(plan, tmp_path / "without")
     for first in range(0, count, 3):
         storage, reached = Unreliable(), {}
-        ledger = search(plan, tmp_path / str(first), storage)
-        driver = Driver(ledger, reached)
+        stage = search(plan, tmp_path / str(first), storage)
+        driver = Driver(stage, reached)
         storage.first = 10**9
         while storage.count < first and not driver.step():
             pass
         storage.first = storage.count
-        ledger.retry_queue._wait = 3600.0
+        stage.retry_queue._wait = 3600.0
         for _ in range(1 + steps):
             driver.step()
         storage.first = -1
-        ledger.tracker.close(timeout=0.0)
+        stage.tracker.close(timeout=0.0)
         Driver(search(plan, tmp_path / str(first), storage), reached).run()
         assert outcome(storage) == expected, first
 
@@ -202,19 +202,19 @@ def test_a_time_budget_that_ends_in_an_outage_ends_also_a_trial_nobody_knew_of(
     plan: StudyPlan, tmp_path: Path, position: int
 ) -> None:
     storage = Unreliable()
-    ledger = search(plan, tmp_path, storage)
-    driver = Driver(ledger, {})
+    stage = search(plan, tmp_path, storage)
+    driver = Driver(stage, {})
     storage.first = 10**9
     driver.step()
     storage.first, storage.committed = storage.count + position, True
-    ledger.begin()
-    while not ledger.end_all(TrialOutcome("time_budget")):
+    stage.begin()
+    while not stage.end_all(TrialOutcome("time_budget")):
         pass
     storage.first = -1
-    states = [trial.state for trial in ledger.study.get_trials()]
+    states = [trial.state for trial in stage.study.get_trials()]
     assert states[:2] == [TrialState.PRUNED] * 2
     assert set(states[2:]) <= {TrialState.FAIL, TrialState.WAITING}
-    assert ledger.remaining == 3 - ledger.finished
+    assert stage.remaining == 3 - stage.finished
 
 
 def test_what_no_outage_is_goes_through() -> None:

@@ -349,9 +349,9 @@ def test_a_first_point_with_an_unknown_method() -> None:
     )
 
 
-def test_a_file_whose_own_values_lie_outside_of_its_space() -> None:
+def test_a_file_whose_defaults_lie_outside_of_its_space() -> None:
     refuses(
-        "first[0]: model.prior_std: the file's own value is 10.0, outside its log_uniform [0.1, 3]; change one of ...",
+        "first[0]: model.prior_std: the file's default is 10.0, outside its log_uniform [0.1, 3]; change one of ...",
         model={"prior_std": 10},
     )
     assert plan(model={"prior_std": 10}, first=[]).first == ()

@@ -69,7 +69,7 @@ def test_what_the_blocks_fix_and_search() -> None:
     assert "log10_train.learning_rate" not in got.parameters(released, 0)
 
 
-def test_the_files_own_values_are_run_once_in_each_block() -> None:
+def test_the_files_defaults_are_run_once_in_each_block() -> None:
     own = {"train.learning_rate": 0.001}
     assert plan().first == (
         {"block": "dmrnet", "model.kl_weight": 1e-3} | own,
@@ -208,7 +208,7 @@ def test_shares(budget: int, parts: int, each: list[int]) -> None:
         (
             [{"name": "a", "train.epochs": {"int": [1, 50]}}, {"name": "b", "train.epochs": {"int": [1, 9]}}],
             {},
-            "first[0], block b: train.epochs: the file's own value is 40, outside its int [1, 9]; change ...",
+            "first[0], block b: train.epochs: the file's default is 40, outside its int [1, 9]; change ...",
         ),
         (
             [{"name": "a", "model.draws": {"int": [1, 2]}}, {"name": "b", "train.learning_rate": RATE}],
