@@ -191,7 +191,7 @@ class ClassificationTally:
 
 
 class SegmentationTally:
-    """Keeps a confusion matrix a combination, and the pixel accuracy of each image."""
+    """Keeps a confusion matrix per combination, and the pixel accuracy of each image."""
 
     def __init__(self, class_names: tuple[str, ...], ignore_index: int | None) -> None:
         self.class_names, self.ignore_index = class_names, ignore_index

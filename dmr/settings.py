@@ -34,7 +34,7 @@ class TrainSettings:
     """The optimisation of one training run. `schedule` is over all steps; linear and cosine end at 0.
 
     `precision: bfloat16` is autocast of the forward pass; `compile` is torch.compile of the encoders.
-    `class_balanced` draws as many samples an epoch as there are, with replacement, every class as often as any other.
+    `class_balanced` draws as many samples per epoch as there are, with replacement, every class as often as any other.
     `epoch_minutes` is for whoever runs fit() in a process of its own: an epoch that takes longer ends that process.
     """
 

@@ -94,7 +94,7 @@ class DataReport:
 
     Attributes:
         description: keys of dataset.yaml that are kept as they are; those of modalities under `modalities`, by name.
-        errors: what would spoil a study, a line each.
+        errors: what would spoil a study, one line each.
         warnings: what may be meant.
     """
 

@@ -58,7 +58,7 @@ class Split:
     """Samples of one split.
 
     Attributes:
-        inputs: an array (N, *shape) a modality; may be memory maps, which are pickled by their path.
+        inputs: an array (N, *shape) per modality; may be memory maps, which are pickled by their path.
         labels: (N,) or, for segmentation, (N, H, W) int64.
         rows: None, or the int64 positions in all of these that make up this split.
         present: (N, M) bool, which modalities a sample has, in the order of `inputs`; None where all have all. What the

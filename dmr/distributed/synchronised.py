@@ -56,7 +56,7 @@ class SyncBatchNorm(_BatchNorm):
 
     torch's own `nn.SyncBatchNorm` has no CPU version, and its running variance is NaN after a batch of one value. A
     rank may have no sample. Means and sums of squares are combined as in Chan, Golub, LeVeque, "Updating Formulae and
-    a Pairwise Algorithm for Computing Sample Variances", 1979. Where all ranks together have one value a channel, the
+    a Pairwise Algorithm for Computing Sample Variances", 1979. Where all ranks together have one value per channel, the
     running statistics are used and left alone, as `dmr.networks.layers` does.
     """
 

@@ -13,7 +13,7 @@ CHANNELS_A_GROUP = 4
 
 
 class _SafeBatchNorm(_BatchNorm):
-    """In training a batch with one value a channel has no variance (and one with none no mean): it is normalised with
+    """In training a batch with one value per channel has no variance (and one with none no mean): it is normalised with
     the running statistics, which it leaves alone.
     """
 
@@ -26,11 +26,11 @@ class _SafeBatchNorm(_BatchNorm):
 
 
 class BatchNorm1d(_SafeBatchNorm, nn.BatchNorm1d):
-    """torch's, but for batches with one value a channel (a single sample)."""
+    """torch's, but for batches with one value per channel (a single sample)."""
 
 
 class BatchNorm2d(_SafeBatchNorm, nn.BatchNorm2d):
-    """torch's, but for batches with one value a channel (a single map of 1×1)."""
+    """torch's, but for batches with one value per channel (a single map of 1×1)."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -45,7 +45,7 @@ STUDY: dict[str, Any] = {
     },
     "scheduler": {"name": "none"},
     "budget": {"trials": 4},
-    "tracking": {"report": False},  # costs seconds a study
+    "tracking": {"report": False},  # costs seconds per study
 }
 
 
@@ -287,7 +287,7 @@ def _confirmed(path: Path, document: dict[str, Any]) -> Workplace:
 
 
 def _tiny(name: str, dataset: dict[str, Any], methods: list[str], **keys: Any) -> dict[str, Any]:
-    """A study with a block a method, two trials each, and all confirmed with three seeds."""
+    """A study with a block per method, two trials each, and all confirmed with three seeds."""
     rate = {"train.learning_rate": {"log_uniform": [1e-3, 3e-2]}}
     return {
         "name": name,

@@ -58,7 +58,7 @@ def facts(
 
 
 def space_table(document: Mapping[str, Any]) -> Table | None:
-    """A row a searched key and distribution, with the blocks that have it; None where nothing is searched."""
+    """A row per searched key and distribution, with the blocks that have it; None where nothing is searched."""
     search = document.get("search")
     blocks = search if isinstance(search, list) else [search or {}]
     having: dict[tuple[str, str, str], list[str]] = {}

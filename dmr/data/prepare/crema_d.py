@@ -111,7 +111,7 @@ def _pictures(source: Path) -> str:
         check_folder(source / FRAMES)
         return FRAMES + "/{}"
     if not (source / VIDEOS).is_dir():
-        raise DataError(f"{source}: neither {FRAMES} (a folder of frames a clip) nor {VIDEOS} (videos) is there")
+        raise DataError(f"{source}: neither {FRAMES} (a folder of frames per clip) nor {VIDEOS} (videos) is there")
     if shutil.which("ffmpeg") is None:
         raise DataError(f"{source / VIDEOS}: ffmpeg is needed to cut frames from videos; install it, or add {FRAMES}")
     return VIDEOS + "/{}.flv"

@@ -211,7 +211,7 @@ def _matrix(file: Path, key: str, lowest: int, highest: int) -> npt.NDArray[np.i
 
 @lru_cache(maxsize=1)
 def _open(file: str) -> Any:
-    """The HDF5 file, once a process."""
+    """The HDF5 file, once per process."""
     import h5py
 
     return h5py.File(file, "r", locking="best-effort", **CHUNK_CACHE)

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def resampled(audio: Audio, rate: int) -> Floats:
-    """(L,) at `rate` samples a second, by a polyphase filter."""
+    """(L,) at `rate` samples per second, by a polyphase filter."""
     if audio.rate == rate:
         return audio.samples
     from scipy.signal import resample_poly

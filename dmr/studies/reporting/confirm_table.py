@@ -42,7 +42,7 @@ NUMBERS = ("trial", "seeds", "mean", "95 % interval", "worst", "full")
 
 
 def confirm_rows(results: StudyResults, configurations: Sequence[Configuration], seeds: range) -> list[ConfirmRow]:
-    """A row a configuration.
+    """A row per configuration.
 
     Args:
         seeds: those that count; others are of an earlier confirmation.

@@ -89,7 +89,7 @@ class ClassPredictions:
                 self._write_parquet(partial)
 
     def _frames(self) -> Iterator[Any]:
-        """A row a sample that has all of the combination."""
+        """A row per sample that has all of the combination."""
         import pandas as pd
 
         for c, name in enumerate(self.combinations):

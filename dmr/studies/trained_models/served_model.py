@@ -20,7 +20,7 @@ class RobustModel(mlflow.pyfunc.PythonModel):
         self.server = Server(Path(context.artifacts["network"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """A row a row of the input. A mistake in a request is MLflow's INVALID_PARAMETER_VALUE, HTTP's 400."""
+        """A row per row of the input. A mistake in a request is MLflow's INVALID_PARAMETER_VALUE, HTTP's 400."""
         try:
             answers = self.server.answer(model_input.to_dict(orient="records"))
         except RequestError as error:

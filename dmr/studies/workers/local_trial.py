@@ -1,7 +1,7 @@
 """One trial, in a process of Ray Tune's: Ray Train in local mode around `dmr.training.fit`.
 
 The process is reused for the next trial: whatever a trial needs it makes anew, and fit() leaves torch's global
-generator as it was. Only the data set is kept, once a process.
+generator as it was. Only the data set is kept, once per process.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def answered(
     metric: str = "accuracy",
     searched: tuple[str, ...] = (),
 ) -> Answer:
-    """Of a search that found a mean on val by trial, and a confirmation with a value a seed by method, configuration
+    """Of a search that found a mean on val by trial, and a confirmation with a value per seed by method, configuration
     and trial; each of 200 samples of a method has the same of the `scores`, or none is kept.
     """
     runs, rows = [], []

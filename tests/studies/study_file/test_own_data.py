@@ -1,4 +1,4 @@
-"""Data from a function in a study file, augmentation and class-balanced sampling there, and data once a node."""
+"""Data from a function in a study file, augmentation and class-balanced sampling there, and data once per node."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_maps_cannot_be_balanced() -> None:
     assert make_plan(digits, "s.yaml").run_settings({}, 0).train.class_balanced
 
 
-# ---- once a node -----------------------------------------------------------------------------------------------------
+# ---- once per node -----------------------------------------------------------------------------------------------------
 
 
 def held(dataset: MultimodalDataset) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def without(name: str) -> Callable[[Path], None]:
     ("name", "change", "message"),
     [
         ("crema_d", without("AudioWAV"), "{}/AudioWAV: no such folder"),
-        ("crema_d", without("Image-01-FPS"), "{}: neither Image-01-FPS (a folder of frames a clip) nor VideoFlash"),
+        ("crema_d", without("Image-01-FPS"), "{}: neither Image-01-FPS (a folder of frames per clip) nor VideoFlash"),
         ("crema_d", without("test.csv"), "{}/test.csv: no such file"),
         (
             "crema_d",
