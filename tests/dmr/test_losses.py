@@ -172,7 +172,7 @@ def test_every_class_weighs_the_same_in_the_inverse_weighted_sum() -> None:
 
 
 def test_median_of_single_labels_is_inverse() -> None:
-    """All labels together are the one image: with an image per label every frequency, and so every weight, would be 1."""
+    """All labels together are one image: with an image per label each frequency, and so each weight, would be 1."""
     labels = np.array([0] * 6 + [1] * 3 + [2])
     median, inverse = class_weights(labels, 4, "median"), class_weights(labels, 4, "inverse")
     assert median is not None

@@ -130,7 +130,7 @@ def test_maps_cannot_be_balanced() -> None:
     assert make_plan(digits, "s.yaml").run_settings({}, 0).train.class_balanced
 
 
-# ---- once per node -----------------------------------------------------------------------------------------------------
+# ---- once per node --------------------------------------------------------------------------------------------------
 
 
 def held(dataset: MultimodalDataset) -> dict[str, Any]:
