@@ -81,11 +81,15 @@ def check_working_directory(folder: Path) -> None:
     Raises:
         StudyError: they would import another `dmr` from there than the one that runs here.
     """
-    found = PathFinder.find_spec("dmr", [str(folder), *sys.path])  # None: only an editable install's finder has it
-    folders = list(found.submodule_search_locations or ()) if found else []
-    if found and Path(dmr.__file__).resolve().parent not in [Path(place).resolve() for place in folders]:
-        file = found.origin or folders[0]
-        raise StudyError(f"{file}: hides the package dmr from the processes that train; rename it")
+    there, first = _found([str(folder)]), _found([str(folder), *sys.path])
+    if there is not None and there == first and there.resolve() != Path(dmr.__file__).resolve():
+        raise StudyError(f"{there}: hides the package dmr from the processes that train; rename it")
+
+
+def _found(path: list[str]) -> Path | None:
+    """The file or folder that `import dmr` finds there; an editable install's own finder comes after all of these."""
+    spec = PathFinder.find_spec("dmr", path)
+    return None if spec is None else Path(spec.origin or next(iter(spec.submodule_search_locations or ())))
 
 
 def stderr_console() -> Console:
