@@ -155,6 +155,7 @@ def test_dry_run_shows_the_study_and_leaves_nothing(workplace):
     assert {entry.name for entry in workplace.path.iterdir()} == {"sensors", "small.yaml", "mlflow.db"}
 
 
+@pytest.mark.slow
 def test_the_median_stops_trials_of_cmaes(workplace):
     workplace.write(
         sampler="cmaes",
@@ -182,6 +183,7 @@ def test_the_median_stops_trials_of_cmaes(workplace):
             assert child.data.metrics["best/val/accuracy_mean"] == running_best
 
 
+@pytest.mark.slow
 def test_grid_runs_every_point_once_and_then_stops(workplace):
     workplace.write(
         sampler="grid",
@@ -196,6 +198,7 @@ def test_grid_runs_every_point_once_and_then_stops(workplace):
     assert "every point of the search space was tried" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_objectives_with_asha_on_one_of_them(workplace):
     workplace.write(
         objective=[{"metric": "val/accuracy_mean"}, {"metric": "val/nll_full"}],
@@ -214,8 +217,9 @@ def test_two_objectives_with_asha_on_one_of_them(workplace):
         assert trial.values == [child.data.metrics[name] for name in names]
 
 
-def test_one_trial_at_a_time_gives_the_same_study_twice_and_the_same_trial_alone_to_the_last_digit(finished):
-    """The last trial of the studies `one` and `two` follows others in the same process; `alone` has no other."""
+@pytest.mark.slow
+def test_a_trial_after_others_in_the_same_process_is_the_same_trial_alone_to_the_last_digit(workplace):
+    """That a whole study is the same twice is in test_resume.py."""
     point = {
         "model.prior_std": 0.7,
         "model.kl_weight": 1e-3,
@@ -223,19 +227,14 @@ def test_one_trial_at_a_time_gives_the_same_study_twice_and_the_same_trial_alone
         "sampling.keep_prob": 0.5,
     }
     scheduler = {"name": "asha", "grace_epochs": 3}
-    for name, first, trials in (("one", ["defaults"], 4), ("two", ["defaults"], 4), ("alone", [point], 1)):
-        first = [*first, point] if trials > 1 else first
-        finished.write(name, resources={"concurrent": 1}, scheduler=scheduler, first=first, budget={"trials": trials})
-        finished.run("run", f"{name}.yaml")
-    one, two = (finished.optuna_trials(name) for name in ("one", "two"))
-    assert [trial.params for trial in one] == [trial.params for trial in two]
-    assert [trial.state for trial in one] == [trial.state for trial in two]
-    runs = {name: finished.mlflow_runs(name) for name in ("one", "two", "alone")}
-    points = {name: [finished.history(run) for run in found] for name, found in runs.items()}
-    assert points["one"] == points["two"]
-    (alone,) = runs["alone"]
-    assert alone.data.params == runs["one"][1].data.params
-    assert points["alone"] == [points["one"][1]]
+    for name, first in (("last", ["defaults", point]), ("alone", [point])):
+        budget = {"trials": len(first)}
+        workplace.write(name, resources={"concurrent": 1}, scheduler=scheduler, first=first, budget=budget)
+        workplace.run("run", f"{name}.yaml")
+    _, last = workplace.mlflow_runs("last")
+    (alone,) = workplace.mlflow_runs("alone")
+    assert alone.data.params == last.data.params
+    assert workplace.history(alone) == workplace.history(last)
 
 
 def test_ui_serves_this_projects_store_on_this_machine(finished):

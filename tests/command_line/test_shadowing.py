@@ -147,8 +147,11 @@ def test_own_packages_named_like_ours_work_in_a_submitted_job(place: Any, ray_no
         assert "study small is complete: 2 trials" in ray_nodes.said_by_job(done.stdout)
         (place.path / "dmr.py").write_text("raise SystemExit('imported')\n")
         done = submit(place, "dmr", "list")
-        (line,) = ray_nodes.said_by_job(done.stdout)
-        assert re.fullmatch(r"\S+/dmr\.py: hides the package dmr; rename it", line)
+        assert done.returncode == 1, done.stdout
+        said = ray_nodes.said_by_job(done.stdout)
+        assert re.fullmatch(r"\S+/dmr\.py: hides the package dmr; rename it", said[0]), said
+        assert "failed with exit code 2" in done.stdout
+        assert "Traceback" not in done.stdout
 
 
 @pytest.mark.slow

@@ -156,6 +156,7 @@ def test_an_optuna_storage_that_is_not_there(place, monkeypatch):
     assert len(refused.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_stores_that_were_deleted_or_damaged_after_the_study(workplace):
     workplace.write(budget={"trials": 1}, train__epochs=1)
     workplace.run("run", "small.yaml")
@@ -171,6 +172,7 @@ def test_stores_that_were_deleted_or_damaged_after_the_study(workplace):
     assert workplace.dmr("status", "small").returncode == 2
 
 
+@pytest.mark.slow
 def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
     """Each has its own folder; the second one's table, and its removal, leave the first one's runs alone."""
     workplace.write(budget={"trials": 1}, train__epochs=1)
