@@ -90,7 +90,9 @@ def augmented_modalities(dataset: MultimodalDataset, settings: AugmentSettings) 
     if dataset.task == "segmentation" and geometry:
         size = next(iter(dataset.splits.values())).labels.shape[1:]
         if len(chosen) < len(dataset.modalities):
-            raise ValueError("modalities: label maps change with the images; all modalities have to")
+            raise ValueError(
+                "modalities: label maps change with the images, so all modalities have to; leave this key out"
+            )
         if size != first.shape[-2:]:
             raise ValueError(f"crop: the label maps have {_by(size)} pixels, {first.name} has {_by(first.shape[-2:])}")
     return chosen

@@ -14,7 +14,7 @@ from dmr.studies.cli.app import command, data, stderr_console
 def prepare(
     name: Annotated[Literal["crema_d", "kinetics_sounds", "casia_surf", "nyuv2"], typer.Argument(metavar="SET")],
     source: Annotated[Path, typer.Option(metavar="DIR", help="Where the original release lies.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that is written.")],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; else one per core.")] = None,
     split: Annotated[

@@ -13,10 +13,13 @@ from dmr.studies.errors import StudyError
 
 @command("evaluate")
 def evaluate(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run in MLflow of a trial or training.")],
-    combinations: Annotated[str, typer.Option(metavar="all|A,B-C", help="All, or these.")] = "all",
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The MLflow run of a trial or of `dmr train`.")],
+    combinations: Annotated[
+        str, typer.Option(metavar="all|A,B-C", help="Evaluate on all combinations, or on these.")
+    ] = "all",
     split: Annotated[
-        Literal["train", "val", "test"] | None, typer.Option(help="Else val, or with --data the only one there.")
+        Literal["train", "val", "test"] | None,
+        typer.Option(help="The split; default: val, or with --data the only one there."),
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Another data folder with the same classes.")] = None,
     predictions: Annotated[
@@ -37,7 +40,7 @@ def evaluate(
 @command("export")
 def export(
     name: NameArgument,
-    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.")],
+    out: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder that is written.")],
     run_id: Annotated[
         str | None, typer.Option("--run", metavar="RUN_ID", help="This run; else the winner on val.")
     ] = None,

@@ -15,7 +15,9 @@ from dmr.studies.errors import StudyError
 @command("table")
 def table(
     name: NameArgument,
-    stage: Annotated[Literal["search", "confirm"], typer.Option(help="Which runs.")] = "search",
+    stage: Annotated[
+        Literal["search", "confirm"], typer.Option(help="Runs of the search or of the confirmation.")
+    ] = "search",
     metrics: Annotated[Literal["main", "all"], typer.Option(help="The main metric, or all of them.")] = "main",
     output: Annotated[
         Literal["csv", "json", "parquet"], typer.Option("--format", help="The form of the table.")
@@ -72,7 +74,10 @@ def heatmap(
 def figures(
     name: NameArgument,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to; else the study's `figures`.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Where the files go; default: `figures` in the study's folder."
+        ),
     ] = None,
     form: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="The form of the files.")] = "png",
     storage: StorageOption = None,
@@ -110,7 +115,10 @@ def figures(
 def report(
     name: NameArgument,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Else report.html in the study's folder.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE.html", help="The page; default: report.html in the study's folder."
+        ),
     ] = None,
     storage: StorageOption = None,
 ) -> None:

@@ -158,7 +158,7 @@ def stop(name: NameArgument, storage: StorageOption = None) -> None:
 @command("rm")
 def remove(
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking first.")] = False,
     storage: StorageOption = None,
 ) -> int:
     """Delete a study: its folder, Optuna's database and its runs in MLflow."""

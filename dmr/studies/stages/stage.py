@@ -181,7 +181,7 @@ class Stage:
         try:
             yield
         except Exception as error:
-            log.info("the bookkeeping failed", exc_info=True)
+            log.info("a record of the study could not be written", exc_info=True)
             self.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     def begin(self) -> TrialRecord | None:

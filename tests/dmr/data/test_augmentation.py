@@ -216,7 +216,7 @@ def test_settings_that_do_not_fit(settings: AugmentSettings, message: str) -> No
 
 
 def test_label_maps_need_all_images() -> None:
-    with pytest.raises(ValueError, match=r"^modalities: label maps change with the images; all modalities have to"):
+    with pytest.raises(ValueError, match=r"^modalities: label maps change with the images, so all modalities have to"):
         augmented_modalities(dataset(), AugmentSettings(flip=True, modalities=["rgb"]))
     assert augmented_modalities(dataset(), AugmentSettings(colour_jitter=0.5, modalities=["rgb"]))[0].name == "rgb"
 
