@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 pytestmark = pytest.mark.cluster
 
 POINTS = [
+    {"train.learning_rate": 0.01, "model.fault": "none"},
     {"train.learning_rate": 0.02, "model.fault": "kill_once"},
     {"train.learning_rate": 1e-8, "model.fault": "none"},  # cannot learn and is stopped
     {"train.learning_rate": 0.01, "model.fault": "error"},
@@ -20,7 +21,7 @@ POINTS = [
 def two(tmp_path_factory, make_workplace):
     """A study of trials with two workers each, and the same trials with one worker, in one workplace."""
     place = make_workplace(tmp_path_factory.mktemp("workers")).with_faulty_method()
-    for name, resources, trials in (("two", {"workers": 2, "cpus": 0.5}, 3), ("one", {"workers": 1, "cpus": 1}, 1)):
+    for name, resources, trials in (("two", {"workers": 2, "cpus": 0.5}, 4), ("one", {"workers": 1, "cpus": 1}, 2)):
         place.write(
             name,
             model={"method": "faulty", "head_norm": "none", "encoder": {"name": "mlp", "width": 8}},
@@ -43,17 +44,17 @@ def two(tmp_path_factory, make_workplace):
 @pytest.mark.timeout(900)
 def test_each_trial_is_there_once_and_ends_as_it_should(two):
     trials, runs = two.optuna_trials("two"), two.mlflow_runs("two")
-    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+    states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
     assert [trial.state for trial in trials] == states
-    reasons = ["completed", "pruned", "error"]
+    reasons = ["completed", "completed", "pruned", "error"]
     assert [run.data.tags["stop_reason"] for run in runs] == reasons
-    text = two.client.download_artifacts(runs[2].info.run_id, "error.txt", str(two.path))
+    text = two.client.download_artifacts(runs[3].info.run_id, "error.txt", str(two.path))
     assert 'raise KeyError("a fault on purpose")' in Path(text).read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(900)
 def test_every_epoch_is_there_once_with_what_one_worker_gives(two):
-    """A worker of the first trial is killed in the middle; the file's batches are of all workers together."""
+    """The second trial's worker is killed in the middle; the file's batches are of all workers together."""
     for one, other in zip(two.mlflow_runs("one"), two.mlflow_runs("two"), strict=False):
         expected, found = two.history(one), two.history(other)
         assert found.keys() == expected.keys()
