@@ -26,11 +26,13 @@ def short_home() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))
     (path / "token").touch(mode=0o600)
     (path / "token").write_text(secrets.token_hex(32))
-    yield path
-    for process in psutil.process_iter(["cmdline"]):  # what a pretended node leaves behind
-        if any(str(path) in part for part in process.info["cmdline"] or []):
-            process.kill()
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        for process in psutil.process_iter(["cmdline"]):  # what a pretended node leaves behind
+            if any(str(path) in part for part in process.info["cmdline"] or []):
+                process.kill()
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def environment_of_nodes(home: Path, commands: Path, python_path: str) -> dict[str, str]:

@@ -7,10 +7,7 @@ held, so that no test depends on how fast this machine is.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +36,9 @@ class Start(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """With token authentication and a token and sessions of its own; the path is short, since sockets lie below it."""
-    home = Path(tempfile.mkdtemp(prefix="dmr", dir="/tmp"))
-    (home / "token").touch(mode=0o600)
-    (home / "token").write_text(secrets.token_hex(32))
-    with pytest.MonkeyPatch.context() as patch:
+def cluster(ray_nodes: Any) -> Iterator[Cluster]:
+    """With token authentication, a token and sessions of its own."""
+    with ray_nodes.short_home() as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(home / "token"))
         patch.setenv("RAY_TMPDIR", str(home))
@@ -55,7 +49,6 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
         cluster.shutdown()
     reset_auth_token_state()
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
