@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -29,9 +28,9 @@ def check_block(document: dict[str, Any], block: SearchBlock) -> dict[str, Any]:
     Raises:
         InvalidStudy: every mistake.
     """
-    mistakes = list(_fixed_mistakes(document, block))
-    if mistakes:
-        raise InvalidStudy(*mistakes)
+    if block.fixed:
+        _check_fixed(document, block)
+    mistakes = []
     own = with_point(document, block.fixed)
     for parameter in block.space.parameters:
         found = _parameter_mistake(own, parameter, block.space)
@@ -42,22 +41,16 @@ def check_block(document: dict[str, Any], block: SearchBlock) -> dict[str, Any]:
     return own
 
 
-def _fixed_mistakes(document: dict[str, Any], block: SearchBlock) -> Iterator[Mistake]:
-    if not block.fixed:
-        return
+def _check_fixed(document: dict[str, Any], block: SearchBlock) -> None:
     outside = [key for key in block.fixed if key.split(".")[0] not in SEARCHED_SECTIONS or "." not in key]
     if outside:
-        yield from (Mistake(f"{block.at}.{key}", NOT_SEARCHED) for key in outside)
-        return
+        raise InvalidStudy(*(Mistake(f"{block.at}.{key}", NOT_SEARCHED) for key in outside))
     method = block.fixed.get("model.method", document["model"]["method"])
     found = method_mistake(method)
     if found:
-        yield Mistake(f"{block.at}.model.method", found)
-        return
-    try:
+        raise invalid(f"{block.at}.model.method", found)
+    with inside(f"{block.at}."):
         validate_study(with_point(document, block.fixed))
-    except InvalidStudy as error:
-        yield from (Mistake(f"{block.at}.{found.key}", found.text) for found in error.mistakes)
 
 
 def _parameter_mistake(document: dict[str, Any], parameter: Parameter, space: Space) -> str | None:

@@ -43,9 +43,9 @@ def invalid(key: str, text: str) -> InvalidStudy:
 
 
 @contextmanager
-def inside(place: str) -> Iterator[None]:
-    """Mistakes that are found here lie at that place of the file, such as a block of the search."""
+def inside(prefix: str) -> Iterator[None]:
+    """Keys of the mistakes that are found here begin with that prefix, such as `search[1].` of a block."""
     try:
         yield
     except InvalidStudy as error:
-        raise InvalidStudy(*(Mistake(f"{place}{mistake.key}", mistake.text) for mistake in error.mistakes)) from None
+        raise InvalidStudy(*(Mistake(f"{prefix}{mistake.key}", mistake.text) for mistake in error.mistakes)) from None
