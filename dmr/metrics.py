@@ -199,7 +199,9 @@ class SegmentationTally:
         self.accuracy: list[Tensor] = []
 
     def add(self, logits: Tensor, labels: Tensor, available: Tensor | None = None) -> None:
-        """Logits (C, B, *P, L), labels (B, *P), and which images have a combination (C, B), or None: all."""
+        """Logits (C, B, *P, L), labels (B, *P), and which images have a combination,
+        `available` (C, B); None is all.
+        """
         available = (
             torch.ones(logits.shape[:2], dtype=torch.bool, device=labels.device) if available is None else available
         )

@@ -5,4 +5,3 @@ from __future__ import annotations
 import re
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-DEFAULTS = "defaults"  # the configuration, and the entry of `first`, with the settings of the study file

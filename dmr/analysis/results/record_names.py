@@ -11,7 +11,7 @@ from typing import Final
 COLUMNS: Final = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
 RUN_COLUMNS: Final = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
 SUMMARIES: Final = ("mean", "worst", "full", "expected")  # over combinations, as in `accuracy_mean`
-BLOCK: Final = "block"  # the searched parameter that says to which block of the search a trial belongs
+BLOCK: Final = "block"  # the searched parameter, and key of a point, that says to which block of the search it belongs
 
 # Stages, the values of the tag `stage`.
 STUDY_STAGE: Final = "study"  # the study's own run, the parent of all others
@@ -19,7 +19,7 @@ SEARCH: Final = "search"
 CONFIRM: Final = "confirm"
 
 # Configurations, the values of the tag `config` of confirm runs. One run may have several: `best 1, defaults`.
-DEFAULTS: Final = "defaults"  # the file's defaults; also the tag of the search's trial that has them
+DEFAULTS: Final = "defaults"  # the settings of the study file; also the tag of the search's trial that has them
 BEST: Final = "best 1"  # what the search put first
 EARLIER: Final = "earlier"  # chosen by an earlier confirmation, no longer by the current one
 CONFIG_SEPARATOR: Final = ", "

@@ -9,11 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dmr.analysis.results.record_names import BLOCK
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.run_study import RunResult, unsent_line
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
-from dmr.studies.study_file.search_blocks import BLOCK
 from dmr.studies.trial_outcomes import FAILURES
 from dmr.studies.yaml_io import to_yaml
 

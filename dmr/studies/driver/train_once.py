@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dmr.analysis.results.record_names import Tag
 from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
@@ -81,7 +82,7 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
         tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
         try:
             logger = RunLogger(tracker, plan)
-            run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {"trial": "0"})
+            run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {Tag.TRIAL: "0"})
             logger.start(run)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=console, transient=True) as progress:

@@ -12,8 +12,9 @@ import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from dmr.analysis.results.record_names import BLOCK
 from dmr.seeds import derive_seed
-from dmr.studies.study_file.search_blocks import BLOCK, SearchBlock, shares
+from dmr.studies.study_file.search_blocks import SearchBlock, shares
 from dmr.studies.study_file.search_space import Space
 
 TRIES, RANDOM_TRIES = 10, 1_000

@@ -12,11 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from dmr.analysis.results.record_names import Tag
+from dmr.analysis.results.record_names import DEFAULTS, Tag
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
-from dmr.studies.names import DEFAULTS
 from dmr.studies.search.ranking import best_first, front
 from dmr.studies.search.schedulers import StudyScheduler, make_scheduler
 from dmr.studies.stages.search_stage import SearchStage

@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 import optuna
 from optuna.trial import FrozenTrial
 
-from dmr.analysis.results.record_names import STUDY_STAGE, Tag
+from dmr.analysis.results.record_names import DEFAULTS, STUDY_STAGE, Tag
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
-from dmr.studies.names import DEFAULTS
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
 from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer

@@ -21,6 +21,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
+from dmr.analysis.results.record_names import BLOCK
 from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
@@ -33,7 +34,6 @@ from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.storage.trial_files import LAST, remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.schema import metric_direction
-from dmr.studies.study_file.search_blocks import BLOCK
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, Tested, TrialOutcome, optuna_state

@@ -5,10 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dmr.analysis.results.record_names import DIAGNOSTICS, SAMPLES
-
-__all__ = ["BEST", "DIAGNOSTICS", "HUNG", "LAST", "SAMPLES", "remove_checkpoints"]
-
 log = logging.getLogger("dmr")
 
 LAST = "last.pt"  # everything the next epoch needs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dmr.studies.names import DEFAULTS
+from dmr.analysis.results.record_names import DEFAULTS
 from dmr.studies.study_file.dotted_keys import flat_values, with_point
 from dmr.studies.study_file.mistakes import invalid
 from dmr.studies.study_file.search_blocks import SearchBlock

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from dmr.analysis.results.record_names import BLOCK, DEFAULTS
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.data import open_dataset
 from dmr.data.augmentation import AugmentSettings, centre_crop
@@ -16,7 +17,6 @@ from dmr.methods import find_method
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.studies.errors import StudyError
-from dmr.studies.names import DEFAULTS
 from dmr.studies.study_file.cached_data_check import check_once
 from dmr.studies.study_file.cross_checks import (
     check_block,
@@ -31,7 +31,7 @@ from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_enco
 from dmr.studies.study_file.first_points import first_point, first_points
 from dmr.studies.study_file.mistakes import InvalidStudy, invalid, mistake_of_setting
 from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile, validate_study
-from dmr.studies.study_file.search_blocks import BLOCK, SearchBlock, joined_space, parse_blocks
+from dmr.studies.study_file.search_blocks import SearchBlock, joined_space, parse_blocks
 from dmr.studies.study_file.search_space import Space
 from dmr.studies.yaml_io import parse_yaml, read_yaml
 from dmr.training import RunSettings

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dmr.analysis.results.record_names import BLOCK
 from dmr.studies.names import NAME
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake
 from dmr.studies.study_file.search_space import Parameter, Space, parse_space
-
-BLOCK = "block"  # the key that says, in a point, to which block it belongs
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, VALUES, Tag, best_metric
+from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, DIAGNOSTICS, SAMPLES, VALUES, Tag, best_metric
 from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.trial_files import BEST, DIAGNOSTICS, SAMPLES
+from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.dataset_inputs import searched_inputs, tested_inputs
 from dmr.studies.tracking.provenance import git_commit, user_name

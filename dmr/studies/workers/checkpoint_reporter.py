@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from dmr.analysis.results.record_names import DIAGNOSTICS
 from dmr.checkpoints import load_checkpoint, save_checkpoint
 from dmr.direction import Direction
 from dmr.files import write_text
-from dmr.studies.storage.trial_files import BEST, DIAGNOSTICS, LAST
+from dmr.studies.storage.trial_files import BEST, LAST
 from dmr.studies.trial_messages import EpochMessage
 from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.training import EpochReport, Reporter

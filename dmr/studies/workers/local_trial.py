@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmr.analysis.results.record_names import SAMPLES
 from dmr.checkpoints import load_checkpoint
 from dmr.combinations import evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.files import whole_file
 from dmr.studies.storage.study_folder import StageName, StudyFolder
-from dmr.studies.storage.trial_files import BEST, SAMPLES
+from dmr.studies.storage.trial_files import BEST
 from dmr.studies.trial_messages import FailedMessage, StorageMessage, TestedMessage, result_of
 from dmr.studies.trial_outcomes import Tested
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
