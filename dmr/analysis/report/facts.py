@@ -75,7 +75,7 @@ def space_table(document: Mapping[str, Any]) -> Table | None:
         cells = [Cell(key, code=True), Cell(text), Cell(when or NOTHING), Cell(NOTHING if own is None else str(own))]
         of = "all" if len(names) == len(blocks) else ", ".join(names)
         rows.append((*cells, Cell(of)) if several else tuple(cells))
-    labels = ("key", "values", "only when", "the file's own value", *(("blocks",) if several else ()))
+    labels = ("key", "values", "only when", "the file's default", *(("blocks",) if several else ()))
     caption = "What was searched, and what blocks fix" if several else "What was searched"
     return Table("space", caption, tuple(Column(label) for label in labels), tuple(rows))
 

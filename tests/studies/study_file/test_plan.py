@@ -360,7 +360,7 @@ def test_a_file_whose_defaults_lie_outside_of_its_space() -> None:
 def test_first_points() -> None:
     bernoulli = {"sampling.strategy": "bernoulli", "sampling.keep_prob": 0.75}
     got = plan(first=[{"model.prior_std": 2}, bernoulli, "defaults", {"model.hard_weight": 0.3}])
-    prior, kept, own = got.first  # the fourth has the file's own value
+    prior, kept, own = got.first  # the fourth has the file's default
     assert own == {
         "model.prior_std": 1.0,
         "model.noise_scale": 1.0,
