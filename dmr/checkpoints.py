@@ -14,9 +14,18 @@ log = logging.getLogger("dmr")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` so that `path` holds the old or the new checkpoint, never a part of one."""
-    with whole_file(path) as partial:
-        torch.save(state, partial)
+    """Write `state` so that `path` holds the old or the new checkpoint, never a part of one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with whole_file(path) as partial, partial.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch's own, about positions in the file, hides why a write failed
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:

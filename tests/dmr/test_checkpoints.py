@@ -3,9 +3,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import pytest
@@ -97,8 +98,8 @@ def test_a_failed_write_keeps_the_old_checkpoint(
     file = tmp_path / "last.pt"
     save_checkpoint(file, STATE)
 
-    def full_disk(state: Any, target: Path) -> NoReturn:
-        Path(target).write_bytes(b"half a check")
+    def full_disk(state: Any, target: BinaryIO) -> NoReturn:
+        target.write(b"half a check")
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
@@ -123,3 +124,17 @@ def test_a_save_replaces_the_file_in_one_move(tmp_path: Path, monkeypatch: pytes
     save_checkpoint(file, {"epoch": 1})
     assert seen == [({"epoch": 1}, {"epoch": 0})]
     assert load_checkpoint(file, CPU) == {"epoch": 1}
+
+
+def test_a_write_that_fails_says_why_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    save_checkpoint(file, {"epoch": 0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(file, {"epoch": 1, "weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_checkpoint(file, torch.device("cpu")) == {"epoch": 0}
+    assert list(tmp_path.iterdir()) == [file]
