@@ -44,7 +44,7 @@ def failing(request, tmp_path_factory, make_workplace):
         first=[{"model.fault": fault} for fault in FAULTS],
         budget={"trials": len(FAULTS)},
         retries=1,
-        train__epoch_minutes=0.1,
+        train__epoch_minutes=0.3,
     )
     done = place.dmr("run", "small.yaml")
     assert done.returncode == 0, done.stderr
