@@ -33,7 +33,7 @@ from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.storage.trial_files import LAST, remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
-from dmr.studies.study_file.schema import metric_direction
+from dmr.studies.study_file.validation import metric_direction
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, Tested, TrialOutcome, optuna_state

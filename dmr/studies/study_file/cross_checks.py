@@ -11,9 +11,10 @@ from dmr.methods import find_method
 from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, methods_met, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, fitting_encoders
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, inside, invalid
-from dmr.studies.study_file.schema import StudyFile, method_mistake, validate_study
+from dmr.studies.study_file.schema import StudyFile
 from dmr.studies.study_file.search_blocks import SearchBlock
 from dmr.studies.study_file.search_space import MAX_ENUMERATED, Parameter, Space
+from dmr.studies.study_file.validation import method_mistake, validate_study
 
 DEFAULT_GRACE_EPOCHS = 8
 NOT_SEARCHED = f"no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}"

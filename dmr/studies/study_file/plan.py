@@ -30,9 +30,10 @@ from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met,
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
 from dmr.studies.study_file.first_points import first_point, first_points
 from dmr.studies.study_file.mistakes import InvalidStudy, invalid, mistake_of_setting
-from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile, validate_study
+from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile
 from dmr.studies.study_file.search_blocks import SearchBlock, joined_space, parse_blocks
 from dmr.studies.study_file.search_space import Space
+from dmr.studies.study_file.validation import validate_study
 from dmr.studies.yaml_io import parse_yaml, read_yaml
 from dmr.training import RunSettings
 

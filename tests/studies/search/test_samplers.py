@@ -1,4 +1,4 @@
-"""What every sampler owes: a new one is tested by adding its name to `SAMPLERS` of studies/schema.py."""
+"""What every sampler owes: a new one is tested by adding its name to `SAMPLERS` of study_file/schema.py."""
 
 from __future__ import annotations
 

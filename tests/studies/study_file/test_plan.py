@@ -15,12 +15,12 @@ import yaml
 from dmr.data import DATASETS
 from dmr.encoders.cnn import CNNSettings
 from dmr.encoders.mlp import MLP, MLPSettings
+from dmr.methods import METHODS
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
 from dmr.studies.errors import StudyError
 from dmr.studies.study_file.dotted_keys import set_key
 from dmr.studies.study_file.plan import StudyPlan, load_plan, make_plan
-from dmr.studies.study_file.schema import METHODS
 from dmr.studies.study_file.search_space import MAX_ENUMERATED
 from dmr.studies.yaml_io import read_yaml, to_yaml
 

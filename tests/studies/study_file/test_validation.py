@@ -12,14 +12,8 @@ from dmr.methods import METHODS
 from dmr.metrics import METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.studies.study_file.mistakes import InvalidStudy
-from dmr.studies.study_file.schema import (
-    SAMPLERS,
-    StudyFile,
-    encoder_entries,
-    metric_direction,
-    metric_names,
-    validate_study,
-)
+from dmr.studies.study_file.schema import SAMPLERS, StudyFile, encoder_entries
+from dmr.studies.study_file.validation import metric_direction, metric_names, validate_study
 
 ACCURACY, NLL = "val/accuracy_mean", "val/nll_worst"
 
