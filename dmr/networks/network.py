@@ -208,12 +208,14 @@ def _head(skip_widths: Sequence[Sequence[int]], design: Design, width: int) -> T
 
 
 def check_encoders(modalities: Sequence[Modality], encoders: Mapping[str, EncoderSettings]) -> None:
-    """Find out without any computing whether these encoders' features can be fused.
+    """Find out with one sample of zeros whether these encoders' features can be fused.
+
+    On torch's device "meta" nothing would be computed, but it imports torch's compiler, which takes seconds.
 
     Raises:
         ValueError: they cannot.
     """
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         unit = torch.ones(1)
         built = [build_encoder(m, replace(encoders[m.name], weights=None), unit, unit) for m in modalities]
         shapes = [_level_shapes(encoder, m) for encoder, m in zip(built, modalities, strict=True)]
