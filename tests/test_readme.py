@@ -31,7 +31,7 @@ def copy(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_blocks_run_in_order(copy):
     assert [block.split()[0] for block in BLOCKS] == ["make", "pip", "."]
     environment = {**os.environ, "PATH": f"{copy / '.venv/bin'}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}

@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from mlflow.utils import find_free_port
 
 
 @contextmanager
@@ -42,19 +42,13 @@ def environment_of_nodes(home: Path, commands: Path, python_path: str) -> dict[s
     return kept | {"PATH": os.pathsep.join([str(commands), kept["PATH"]]), "PYTHONPATH": python_path}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start_node(
     home: Path, name: str, environment: dict[str, str], *options: str, python: Any = sys.executable
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A node whose processes run that Python; returns what it says when it is up."""
     log = home / f"{name}.log"
     command = [python, "-m", "ray.scripts.scripts", "start", *options, f"--temp-dir={home / name}", "--block"]
-    command += [f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"]
+    command += [f"--dashboard-agent-listen-port={find_free_port()}", "--object-store-memory=100000000"]
     command += ["--disable-usage-stats"]
     with log.open("wb") as out:
         node = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
@@ -70,7 +64,7 @@ def start_head(
     home: Path, name: str, environment: dict[str, str], *options: str, python: Any = sys.executable
 ) -> tuple[subprocess.Popen[bytes], str]:
     """A head, and its address."""
-    head = ["--head", "--dashboard-host=127.0.0.1", f"--ray-client-server-port={free_port()}", *options]
+    head = ["--head", "--dashboard-host=127.0.0.1", f"--ray-client-server-port={find_free_port()}", *options]
     node, text = start_node(home, name, environment, *head, python=python)
     found = re.search(r"ray start --address='([^']+)'", text)
     assert found, text

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow.utils import find_free_port
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE = 30_000.0  # ms for a text to appear
@@ -23,16 +24,10 @@ NOT_OURS = "/mlflow/users/current"  # MLflow's own page asks for it and its serv
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def server(place, command) -> Iterator[str]:
     """Run a command that listens on the port it is given as `PORT`, until the end of the context."""
-    port = free_port()
+    port = find_free_port()
     own = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [str(part).replace("PORT", str(port)) for part in command],

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import psutil
 import pytest
+from mlflow.utils import find_free_port
 
 from dmr.studies.storage.study_folder import StudyFolder
 
@@ -28,12 +29,6 @@ pytestmark = pytest.mark.slow
 PASSWORD, TOKEN = "wOrd/of:a pass", "t0ken-of-mlflow"
 TRIALS, EPOCHS = 10, 24
 MLFLOW_OUTAGE, POSTGRESQL_OUTAGE = 30.0, 8.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def postgresql_binaries() -> Path | None:
@@ -50,7 +45,7 @@ class PostgreSQL:
         binaries = postgresql_binaries()
         if binaries is None:
             pytest.skip("there is no PostgreSQL here")
-        self.binaries, self.data, self.port, self.password = binaries, folder / "data", free_port(), password
+        self.binaries, self.data, self.port, self.password = binaries, folder / "data", find_free_port(), password
         self.user: dict[str, Any] = {}
         folder.mkdir()
         secret = folder / "password"
@@ -108,7 +103,7 @@ class MlflowServer:
     """A server on a database, with its artifacts in a folder."""
 
     def __init__(self, store_uri: str, artifacts: Path) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
         self.command += ["--port", str(self.port), "--artifacts-destination", str(artifacts)]
         self.environment = os.environ | {
@@ -234,7 +229,7 @@ def test_both_servers_go_away_and_nothing_is_lost_or_doubled_and_no_password_is_
 @pytest.mark.parametrize("what", ["password", "server"])
 def test_a_server_that_cannot_be_used_at_the_start(place, database, monkeypatch, variable, what):
     place.write()
-    nobody = f"postgresql://dmr:{quote(PASSWORD)}@127.0.0.1:{free_port()}/other"
+    nobody = f"postgresql://dmr:{quote(PASSWORD)}@127.0.0.1:{find_free_port()}/other"
     monkeypatch.setenv(variable, nobody if what == "server" else database.uri("other", "not the pass"))
     started = time.monotonic()
     refused = place.dmr("run", "small.yaml")

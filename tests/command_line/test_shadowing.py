@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.utils import find_free_port
 
 from dmr.studies.study_file.ready_studies import ready_studies
 
@@ -108,7 +109,7 @@ def cluster_of(place: Any, ray_nodes: Any) -> Iterator[None]:
     commands = place.command[0].parent
     with ray_nodes.short_home() as home:
         environment = ray_nodes.environment_of_nodes(home, commands, "")
-        port, api = ray_nodes.free_port(), ray_nodes.free_port()
+        port, api = find_free_port(), find_free_port()
         options = (f"--port={port}", f"--dashboard-port={api}", "--num-cpus=2")
         head, _ = ray_nodes.start_head(home, "head", environment, *options, python=commands / "python")
         try:

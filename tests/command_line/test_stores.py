@@ -12,14 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.utils import find_free_port
 
 OUTAGE = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def epochs_recorded(place) -> int:
@@ -56,7 +51,7 @@ def test_mlflow_cannot_be_written_for_20_seconds_and_nothing_is_lost_or_doubled(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_an_mlflow_server_dies_and_comes_back_at_the_next_resume(workplace):
-    port = free_port()
+    port = find_free_port()
     uri = f"sqlite:///{workplace.path / 'mlflow.db'}"
     server_command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     server_command += ["--artifacts-destination", str(workplace.path / "artifacts")]
@@ -191,7 +186,7 @@ def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
 
 def test_an_address_where_no_cluster_answers(place):
     place.write()
-    refused = place.dmr("run", "small.yaml", "--address", f"127.0.0.1:{free_port()}")
+    refused = place.dmr("run", "small.yaml", "--address", f"127.0.0.1:{find_free_port()}")
     assert refused.exit_code == 2
     assert "no Ray cluster answers" in refused.stderr
     assert not (place.path / "dmr_runs").exists()

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from mlflow.utils import find_free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def environment(home: Path, ray_nodes: Any) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def cluster(home: Path, environment: dict[str, str], ray_nodes: Any) -> Iterator[Cluster]:
     """A head on which no trial runs, and a worker."""
-    port, api = ray_nodes.free_port(), ray_nodes.free_port()
+    port, api = find_free_port(), find_free_port()
     with ExitStack() as nodes:
         options = (f"--port={port}", f"--dashboard-port={api}", "--num-cpus=0")
         head, address = ray_nodes.start_head(home, "head", environment, *options)
@@ -130,7 +131,7 @@ def test_a_cluster_grows_from_nothing_to_the_trials_that_wait(
     workplace: Any, home: Path, environment: dict[str, str], ray_nodes: Any
 ) -> None:
     """With Ray's pretended provider, whose nodes are raylets on this machine."""
-    head_id, port, api = "f" * 51 + "00000", ray_nodes.free_port(), ray_nodes.free_port()
+    head_id, port, api = "f" * 51 + "00000", find_free_port(), find_free_port()
     provider = {
         "type": "external",
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
