@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     given = parser.parse_args()
     steady()
-    print(environment(torch.get_num_threads(), "torchmetrics"), flush=True)
+    print(environment(torch.get_num_threads()), flush=True)
     print(
         f"Medians of {given.repetitions} evaluations each, in turn, of {given.samples} samples; in brackets the middle"
     )

@@ -87,9 +87,6 @@ def timed_fit(
 
 def _import_what_training_imports() -> None:
     """What a process imports at its first training is a cost of starting processes; later this does nothing."""
-    import scipy.stats  # noqa: F401
-    import torchmetrics.functional.classification  # noqa: F401
-
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.AdamW([parameter], fused=True).step()

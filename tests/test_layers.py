@@ -232,6 +232,33 @@ def test_what_a_process_that_trains_has_loaded() -> None:
     assert loaded & {"optuna", "mlflow", "sqlalchemy"} == set()
 
 
+def test_training_itself_loads_neither_whole_libraries_of_metrics_nor_of_figures() -> None:
+    """Each would cost every trial a second or more before its first epoch."""
+    code = """
+import sys, torch
+from dmr.data import open_dataset
+from dmr.encoders.mlp import MLPSettings
+from dmr.methods.dmrnet import DMRNetSettings
+from dmr.settings import SamplingSettings, TrainSettings
+from dmr.training import RunSettings, fit
+
+class Silent:
+    load = save = report = lambda *_: None
+
+data = open_dataset("planted", {"modalities": 3, "classes": 3, "train": 60, "val": 30, "test": 30}, 0)
+encoders = {modality.name: MLPSettings(width=4) for modality in data.modalities}
+run = dict(fusion="concat", select="val/accuracy_mean", select_mode="max", deployment=None, seed=0)
+train = TrainSettings(epochs=3, learning_rate=0.02)
+settings = RunSettings(DMRNetSettings(), encoders, SamplingSettings(), train, **run)
+metrics = fit(data, settings, torch.device("cpu"), Silent()).metrics
+assert "val/variance_error_correlation" in metrics, metrics
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.split()) & {"torchmetrics", "scipy", "sklearn", "pandas", "matplotlib", "ray"} == set()
+
+
 def test_no_folder_has_more_files_than_a_person_takes_in() -> None:
     folders = Counter(file.parent for file in FILES.values() if file.name != "__init__.py")
     assert {str(folder.relative_to(ROOT)): count for folder, count in folders.items() if count > MAX_FILES} == {}

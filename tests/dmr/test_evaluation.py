@@ -63,6 +63,7 @@ def test_rank_correlation_against_scipy(pairs: list[tuple[int, int]]) -> None:
         assert math.isnan(got)
     else:
         assert got == pytest.approx(spearmanr(first, second).statistic, abs=1e-12)
+    assert math.isnan(rank_correlation(np.append(first, math.nan), np.append(second, 1.0)))
 
 
 # --- all combinations of a split --------------------------------------------------------------------------------------

@@ -55,6 +55,25 @@ def test_against_sklearn(samples: int, classes: int) -> None:
         assert got["ece"][c] == pytest.approx(calibration_error(probabilities, labels.numpy()), abs=1e-5)
 
 
+@pytest.mark.parametrize(("samples", "classes"), [(1, 3), (300, 2), (300, 12)])
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unsure", "sure"])
+def test_against_torchmetrics(samples: int, classes: int, scale: float) -> None:
+    """Sure predictions have confidences of exactly 1."""
+    from torchmetrics.functional import classification
+
+    logits, labels = random_logits(4, samples, classes, seed=samples)
+    logits *= scale
+    got = score(logits, labels)
+    for c in range(4):
+        predicted, probabilities = logits[c].argmax(-1), logits[c].softmax(-1)
+        accuracy = classification.multiclass_accuracy(predicted, labels, classes, average="micro")
+        macro_f1 = classification.multiclass_f1_score(predicted, labels, classes, average="macro")
+        ece = classification.multiclass_calibration_error(probabilities, labels, classes, n_bins=ECE_BINS, norm="l1")
+        assert got["accuracy"][c] == accuracy.item()
+        assert got["macro_f1"][c] == pytest.approx(macro_f1.item(), abs=1e-6)
+        assert got["ece"][c] == pytest.approx(ece.item(), abs=1e-6)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6))
 def test_a_combination_is_scored_on_its_own(seed: int, samples: int, classes: int) -> None:
