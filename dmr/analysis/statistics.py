@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 BOOTSTRAP_RESAMPLES = 9_999
 MAX_SEEDS_IN_FULL = 16
+SIGNIFICANCE = 0.05  # p at or below it counts as a finding
 CHUNK = 1 << 22  # signs in memory at once, 32 MB
 TIE = 1e-9  # two sums this close, as a share of the sum of the magnitudes, are one
 

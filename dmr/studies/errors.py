@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class StudyError(Exception):
-    """One or more mistakes, a line each: which file and key, what came, what is allowed."""
+    """One or more mistakes, one line per mistake: which file and key, what came, what is allowed."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))

@@ -1,4 +1,4 @@
-"""How a trial ends, in Optuna, in MLflow and in the tag `stop_reason`: the table of design.md, as data."""
+"""How a trial ends: its stop reason, and the state that Optuna and the status that MLflow get for it."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_a_file_that_is_no_study(place, content, text):
         ({"resources__cpus": 64}, "small: resources: a trial needs 64 CPUs and 0 GPUs; there are "),
         (
             {"resources": {"workers": 64}},
-            "small: resources: a trial needs 64 workers with each 1 CPUs and 0 GPUs; there are ",
+            "small: resources: a trial needs 64 workers with 1 CPUs and 0 GPUs each; there are ",
         ),
         ({"dataset__path": "nowhere"}, "nowhere"),
     ],

@@ -18,7 +18,7 @@ from dmr.combinations import all_combinations
 from dmr.files import write_text
 from dmr.studies.cli.entry_point import app
 from dmr.studies.stages.search_stage import SearchStage
-from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.tracker import Tracker
@@ -61,7 +61,7 @@ def write_study(place: Path, name: str, modalities: int, trials: list[tuple[Any,
     folder = StudyFolder(place / "dmr_runs", name)
     folder.path.mkdir(parents=True)
     uri, optuna_url = f"sqlite:///{place / 'mlflow.db'}", f"sqlite:///{place / 'optuna.db'}"
-    tracker = Tracker(folder.journal, uri, open_store(uri, "reading"))
+    tracker = Tracker(folder.journal, uri, open_mlflow(uri, "reading"))
     stage = SearchStage(plan, optuna.storages.RDBStorage(optuna_url), tracker, folder, may_exist=True)
     folder.remember(StoreUris(uri, optuna_url))
     write_text(folder.study_file, to_yaml(plan.document))

@@ -8,8 +8,7 @@ import pandas as pd
 
 from dmr.analysis.comparison.entries import Entries, Entry
 from dmr.analysis.comparison.paired_tests import SampleTests, common_seeds
-
-SIGNIFICANT = 0.05
+from dmr.analysis.statistics import SIGNIFICANCE
 
 
 def comparison_notes(
@@ -53,12 +52,12 @@ def _pairing_notes(others: Sequence[Entry], reference: Entry) -> list[str]:
     if fewer:
         notes.append(f"differences are over the seeds in common with {reference.label}: {', '.join(fewer)}")
     most = max(counts.values())
-    if most > 1 and 2 / 2**most > SIGNIFICANT:
+    if most > 1 and 2 / 2**most > SIGNIFICANCE:
         notes.append(
             f"with {most} seeds in common no p over seeds is under {2 / 2**most:g}: "
             "such a test cannot tell entries apart, 6 seeds are the fewest that could"
         )
-    elif most > 1 and len(others) * 2 / 2**most > SIGNIFICANT:
+    elif most > 1 and len(others) * 2 / 2**most > SIGNIFICANCE:
         notes.append(
             f"with {most} seeds in common the smallest p over seeds is {2 / 2**most:.2g}, "
             f"{min(1.0, len(others) * 2 / 2**most):.2g} after Holm's correction for {len(others)} entries"

@@ -15,7 +15,7 @@ from dmr.analysis.comparison.entries import Entry as Entry
 from dmr.analysis.comparison.paired_tests import sample_tests
 from dmr.analysis.comparison.summary_tables import combination_frame, relations, summary_frame
 from dmr.analysis.results.artifacts import Samples
-from dmr.analysis.results.record_names import BLOCK, Tag
+from dmr.analysis.results.record_names import BLOCK, SHAPLEY, Tag
 from dmr.analysis.results.study_results import StudyResults, trial_values
 from dmr.analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
@@ -200,4 +200,4 @@ def _shapley_values(results: Sequence[StudyResults], entries: Sequence[Entry], f
     if len(empty) < len(results) or not found.combinations.complete:
         return pd.DataFrame(index=[entry.label for entry in entries])
     rows = {e.label: shapley(e.values.mean(0), found.combinations, empty[e.study]) for e in entries}
-    return pd.DataFrame.from_dict(rows, orient="index").add_prefix("shapley_")
+    return pd.DataFrame.from_dict(rows, orient="index").add_prefix(SHAPLEY)

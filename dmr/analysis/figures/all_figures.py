@@ -177,7 +177,7 @@ def _best_runs(
 
 
 def _classes(search: StudyResults, comparison: Comparison | None, read_artifact: ReadArtifact) -> Figure:
-    """Of the reference, and so not of the best on test."""
+    """Of the reference, which was chosen on val; without a comparison, of the best trial of the search."""
     if comparison is not None:
         entry = comparison.entry(comparison.reference)
         runs, split, what = entry.run_ids, str(comparison.split), entry.label

@@ -1,4 +1,4 @@
-"""Intersection over union of each class by combination, of the best configuration.
+"""Intersection over union of each class by combination, of one configuration.
 
 Letters: K classes, C combinations.
 """

@@ -15,14 +15,13 @@ import pandas as pd
 from dmr.analysis.comparison.comparison import Comparison, chosen
 from dmr.analysis.comparison.entries import Entry, defaults_of
 from dmr.analysis.comparison.paired_tests import SEED, common_seeds
-from dmr.analysis.report.page_tables import SHAPLEY, interval_text, number, p_text, row_of
-from dmr.analysis.results.record_names import BLOCK
+from dmr.analysis.report.page_tables import interval_text, number, p_text, row_of
+from dmr.analysis.results.record_names import BLOCK, SHAPLEY
 from dmr.analysis.results.study_results import StudyResults, combination_values, trial_values
-from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, Interval, bootstrap_mean, holm, shapley
+from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval, bootstrap_mean, holm, shapley
 from dmr.combinations import SEPARATOR
 from dmr.direction import Direction
 
-LEVEL = 0.05
 TESTED, SEARCHED = "test", "val"
 
 
@@ -172,7 +171,7 @@ def paid(interval: Interval, p_value: float, mode: Direction) -> str:
     better = mode.better(interval.estimate, 0.0)
     if interval.n == 1:
         return "cannot be judged from one seed"
-    if p_value <= LEVEL and _excludes_zero(interval):
+    if p_value <= SIGNIFICANCE and _excludes_zero(interval):
         return "paid" if better else "made it worse"
     if p_value <= _smallest(interval.n) and _excludes_zero(interval):
         return f"seems to {'pay' if better else 'make it worse'}, but so few seeds cannot prove it"
@@ -233,20 +232,20 @@ def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iter
             continue
         possible = pd.Series(holm(whole[f"smallest_p_{over}"]), whole.index)  # if all had the smallest they can give
         lowest = possible[known.index].min()
-        if lowest > LEVEL:
+        if lowest > SIGNIFICANCE:
             yield (
                 f"A paired test {words}, cannot decide here: the smallest p it can give, after Holm's correction for "
                 f"{_count(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
             )
             continue
-        told = known[known[f"p_{over}_holm"] < LEVEL].index
+        told = known[known[f"p_{over}_holm"] < SIGNIFICANCE].index
         signs = (("worse", -1.0), ("better", 1.0))
         groups = [(whole["method"][told[side * better[told] > 0]].tolist(), how) for how, side in signs]
         parts = [f"{_names(names)} {how}" for names, how in groups if names]
         result = f"finds {' and '.join(parts)}" if parts else "tells none of them from it"
         rest = len(known) - sum(len(names) for names, _ in groups)
         open_ones = f", and leaves {rest} open" if parts and rest else ""
-        yield f"A paired test {words}, {result}{open_ones} (p < {LEVEL:g} after Holm's correction)."
+        yield f"A paired test {words}, {result}{open_ones} (p < {SIGNIFICANCE:g} after Holm's correction)."
 
 
 def _unconfirmed(search: StudyResults) -> Answer:

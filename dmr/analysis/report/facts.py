@@ -14,7 +14,7 @@ from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.style import better_end
 from dmr.analysis.report.answer import SEARCHED, TESTED, status_words
 from dmr.analysis.report.page_tables import NOTHING, Cell, Column, Table
-from dmr.analysis.results.record_names import METHOD_PARAM, Tag, runs_filter
+from dmr.analysis.results.record_names import METHOD_PARAM, Tag, best_metric, runs_filter, summary_metric
 from dmr.analysis.results.study_results import StudyResults
 
 WHEN, NAME = "when", "name"
@@ -97,8 +97,8 @@ def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[
                 "Means, intervals, tests, Shapley values",
                 f"dmr compare {name} --reference {shlex.quote(comparison.reference)}",
                 "in MLflow the mean of a run is its metric "
-                f"best/{comparison.split}/{comparison.metric}_mean, a combination's "
-                f"best/{comparison.split}/{comparison.metric}/COMBINATION",
+                f"{best_metric(str(comparison.split), summary_metric(comparison.metric, 'mean'))}, a combination's "
+                f"{best_metric(str(comparison.split), comparison.metric, 'COMBINATION')}",
             )
         )
         entry = comparison.entry(comparison.reference)

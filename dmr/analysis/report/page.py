@@ -32,6 +32,7 @@ from dmr.analysis.report.page_tables import (
 )
 from dmr.analysis.results.artifacts import read_artifact, samples_reader
 from dmr.analysis.results.load_study import load_study
+from dmr.analysis.results.record_names import CONFIRM, SEARCH
 from dmr.analysis.results.study_results import stage_of
 from dmr.files import write_text
 
@@ -87,7 +88,7 @@ def render(source: Source, figures: Path | None = None) -> str:
     both = load_study(source.tracking_uri, source.study, experiment=source.experiment, key=source.key, stage=None)
     client = MlflowClient(source.tracking_uri)
     parent = client.get_run(both.parent_run_id)
-    search, confirmed = stage_of(both, "search"), stage_of(both, "confirm")
+    search, confirmed = stage_of(both, SEARCH), stage_of(both, CONFIRM)
     comparison, why_not = compared(both, search, samples_reader(source.tracking_uri))
     document = yaml.safe_load(source.study_file) or {}
     link = run_links(source.tracking_uri, parent.info.experiment_id)

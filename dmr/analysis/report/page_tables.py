@@ -12,12 +12,12 @@ import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.style import better_end
-from dmr.analysis.results.record_names import BLOCK, SUMMARIES, summary_metric
+from dmr.analysis.results.record_names import BLOCK, SHAPLEY, SUMMARIES, summary_metric
 from dmr.analysis.results.study_results import StudyResults, trial_values
 from dmr.direction import Direction
 
 NOTHING = "–"
-SHAPLEY = "shapley_"
+SHAPLEY_TITLE = "what this modality adds; all together add up to the full value minus that without any modality"
 COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "mean": ("mean", "mean over combinations, then over seeds; below it the 95 % interval over seeds"),
     "iqm": ("interquartile mean", "the same without the lowest and the highest quarter of the seeds"),
@@ -166,7 +166,11 @@ def configurations_table(comparison: Comparison) -> Table:
     columns = [Column("configuration"), Column("trial", number=True), Column("seeds", number=True)]
     columns += [Column(COLUMNS[name][0], number=True, title=COLUMNS[name][1]) for name in shown]
     columns += [
-        Column(f"Shapley, {name.removeprefix(SHAPLEY)}", number=True, title="this modality's share of the full value")
+        Column(
+            f"Shapley, {name.removeprefix(SHAPLEY)}",
+            number=True,
+            title=SHAPLEY_TITLE,
+        )
         for name in modalities
     ]
     rows = []

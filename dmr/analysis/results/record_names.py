@@ -31,6 +31,7 @@ SAMPLES: Final = "samples.npz"  # scores of each test sample
 
 METHOD_PARAM: Final = "model.method"  # the parameter of a run that names its method, whatever its block
 BEST_PREFIX: Final = "best/"  # of metrics at a run's best epoch
+SHAPLEY: Final = "shapley_"  # before a modality: columns of a comparison's summary
 
 
 class Tag:

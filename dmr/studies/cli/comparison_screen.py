@@ -11,6 +11,10 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from dmr.analysis.results.record_names import SHAPLEY
+from dmr.analysis.statistics import SIGNIFICANCE
+from dmr.direction import Direction
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
 FEW_COMBINATIONS = 15
 LABEL_WIDTH, ENTRY_WIDTH = 28, 13
-SIGNIFICANT, MARK = 0.05, "p < 0.05 after Holm's correction"
+MARK = "p < 0.05 after Holm's correction"
 UNBOUNDED = 1_000
 NOTHING = "-"
 
@@ -44,9 +48,9 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         out.print(_entries_table(comparison, "mean differences, and p after Holm's correction", differences))
     few = len(comparison.combinations) <= FEW_COMBINATIONS
     out.print(_combinations_table(comparison, out.width) if few else _largest_differences(comparison))
-    worth = [name for name in comparison.summary if str(name).startswith("shapley_")]
+    worth = [name for name in comparison.summary if str(name).startswith(SHAPLEY)]
     if worth:
-        columns = [Column(str(name).removeprefix("shapley_"), _number(str(name), signed=True)) for name in worth]
+        columns = [Column(str(name).removeprefix(SHAPLEY), _number(str(name), signed=True)) for name in worth]
         out.print(_entries_table(comparison, f"what each modality adds to {metric} (Shapley value)", columns))
 
 
@@ -71,7 +75,7 @@ def _differences(comparison: Comparison) -> list[Column]:
         Column("p\nseeds", _p("p_seeds_holm")),
         Column("p\nsamples", _p("p_samples_holm")),
         Column("−\ndefaults", _number("minus_defaults", signed=True)),
-        Column("p\nseeds", _p("p_defaults_holm")),
+        Column("p\ndefaults", _p("p_defaults_holm")),
         Column("gap to\ndedi-\ncated", _number("gap_to_dedicated", signed=True)),
         Column("worse\nwith\nmore", _number("worse_with_more")),
     ]
@@ -104,7 +108,7 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
         title += f", {len(shown)} of {len(labels)} entries (-o DIR writes all)"
     means = frame.pivot(index="combination", columns="label", values="mean")
     p_values = frame.pivot(index="combination", columns="label", values="p_samples_holm")
-    marked = p_values[shown] < SIGNIFICANT
+    marked = p_values[shown] < SIGNIFICANCE
     if marked.any(axis=None):
         title += f"; * differs from {comparison.reference} over test samples, {MARK}"
     table = _table(title, "combination", shown, width=ENTRY_WIDTH)
@@ -121,7 +125,7 @@ def _largest_differences(comparison: Comparison) -> Table:
     others = frame[frame["minus_reference"].notna()]
     if others.empty:
         table = _table(f"{comparison.metric} of the {FEW_COMBINATIONS} worst combinations", "combination", ["mean"])
-        for name, value in means.sort_values(ascending=comparison.mode == "max")[:FEW_COMBINATIONS].items():
+        for name, value in means.sort_values(ascending=comparison.mode is Direction.MAX)[:FEW_COMBINATIONS].items():
             table.add_row(str(name), f"{value:.4f}")
         return table
     others = others.loc[others["minus_reference"].abs().sort_values(ascending=False, kind="stable").index]

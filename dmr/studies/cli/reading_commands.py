@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dmr.analysis.results.record_names import CONFIRM, SEARCH
 from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
 
@@ -62,10 +63,10 @@ def heatmap(
         reference = int(difference_to)
     else:
         raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
-    results = load_results(name, storage, "search" if difference_to is None else None)
+    results = load_results(name, storage, SEARCH if difference_to is None else None)
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
-        typer.echo(write_heatmap(stage_of(results, "search"), path, top, reference, default_trials(results)))
+        typer.echo(write_heatmap(stage_of(results, SEARCH), path, top, reference, default_trials(results)))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
 
@@ -97,7 +98,7 @@ def figures(
     folder = StudyFolder(resolve_storage(storage), name)
     results = load_results(name, storage, None)
     client = MlflowClient(folder.store_uris().tracking_uri)
-    search, confirm = stage_of(results, "search"), stage_of(results, "confirm")
+    search, confirm = stage_of(results, SEARCH), stage_of(results, CONFIRM)
     comparison, _ = compared(results, search, lambda run: None)
     target = output or folder.figures
     try:

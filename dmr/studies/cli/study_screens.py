@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dmr.analysis.results.record_names import BLOCK
+from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
-from dmr.studies.driver.run_study import RunResult, unsent_line
+from dmr.studies.driver.run_study import RunResult, tracking_error_line
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.trial_outcomes import FAILURES
@@ -54,18 +54,18 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out.print(f"resources: {need.text()}; {concurrent} at a time")
 
 
-def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, console: Console) -> int:
+def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, console: Console) -> int:
     """The best trials on standard output, where to look further on standard error; returns the exit code."""
     name = plan.study.name
 
     def tell(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    if finish.tracking_error:
-        tell(f"{unsent_line(finish.tracking_error, folder)}; `dmr resume {name}` sends it")
-    if finish.outcome != "complete":
+    if result.tracking_error:
+        tell(f"{tracking_error_line(result.tracking_error, folder)}; `dmr resume {name}` sends it")
+    if result.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
-        return 130 if finish.outcome == "interrupted" else 1
+        return 130 if result.outcome == "interrupted" else 1
     from dmr.analysis.results.load_study import load_study
 
     try:
@@ -73,23 +73,23 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, consol
         results = load_study(uri, name, experiment=experiment, key=folder.study_key)
     except LookupError as error:
         tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
-        return 0 if finish.succeeded else 1
+        return 0 if result.succeeded else 1
     trials = results.table.groupby("trial")[["status", *results.searched]].first()
     failed = trials.index[trials["status"].isin(FAILURES)]
     if len(failed):
         tell(f"{len(failed)} of {len(trials)} trials failed: {', '.join(map(str, failed))}")
-    if not finish.succeeded:
+    if not result.succeeded:
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
     Console(highlight=False).print(_trial_table(results, trials))
     code, confirmed = 0, ""
-    if plan.study.confirm is not None and finish.confirmed is not None:
+    if plan.study.confirm is not None and result.confirmed is not None:
         from dmr.studies.reporting.confirm_table import confirm_table
 
         seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
         runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
-        Console(highlight=False).print(confirm_table(runs, finish.confirmed, seeds))
-        count, failures = len(finish.confirmed) * len(seeds), runs.table["status"].isin(FAILURES)
+        Console(highlight=False).print(confirm_table(runs, result.confirmed, seeds))
+        count, failures = len(result.confirmed) * len(seeds), runs.table["status"].isin(FAILURES)
         confirmed = f", {count} confirm runs"
         if failures.any():
             tell(f"{failures.sum()} confirm runs failed; see {folder.log}")
@@ -98,7 +98,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, finish: RunResult, consol
     tell(f"heatmap: {folder.heatmap}")
     if folder.report.exists():
         tell(f"report: {folder.report}")
-    tell(f"MLflow: dmr ui   (filter: tags.study = '{name}' and tags.stage = 'search')")
+    tell(f"MLflow: dmr ui   (filter: {runs_filter(name, SEARCH)})")
     return code
 
 

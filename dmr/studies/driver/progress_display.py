@@ -1,4 +1,4 @@
-"""What people see while a study runs: a live table on a terminal, plain lines elsewhere; engines' noise in log.txt."""
+"""Progress of a stage while it runs: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Lines(logging.Handler):
 
 
 class Screen:
-    """Follows one study."""
+    """Shows the progress of one stage."""
 
     def __init__(self, stage: Stage, stream: TextIO) -> None:
         self.stage = stage

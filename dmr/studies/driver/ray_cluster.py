@@ -43,18 +43,18 @@ class Need:
 
     @property
     def fits(self) -> int:
-        """Trials at a time. All workers take the same, so that so many can never wait for each other's places."""
+        """Trials at a time. All workers need the same, so that trials cannot deadlock waiting for each other's slots."""
         least, most = self.workers
         return max(self.worker_slots // most, 1) if self.worker_slots >= least else 0
 
     def text(self) -> str:
         least, most = self.workers
         several = f"{least} workers" if least == most else f"{least} to {most} workers"
-        each = "" if most == 1 else f"{several} with each "
+        first, each = ("", "") if most == 1 else (f"{several} with ", " each")
         cpus, gpus = (sum(amounts) for amounts in zip(*self.nodes, strict=True)) if self.nodes else (0.0, 0.0)
         where = f" on {len(self.nodes)} nodes, on which {self.worker_slots} workers fit" if len(self.nodes) > 1 else ""
         return (
-            f"a trial needs {each}{self.cpus:g} CPUs and {self.gpus:g} GPUs; "
+            f"a trial needs {first}{self.cpus:g} CPUs and {self.gpus:g} GPUs{each}; "
             f"there are {cpus:g} CPUs and {gpus:g} GPUs{where}"
         )
 
@@ -65,7 +65,7 @@ def ray_running(address: str | None, groups: bool = False) -> Iterator[None]:
 
     Args:
         groups: trials are trained by worker groups, which need Ray's dashboard: without it a group that is stopped
-            keeps its place, and the next trial waits for ever.
+            keeps its CPUs and GPUs, and the next trial waits for ever.
 
     Raises:
         StudyError: no cluster answers there, or it has no dashboard and needs one.

@@ -70,7 +70,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunR
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
         check_fits(plan, local_need(plan))
-    stored = folder.store_uris() if (folder.path / "places.json").exists() else None
+    stored = folder.store_uris() if folder.stores_file.exists() else None
     with engine_noise_to(folder.log if stored else Path(os.devnull)):
         uris = stored or resolve_store_uris(folder)
         experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
@@ -117,7 +117,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id:
 
 
 def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, stderr: TextIO, engine: ExitStack) -> StageEnd:
-    """Run the search or, after it, the confirmation, and keep what there is to read of it."""
+    """Run the search or, after it, the confirmation, and publish its results."""
     stage = confirmation or search
     with Screen(stage, stderr) as screen:
         driver = StageDriver(stage, screen, engine)
@@ -139,6 +139,6 @@ def _open_confirmation(search: SearchStage) -> ConfirmStage:
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def unsent_line(error: str, folder: StudyFolder) -> str:
+def tracking_error_line(error: str, folder: StudyFolder) -> str:
     """What there is to say where MLflow could not be told everything."""
-    return f"MLflow: {error}: what it has not got is in {folder.journal}"
+    return f"MLflow: {error}: the records it has not received are in {folder.journal}"

@@ -19,7 +19,7 @@ from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.ray_cluster import check_fits, local_need
-from dmr.studies.driver.run_study import CLOSE_SECONDS, unsent_line
+from dmr.studies.driver.run_study import CLOSE_SECONDS, tracking_error_line
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder, resolve_store_uris
 from dmr.studies.study_file.plan import StudyPlan
@@ -100,7 +100,7 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     if not sent:
-        console.print(unsent_line(str(tracker.error), folder), markup=False, soft_wrap=True)
+        console.print(tracking_error_line(str(tracker.error), folder), markup=False, soft_wrap=True)
     if report is None:
         console.print(f"{plan.study.name}: {outcome.reason}: {outcome.message}", markup=False, soft_wrap=True)
         return 1

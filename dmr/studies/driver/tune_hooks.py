@@ -60,7 +60,7 @@ class TrialSource(_LeftBehind, Searcher):
         return {"number": record.number, "settings": record.settings, "block": record.block}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The TuneCallback is told as well, and knows the trial."""
+        """Nothing to do: `TuneCallback` ends the trial."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the stage reads Optuna's database."""
@@ -106,7 +106,7 @@ class TuneCallback(_LeftBehind, tune.Callback):
         number, text = trial.config["number"], _last_death(trial)
         if self._cannot_import(text):
             return
-        files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one a rank
+        files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one per rank
         hung = "\n".join(file.read_text() for file in files if file.stat().st_size)
         if hung:
             outcome = TrialOutcome("lost", "an epoch took longer than train.epoch_minutes", hung)
@@ -128,7 +128,7 @@ class TuneCallback(_LeftBehind, tune.Callback):
         return found is not None
 
     def _end(self, number: int, outcome: TrialOutcome) -> None:
-        """After trouble nothing more is written: the trial stays as it is, and goes on with `dmr resume`."""
+        """Once the stage has an error nothing is written: the trial stays as it is, and `dmr resume` goes on with it."""
         if self.stage.error is None:
             with self.stage.guarded():
                 self.stage.finish(number, outcome)

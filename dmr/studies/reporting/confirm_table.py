@@ -47,6 +47,8 @@ def confirm_rows(results: StudyResults, configurations: Sequence[Configuration],
     Args:
         seeds: those that count; others are of an earlier confirmation.
     """
+    from dmr.analysis.comparison.paired_tests import SEED
+    from dmr.analysis.results.record_names import summary_metric
     from dmr.analysis.statistics import bootstrap_mean
 
     rows = results.table
@@ -54,11 +56,11 @@ def confirm_rows(results: StudyResults, configurations: Sequence[Configuration],
     found = []
     for one in configurations:
         test = tested[(tested["method"] == one.method) & (tested["trial"] == one.trial)]
-        summaries = [f"{results.main_metric}_{summary}" for summary in ("mean", "worst", "full")]
+        summaries = [summary_metric(results.main_metric, summary) for summary in ("mean", "worst", "full")]
         values = [test.loc[test["metric"] == name, "value"].to_numpy() for name in summaries]
         mean, worst, full = (float(value.mean()) if len(value) else None for value in values)
         many = len(values[0]) > 1
-        interval = bootstrap_mean(values[0], seeds.start) if many else None
+        interval = bootstrap_mean(values[0], SEED) if many else None
         low, high = (interval.low, interval.high) if interval is not None else (None, None)
         found.append(ConfirmRow(one, len(values[0]), mean, low, high, worst, full))
     return found

@@ -13,7 +13,7 @@ from dmr.studies.reporting.report_file import write_study_report
 from dmr.studies.reporting.study_note import study_note
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.stages.stage import Stage
-from dmr.studies.storage.optuna_attributes import KEPT
+from dmr.studies.storage.optuna_attributes import PUBLISHED
 from dmr.studies.tracking.run_logging import NOTE
 from dmr.studies.tracking.tracker import PARENT
 
@@ -37,31 +37,31 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
 
     tracker, folder, plan = search_stage.tracker, search_stage.folder, search_stage.plan
     stage: Stage = confirmation or search_stage
-    kept = None
+    published = None
     with stage.retry_queue.reaching():
-        kept = stage.study.user_attrs.get(KEPT)
-    if kept == stage.finished and folder.heatmap.exists():
+        published = stage.study.user_attrs.get(PUBLISHED)
+    if published == stage.finished and folder.heatmap.exists():
         return
     if not tracker.flush(timeout=FLUSH_SECONDS):
         return
-    with _warned("what there is to read of the study"):
+    with _warned("the heatmap, report and note of the study"):
         search = _load(search_stage, SEARCH)
         with _warned("the heatmap"):
             tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
         if plan.study.tracking.report:
             with _warned("the report"):
-                _keep_report(search_stage)
+                _publish_report(search_stage)
         model = None
         if plan.study.tracking.report and (confirmation is not None or plan.study.confirm is None):
             with _warned("the model of the winner"):
-                model = _keep_winner(search_stage)
+                model = _publish_winner(search_stage)
         with _warned("the note of the study's run"):
             rows = _confirmed(search_stage, confirmation) if confirmation is not None else ()
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
-        stage.retry_queue.put(lambda: stage.study.set_user_attr(KEPT, stage.finished))
+        stage.retry_queue.put(lambda: stage.study.set_user_attr(PUBLISHED, stage.finished))
 
 
-def _keep_report(search_stage: SearchStage) -> None:
+def _publish_report(search_stage: SearchStage) -> None:
     """The report, and the figures on it."""
     folder = search_stage.folder
     folder.figures.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def _keep_report(search_stage: SearchStage) -> None:
         search_stage.tracker.artifact(PARENT, path)
 
 
-def _keep_winner(search_stage: SearchStage) -> str | None:
+def _publish_winner(search_stage: SearchStage) -> str | None:
     """The model of the winner, the same as of `dmr export`, with its files in MLflow; returns its id there."""
     from dmr.studies.trained_models.export import export_run
     from dmr.studies.trained_models.find_run import find_winner

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.locations import resolve_storage
-from dmr.studies.storage.mlflow_store import TrackingError, check_database, fail_soon
+from dmr.studies.storage.mlflow_store import check_database, fail_soon
 from dmr.studies.storage.store_passwords import ask_for_password
 from dmr.studies.storage.study_folder import StudyFolder
 
@@ -29,8 +29,6 @@ def stored_runs(folder: StudyFolder) -> Iterator[str]:
     try:
         check_database(uri)
         yield uri
-    except TrackingError as error:
-        raise StudyError(str(error)) from None
     except LookupError as error:
         raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
 

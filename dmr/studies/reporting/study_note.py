@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dmr.analysis.results.record_names import BEST_PREFIX, Tag
+from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, SEARCH, Tag, runs_filter
+from dmr.direction import Direction
 from dmr.studies.reporting.confirm_table import NUMBERS, ConfirmRow
 from dmr.studies.trial_outcomes import FAILURES
 
@@ -59,13 +60,17 @@ def _ended(results: StudyResults) -> str:
 
 
 def _confirmed(results: StudyResults, rows: Sequence[ConfirmRow]) -> str:
-    ordered = sorted(rows, key=lambda row: (row.mean is None, row.mean or 0.0), reverse=results.main_mode == "max")
-    ordered = [row for row in ordered if row.mean is not None] + [row for row in ordered if row.mean is None]
+    sign = results.main_mode.sign
+    ordered = sorted(rows, key=lambda row: (row.mean is None, -sign * (row.mean or 0.0)))
     head = ("method", "configuration", *NUMBERS)
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for row in ordered[:MOST_ROWS]:
         lines.append(" | ".join((f"`{row.configuration.method}`", row.configuration.name, *row.texts())))
-    more = f"\n\n{len(rows) - MOST_ROWS} more are in `dmr confirm {results.study}`." if len(rows) > MOST_ROWS else ""
+    more = (
+        f"\n\n{len(rows) - MOST_ROWS} more: `dmr compare {results.study}` shows all of them."
+        if len(rows) > MOST_ROWS
+        else ""
+    )
     title = f"### Confirmed on test: {results.main_metric} over {results.combinations} combinations"
     table = "\n".join(f"| {line} |" for line in lines)
     return (
@@ -76,14 +81,14 @@ def _confirmed(results: StudyResults, rows: Sequence[ConfirmRow]) -> str:
 
 def _filters(results: StudyResults, confirmed: bool) -> str:
     """For the search box above the table of runs."""
-    study = f"tags.study = '{results.study}'"
+    study = runs_filter(results.study)
     filters = {
-        "the trials of the search": f"{study} and tags.stage = 'search'",
+        "the trials of the search": runs_filter(results.study, SEARCH),
         "those that failed": f"{study} and attributes.status = 'FAILED'",
     } | {f"those near the best by `{metric}`": f"{study} and {near}" for metric, near in _near_the_best(results)}
     if confirmed:
-        filters["the runs of the confirmation"] = f"{study} and tags.stage = 'confirm'"
-        filters["its best configurations"] = f"{study} and tags.stage = 'confirm' and tags.config LIKE 'best%'"
+        filters["the runs of the confirmation"] = runs_filter(results.study, CONFIRM)
+        filters["its best configurations"] = runs_filter(results.study, CONFIRM, "best%")
     lines = "\n".join(f"- {what}: `{text}`" for what, text in filters.items())
     return f"### Filters for the table of runs\n\n{lines}\n\nTables and charts group by the tag `method`."
 
@@ -94,7 +99,7 @@ def _near_the_best(results: StudyResults) -> Iterator[tuple[str, str]]:
 
     values = trial_values(results)
     for objective in results.objectives:
-        metric, highest = objective["metric"], objective["mode"] == "max"
+        metric, highest = objective["metric"], Direction(objective["mode"]) is Direction.MAX
         if len(values):
             best = values[metric].max() if highest else values[metric].min()
             bound = math.floor(100 * best) / 100 if highest else math.ceil(100 * best) / 100

@@ -69,13 +69,13 @@ class Proposer:
             if proposed is None:
                 return None
             self.enqueue(*proposed)
-        # a point of a block is drawn already, and its memory must stay
+        # with blocks the point is already drawn, and what its sampler stored with it must not be overwritten
         self.study.sampler = make_sampler("random", 0) if self.has_blocks else self._sampler(len(trials))
         trial = self.study.ask()
         return trial, self.space.suggest(trial)
 
     def enqueue(self, point: Mapping[str, Any], memory: Mapping[str, Any] | None = None) -> None:
-        """Let a point be the next trial's that nobody has yet.
+        """Queue a point for the next trial that has none.
 
         Args:
             memory: what a sampler keeps with a trial, such as its generation.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from dmr.analysis.results.record_names import DEFAULTS, Tag
+from dmr.analysis.results.record_names import CONFIG_SEPARATOR, DEFAULTS, EARLIER, Tag, best_name
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
@@ -39,7 +39,6 @@ from dmr.studies.tracking.tracker import PARENT
 from dmr.without_modalities import value_without_modalities
 
 NO_TRIAL = -1
-EARLIER = "earlier"
 
 
 class Configuration(NamedTuple):
@@ -63,11 +62,11 @@ def choose_configurations(search: SearchStage) -> list[Configuration]:
     chosen = []
     for part in plan.blocks:
         own = [trial for trial in trials if search.proposer.block(trial) == part.label]
-        names = {number: f"best {rank}" for rank, number in enumerate(_best(plan, own), start=1)}
+        names = {number: best_name(rank) for rank, number in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
         defaults = plan.defaults(part)
         number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
-        names[number] = f"{names[number]}, {DEFAULTS}" if number in names else DEFAULTS
+        names[number] = f"{names[number]}{CONFIG_SEPARATOR}{DEFAULTS}" if number in names else DEFAULTS
         points.setdefault(NO_TRIAL, part.whole({}))
         chosen += [Configuration(plan.label(points[n]), name, n, points[n]) for n, name in names.items()]
     return chosen
@@ -98,8 +97,8 @@ class ConfirmStage(Stage):
         self.wanted = {Pair(one.method, one.trial, seed).key: one for seed in self.seeds for one in self.configurations}
 
     def open(self) -> None:
-        """Let Optuna have a waiting trial for each run; what an earlier choice had and this one has not stays, and is
-        called `earlier`.
+        """Queue one trial per configuration and seed in Optuna. Runs of configurations no longer chosen are kept and
+        tagged `earlier`.
         """
         self.tracker.inputs(PARENT, tested_inputs(self.plan))
         before = wanted_runs(self.study)
@@ -125,7 +124,7 @@ class ConfirmStage(Stage):
             return
         seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
         value = value_without_modalities(seen, "test", self.plan.main_metric)
-        self.tracker.tags(PARENT, {WITHOUT_MODALITIES: json.dumps({"test": value})})
+        self.tracker.tags(PARENT, {Tag.WITHOUT_MODALITIES: json.dumps({"test": value})})
         self.study.set_user_attr(WITHOUT_MODALITIES, value)
 
     @property

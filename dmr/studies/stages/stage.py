@@ -177,7 +177,7 @@ class Stage:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What Optuna's storage, a disk or Ray raises here becomes `trouble`: the study stops and can go on later."""
+        """An exception of Optuna's storage, a disk or Ray becomes `error`: the study stops and can go on later."""
         try:
             yield
         except Exception as error:

@@ -10,11 +10,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from dmr.analysis.results.record_names import Tag
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
 from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
 
-KEY_TAG = "dmr.key"
 NOT_OFFERED = "ENDPOINT_NOT_FOUND"  # what an older server says to a call it does not know
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows pages for language models
 MODELS_AT_ONCE = 50
@@ -25,20 +25,16 @@ CLIENT_SETTINGS = {
 }
 
 
-class TrackingError(Exception):
-    """The MLflow store cannot be used; one line: which, what is wrong, what to do."""
-
-
-def open_store(tracking_uri: str, experiment: str) -> str:
+def open_mlflow(tracking_uri: str, experiment: str) -> str:
     """Create the store and the experiment where they are missing; returns the experiment's id.
 
     Raises:
-        TrackingError: within about 15 s, if the store cannot be reached or written.
+        StudyError: within about 15 s, if the store cannot be reached or written.
     """
     shown = mask_password(tracking_uri)
     scheme = tracking_uri.split(":", 1)[0] if ":" in tracking_uri else ""
     if scheme in ("", "file") or len(scheme) == 1:
-        raise TrackingError(
+        raise StudyError(
             f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server"
         )
     file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
@@ -53,9 +49,9 @@ def open_store(tracking_uri: str, experiment: str) -> str:
                 return str(client.create_experiment(experiment, tags=KIND))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
         line = ask_for_password(first_line(error), "MLFLOW_TRACKING_URI")
-        raise TrackingError(f"MLflow store {shown}: cannot be used: {line}") from None
+        raise StudyError(f"MLflow store {shown}: cannot be used: {line}") from None
     if found.lifecycle_stage != "active":
-        raise TrackingError(
+        raise StudyError(
             f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
         )
     return str(found.experiment_id)
@@ -65,7 +61,7 @@ def check_database(tracking_uri: str) -> None:
     """MLflow's own client tries a database server for 100 s.
 
     Raises:
-        TrackingError: the URI is one of a server, which does not answer or refuses the password.
+        StudyError: the URI is one of a server, which does not answer or refuses the password.
     """
     if tracking_uri.startswith(("sqlite:", "http:", "https:")):
         return
@@ -77,12 +73,12 @@ def check_database(tracking_uri: str) -> None:
         engine.dispose()
     except Exception as error:  # SQLAlchemy passes on whatever a database driver raises
         line = ask_for_password(storage_error(error), "MLFLOW_TRACKING_URI")
-        raise TrackingError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
+        raise StudyError(f"MLflow store {mask_password(tracking_uri)}: cannot be used: {line}") from None
 
 
 def _check_sqlite(path: Path, shown: str) -> None:
     if not path.parent.is_dir():
-        raise TrackingError(f"MLflow store {shown}: there is no directory {path.parent}")
+        raise StudyError(f"MLflow store {shown}: there is no directory {path.parent}")
     try:
         database = sqlite3.connect(path, timeout=10.0)
         try:
@@ -91,7 +87,7 @@ def _check_sqlite(path: Path, shown: str) -> None:
         finally:
             database.close()
     except sqlite3.Error as error:
-        raise TrackingError(f"MLflow store {shown}: cannot be written: {error}") from None
+        raise StudyError(f"MLflow store {shown}: cannot be written: {error}") from None
 
 
 @contextmanager
@@ -123,7 +119,7 @@ def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return
-    ids, wanted = [found.experiment_id], f"tags.`{KEY_TAG}` LIKE '{journal}/%'"
+    ids, wanted = [found.experiment_id], f"tags.`{Tag.KEY}` LIKE '{journal}/%'"
     while runs := client.search_runs(ids, wanted, max_results=1_000):
         for run in runs:
             client.delete_run(run.info.run_id)
@@ -134,15 +130,3 @@ def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
     except MlflowException as error:
         if error.error_code != NOT_OFFERED:
             raise
-
-
-def open_mlflow(uri: str, experiment: str) -> str:
-    """The id of the experiment, made where it is missing.
-
-    Raises:
-        StudyError: the store cannot be used.
-    """
-    try:
-        return open_store(uri, experiment)
-    except TrackingError as error:
-        raise StudyError(str(error)) from None

@@ -1,4 +1,4 @@
-"""What a study keeps in Optuna's storage beside values: the name and type of every user attribute, read here alone.
+"""What a study keeps in Optuna's storage beside values: the name and type of every user attribute.
 
 The strings are on people's disks and do not change.
 """
@@ -16,7 +16,7 @@ CONFIRM = "confirm"  # Optuna's study of the confirmation is NAME/confirm: no st
 
 # of a study
 ENDED = "ended"  # the budget it has come to the end of
-KEPT = "kept"  # the number of trials that had ended when figures, report and model were made last
+PUBLISHED = "kept"  # the number of trials that had ended when figures, report and model were made last
 WANTED = "wanted"  # of a confirmation: the name of the configuration of each run that is wanted now, by `Pair.key`
 WITHOUT_MODALITIES = "without_modalities"  # of a confirmation: the main metric on test of always answering one class
 

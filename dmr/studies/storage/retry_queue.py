@@ -20,11 +20,11 @@ RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
 
 
 class RetryQueue:
-    """Writes in their order, each until it has arrived. A write may have been committed although it seemed to fail, so
-    that each has to be one that can be done again.
+    """Writes in order, each repeated until it arrives. A write may have been committed although it seemed to fail, so
+    every write must be idempotent.
 
     Attributes:
-        problem: why the server cannot be reached; None where it can.
+        error: why the server cannot be reached; None where it can.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class RetryQueue:
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
-        """What fails here because the server is away is left undone, with `problem` set."""
+        """What fails here because the server is away is left undone, with `error` set."""
         try:
             yield
         except Exception as error:

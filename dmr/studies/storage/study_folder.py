@@ -98,13 +98,18 @@ class StudyFolder:
             raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
         return read_yaml(self.study_file)
 
+    @property
+    def stores_file(self) -> Path:
+        """Where the study's stores are."""
+        return self.path / "places.json"
+
     def store_uris(self) -> StoreUris:
         """The stores, with the passwords that the environment has for them.
 
         Raises:
             StudyError: the file is damaged.
         """
-        file = self.path / "places.json"
+        file = self.stores_file
         try:
             kept = StoreUris(**json.loads(file.read_text(encoding="utf-8")))
             return StoreUris(
@@ -117,7 +122,7 @@ class StudyFolder:
     def remember(self, uris: StoreUris) -> None:
         """Passwords are not kept."""
         kept = {key: mask_password(uri) for key, uri in asdict(uris).items()}
-        write_text(self.path / "places.json", json.dumps(kept, indent=1), mode=0o600)
+        write_text(self.stores_file, json.dumps(kept, indent=1), mode=0o600)
 
     @property
     def study_key(self) -> str | None:

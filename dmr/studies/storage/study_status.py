@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from dmr.analysis.results.record_names import SEARCH, runs_filter
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
@@ -60,8 +61,7 @@ def status_lines(folder: StudyFolder) -> list[str]:
     minutes = document["budget"]["minutes"]
     lines.append(f"ran {folder.seconds_run() / 60:.1f} min" + (f" of {minutes:g}" if minutes else ""))
     lines.append(
-        f"MLflow: {mask_password(folder.store_uris().tracking_uri)}, "
-        f"filter: tags.study = '{folder.name}' and tags.stage = 'search'"
+        f"MLflow: {mask_password(folder.store_uris().tracking_uri)}, filter: {runs_filter(folder.name, SEARCH)}"
     )
     return lines
 

@@ -82,7 +82,8 @@ def _mistake_with(document: dict[str, Any], key: str, value: Any, methods: list[
 
 
 def check_data(own: dict[str, Any], block: SearchBlock, dataset: MultimodalDataset) -> None:
-    """A block's encoders, every choice of them in its space included, fit the modalities, and its sampling the task.
+    """The encoders of a block, every choice of them in its space included, fit the modalities, and
+    `train.class_balanced` fits the task.
 
     Raises:
         InvalidStudy: one does not.
@@ -118,12 +119,12 @@ def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset) 
         try:
             deployment_weights(evaluated_combinations(dataset.modality_names), odds)
         except ValueError as error:
-            raise invalid("deployment", f"{error}") from None
+            raise invalid("deployment", str(error)) from None
 
 
 def check_sampler(study: StudyFile, block: SearchBlock) -> None:
     """Raises:
-    InvalidStudy: the sampler is `grid` and the block's space does not end.
+    InvalidStudy: the sampler is `grid`, and the block's space is not finite, has conditions, or has too many points.
     """
     if study.sampler != "grid":
         return

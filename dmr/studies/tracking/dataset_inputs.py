@@ -97,7 +97,7 @@ def _add(digest: Any, array: npt.NDArray[Any]) -> None:
 
 def _columns(dataset: MultimodalDataset) -> list[dict[str, str]]:
     shapes = {m.name: f"{m.kind} {' × '.join(map(str, m.shape))}" for m in dataset.modalities}
-    classes = f"one of {dataset.num_classes} classes{' a pixel' if dataset.task == 'segmentation' else ''}"
+    classes = f"one of {dataset.num_classes} classes{' per pixel' if dataset.task == 'segmentation' else ''}"
     return [{"name": name, "type": text} for name, text in {**shapes, "label": classes}.items()]
 
 

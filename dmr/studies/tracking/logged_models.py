@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dmr.analysis.results.record_names import Tag, key_filter
 from dmr.studies.tracking.journal import Record
 
 log = logging.getLogger("dmr")
@@ -14,13 +14,11 @@ log = logging.getLogger("dmr")
 FORBIDDEN = str.maketrans(dict.fromkeys("/:.%\"'", "-"))  # in a model's name
 
 
-def ship_model(
-    client: Any, experiment: str, run_id: str, record: Record, tag: Mapping[str, str], may_exist: bool
-) -> str:
+def ship_model(client: Any, experiment: str, run_id: str, record: Record, tag: str, may_exist: bool) -> str:
     """Make the model of a journal's record and return its id; what an earlier process did of this is not done again.
 
     Args:
-        tag: what it is found by.
+        tag: the value of its tag `dmr.key`, by which it is found.
         may_exist: it may have been begun before.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -32,7 +30,7 @@ def ship_model(
             experiment,
             name=record["name"].translate(FORBIDDEN),
             source_run_id=run_id,
-            tags=record["tags"] | dict(tag),
+            tags=record["tags"] | {Tag.KEY: tag},
             params=record["params"],
         )
     model_id = str(model.model_id)
@@ -48,9 +46,8 @@ def ship_model(
     return model_id
 
 
-def _find(client: Any, experiment: str, tag: Mapping[str, str]) -> Any:
-    ((name, value),) = tag.items()
-    found = client.search_logged_models([experiment], f"tags.`{name}` = '{value}'", max_results=1)
+def _find(client: Any, experiment: str, tag: str) -> Any:
+    found = client.search_logged_models([experiment], key_filter(tag), max_results=1)
     return found[0] if found else None
 
 

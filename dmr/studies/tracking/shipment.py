@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dmr.studies.storage.mlflow_store import KEY_TAG, NOT_OFFERED
+from dmr.analysis.results.record_names import Tag, key_filter
+from dmr.studies.storage.mlflow_store import NOT_OFFERED
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.tracking.journal import Record
 from dmr.studies.tracking.logged_models import ship_model
@@ -96,9 +97,9 @@ class Shipment:
         tag = f"{self.journal_id}/{key}"
         run_id = self._find(tag) if key in self.ids.runs_may_exist else None
         if run_id is None:
-            tags = record["tags"] | {KEY_TAG: tag, "mlflow.runName": record["name"]}
+            tags = record["tags"] | {Tag.KEY: tag, "mlflow.runName": record["name"]}
             if record["parent"] is not None:
-                tags["mlflow.parentRunId"] = self.ids.runs.get(record["parent"], "")
+                tags[Tag.PARENT] = self.ids.runs.get(record["parent"], "")
             self.ids.runs_may_exist.add(key)  # a server may have made it although the call fails
             run_id = str(
                 self.client.create_run(
@@ -115,7 +116,7 @@ class Shipment:
         """
         model = record["model"]
         if model not in self.ids.models:
-            tag = {KEY_TAG: f"{self.journal_id}/{model}"}
+            tag = f"{self.journal_id}/{model}"
             may_exist = model in self.ids.models_may_exist
             self.ids.models_may_exist.add(model)  # a server may have made it although a call fails
             run_id = self.ids.runs[record["key"]]
@@ -123,7 +124,7 @@ class Shipment:
             self.append({"op": "model_id", "key": model, "id": model_id})
 
     def _find(self, tag: str) -> str | None:
-        found = self.client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{tag}'", max_results=1)
+        found = self.client.search_runs([self.experiment_id], key_filter(tag), max_results=1)
         return str(found[0].info.run_id) if found else None
 
     def _input(self, key: str, record: Record) -> None:

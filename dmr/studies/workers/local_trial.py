@@ -82,7 +82,7 @@ class TuneReporter(FolderReporter):
 def run_trial(config: dict[str, Any], context: TrialContext, dataset: MultimodalDataset) -> None:
     """Tune's trainable: trains the trial of `config` (its `number` and `settings`), and reports how it failed, if so.
 
-    Only the death of the process is left to Tune; an exception is an ending like any other.
+    Only the death of the process is left to Tune; an exception is an outcome like any other.
     """
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer

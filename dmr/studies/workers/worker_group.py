@@ -2,7 +2,7 @@
 
 The trial's own process trains nothing. It starts the group and hands on what the first rank reports: Tune's `report`
 works there and Train's does not, in the workers it is the other way round. What goes wrong with the training is an
-ending, as in a trial of one process; what goes wrong with a process ends the group, and Tune starts the trial again,
+outcome, as in a trial of one process; what goes wrong with a process ends the group, and Tune starts the trial again,
 which goes on from the checkpoint in its folder.
 """
 
@@ -31,7 +31,7 @@ from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.training import EpochReport, RunSettings
 
 HEALTH_CHECK_SECONDS = "0.2"  # how often Train looks at its workers; a report waits for it
-STARTS = 10  # of a group whose workers do not come up, a minute each
+STARTS = 10  # attempts to start a group whose workers do not come up; each takes a minute
 POLL_SECONDS = 0.2
 PEER = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "ncclRemoteError")
 

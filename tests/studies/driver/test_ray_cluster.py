@@ -34,7 +34,7 @@ def test_how_many_trials_fit(cpus, gpus, workers, nodes, fits):
 def test_what_does_not_fit_is_told_with_the_numbers():
     need = Need(2.0, 1.0, (4, 4), ((8.0, 1.0), (8.0, 2.0)))
     assert need.text() == (
-        "a trial needs 4 workers with each 2 CPUs and 1 GPUs; there are 16 CPUs and 3 GPUs on 2 nodes, on which 3 "
+        "a trial needs 4 workers with 2 CPUs and 1 GPUs each; there are 16 CPUs and 3 GPUs on 2 nodes, on which 3 "
         "workers fit"
     )
 

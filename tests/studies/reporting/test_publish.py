@@ -20,7 +20,7 @@ from dmr.studies.reporting import publish as keep
 from dmr.studies.reporting.publish import publish
 from dmr.studies.stages.confirm_stage import ConfirmStage
 from dmr.studies.stages.search_stage import SearchStage
-from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.dataset_inputs import searched_inputs
@@ -94,7 +94,7 @@ class Study:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    return uri, open_store(uri, "digits")
+    return uri, open_mlflow(uri, "digits")
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_what_cannot_be_made_is_a_warning(
     def broken(*_: Any) -> None:
         raise KeyError("no model today")
 
-    monkeypatch.setattr(keep, "_keep_winner", broken)
+    monkeypatch.setattr(keep, "_publish_winner", broken)
     publish(study.stage)
     assert "the model of the winner cannot be made: KeyError: 'no model today'" in caplog.text
     assert NOTE in study.parent.data.tags

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from dmr.studies.cli.entry_point import app
+from dmr.studies.errors import StudyError
 from dmr.studies.reporting import stored_results as stored_runs
-from dmr.studies.storage.mlflow_store import TrackingError
 from dmr.studies.storage.store_passwords import ask_for_password
 
 TAGS = {
@@ -75,7 +75,7 @@ def test_a_database_server_that_is_away_or_wants_a_password_is_one_line_soon(
         return done.stderr
 
     def no_password(uri: str) -> None:
-        raise TrackingError(ask_for_password("no password supplied", "MLFLOW_TRACKING_URI"))
+        raise StudyError(ask_for_password("no password supplied", "MLFLOW_TRACKING_URI"))
 
     for command in ("report", "compare", "table"):
         assert "cannot be used: " in refused(command)

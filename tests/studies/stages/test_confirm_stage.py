@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from dmr.studies.stages.confirm_stage import NO_TRIAL, ConfirmStage, choose_configurations
 from dmr.studies.stages.search_stage import SearchStage
-from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import Tracker
@@ -38,7 +38,7 @@ def plan(search: Any = RATE, **keys: Any) -> StudyPlan:
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    return uri, open_store(uri, "digits")
+    return uri, open_mlflow(uri, "digits")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from dmr.checkpoints import save_checkpoint
 from dmr.studies.stages.search_stage import SearchStage
-from dmr.studies.storage.mlflow_store import open_store
+from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.retry_queue import RetryQueue
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.trial_files import BEST, LAST
@@ -36,7 +36,7 @@ def plan() -> StudyPlan:
 @pytest.fixture
 def tracker(tmp_path: Path) -> Iterator[Tracker]:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    tracker = Tracker(tmp_path / "journal.jsonl", uri, open_store(uri, "digits"))
+    tracker = Tracker(tmp_path / "journal.jsonl", uri, open_mlflow(uri, "digits"))
     yield tracker
     tracker.close(timeout=30.0)
 

@@ -11,7 +11,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from mlflow.tracking import MlflowClient
 
-from dmr.studies.storage.mlflow_store import TrackingError, check_database, delete_runs, open_store
+from dmr.studies.errors import StudyError
+from dmr.studies.storage.mlflow_store import check_database, delete_runs, open_mlflow
 from dmr.studies.tracking.journal import Journal
 from dmr.studies.tracking.tracker import Tracker
 
@@ -26,7 +27,7 @@ TRAIN, VAL = (
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A store's URI and an experiment's id."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    return uri, open_store(uri, "e")
+    return uri, open_mlflow(uri, "e")
 
 
 def record(tracker: Tracker, files: Path) -> None:
@@ -187,7 +188,7 @@ def test_the_journal_of_an_earlier_version_goes_on(store: tuple[str, str], tmp_p
 
 def test_a_store_that_does_not_answer_is_one_line() -> None:
     shown = r"^MLflow store postgresql://me:\*\*\*@127.0.0.1:1/db: cannot be used: .+"
-    with pytest.raises(TrackingError, match=shown):
+    with pytest.raises(StudyError, match=shown):
         check_database("postgresql://me:secret@127.0.0.1:1/db")
 
 
