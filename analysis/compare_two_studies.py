@@ -37,7 +37,8 @@ def main() -> None:
     figure = Figure((2 + 0.5 * len(names), 4), layout="constrained")
     axes = figure.subplots()
     for number, study in enumerate(given.studies):
-        best = next(entry for entry in found.entries if entry.study == study)  # entries come best mean first
+        own = [entry for entry in found.entries if entry.study == study]  # best mean first
+        best = next((entry for entry in own if entry.is_best), own[0])  # chosen on val where the study was confirmed
         axes.bar(np.arange(len(names)) + 0.4 * number, best.values.mean(axis=0), width=0.4, label=best.label)
         print(f"{best.label}: mean {found.metric} on {found.split} {best.values.mean():.4f}")
     axes.set_xticks(np.arange(len(names)) + 0.2, names, rotation=45, ha="right")

@@ -87,8 +87,10 @@ def _classes(client: MlflowClient, run: Any) -> pd.DataFrame:
 
 
 def _row(found: Comparison, entry: Entry, runs: list[Any], best: dict[str, list[float]] | None) -> dict[str, Any]:
-    """Args:
-    best: the best accuracy that is possible with each combination, and how it was had.
+    """One row of the summary: metrics, gap to the best possible accuracy, diagnostics and cost.
+
+    Args:
+        best: the best accuracy that is possible with each combination, and how it was had.
     """
     names = ["method", "config", "seeds", "mean", "low", "high", "iqm", "worst", "full"]
     row = dict(found.summary.loc[entry.label, names])

@@ -20,7 +20,7 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write: what is there takes the place of `path` at the end, and is removed where something is raised."""
+    """A temporary path to write to; it replaces `path` at the end, and is deleted if the block raises."""
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield partial

@@ -25,8 +25,7 @@ Values = dict[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name, which way is better, its unit, and what it needs. Declared once; search, scheduler and plots
-    read it.
+    """A metric's name, which way is better, and what it needs. Declared once; search, scheduler and plots read it.
 
     Attributes:
         compute: classification: logits (C, N, L) and labels (N,) to (C,); segmentation: confusion (C, L, L) to (C,).
@@ -35,7 +34,6 @@ class Metric:
 
     name: str
     direction: Direction
-    unit: str
     task: Literal["classification", "segmentation"]
     compute: Callable[..., Tensor]
     two_classes: bool = False
@@ -112,15 +110,15 @@ def _pixel_accuracy(confusion: Tensor) -> Tensor:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", Direction.MAX, "share of samples", "classification", _accuracy),
-        Metric("macro_f1", Direction.MAX, "0 to 1", "classification", _macro_f1),
-        Metric("nll", Direction.MIN, "nats", "classification", _nll),
-        Metric("ece", Direction.MIN, "0 to 1", "classification", _ece),
-        Metric("acer", Direction.MIN, "share of samples", "classification", _acer, two_classes=True),
-        Metric("apcer", Direction.MIN, "share of attacks", "classification", _apcer, two_classes=True),
-        Metric("bpcer", Direction.MIN, "share of genuine samples", "classification", _bpcer, two_classes=True),
-        Metric("miou", Direction.MAX, "0 to 1", "segmentation", _miou),
-        Metric("pixel_accuracy", Direction.MAX, "share of pixels", "segmentation", _pixel_accuracy),
+        Metric("accuracy", Direction.MAX, "classification", _accuracy),
+        Metric("macro_f1", Direction.MAX, "classification", _macro_f1),
+        Metric("nll", Direction.MIN, "classification", _nll),
+        Metric("ece", Direction.MIN, "classification", _ece),
+        Metric("acer", Direction.MIN, "classification", _acer, two_classes=True),
+        Metric("apcer", Direction.MIN, "classification", _apcer, two_classes=True),
+        Metric("bpcer", Direction.MIN, "classification", _bpcer, two_classes=True),
+        Metric("miou", Direction.MAX, "segmentation", _miou),
+        Metric("pixel_accuracy", Direction.MAX, "segmentation", _pixel_accuracy),
     )
 }
 MAIN_METRICS = {"classification": "accuracy", "segmentation": "miou"}

@@ -1,4 +1,4 @@
-"""Classes and functions of people's own, named `module:Class` or `module:function` in a study file."""
+"""Users' own classes and functions, named `module:Class` or `module:function` in a study file."""
 
 from __future__ import annotations
 

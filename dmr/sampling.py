@@ -27,6 +27,9 @@ def combination_probabilities(
     Args:
         combinations: all non-empty combinations of the modalities.
         difficulty: (C,) mean training loss of each combination, NaN where it was not seen yet.
+
+    Raises:
+        ValueError: `difficulty` has another shape.
     """
     count = len(combinations)
     sizes = torch.from_numpy(combinations.sizes).to(torch.float64)

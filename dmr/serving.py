@@ -86,8 +86,10 @@ def write_network(folder: Path, served: Served, state: Mapping[str, Tensor]) -> 
 
 
 def read_served(folder: Path) -> Served:
-    """Raises:
-    OSError, ValueError: the file is missing or damaged, or a class of one's own cannot be imported.
+    """The design in a folder that `write_network` wrote.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged, or a user's own class cannot be imported.
     """
     known = json.loads((folder / DESIGN).read_text(encoding="utf-8"))
     modalities = tuple(Modality(m["name"], m["kind"], tuple(m["shape"])) for m in known["modalities"])
@@ -117,7 +119,7 @@ class Server:
 
     @torch.no_grad()
     def answer(self, rows: Sequence[Mapping[Any, Any]]) -> list[Answer]:
-        """An answer a row; a row's values are arrays or nested lists of a modality's shape, None or NaN where it is
+        """One answer per row; a row's values are arrays or nested lists of a modality's shape, None or NaN where it is
         absent.
 
         Raises:
@@ -179,8 +181,10 @@ def _absent(value: Any) -> bool:
 
 
 def _array(value: Any, modality: Modality, where: str) -> npt.NDArray[np.float32]:
-    """Raises:
-    RequestError: no numbers of the modality's shape, or not finite ones.
+    """One input as float32 of the modality's shape.
+
+    Raises:
+        RequestError: no numbers of the modality's shape, or not finite ones.
     """
     needed = f"numbers of shape {list(modality.shape)} are needed"
     try:

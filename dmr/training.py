@@ -44,7 +44,7 @@ __all__ = [
     "test",
 ]
 
-DIAGNOSED = 255
+DIAGNOSED = 255  # most combinations (of 8 modalities) whose loss and variance are kept by epoch
 
 
 class Diverged(RuntimeError):
@@ -176,7 +176,7 @@ class Run:
         self.diagnosed: list[Tensor] = []  # per epoch (3, C): mean loss, mean variance, whether it was hard
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train on every sample once; mean losses by name."""
+        """Train for one epoch on the batches of `batch_positions`; returns mean losses by name."""
         streams = self.start_epoch(epoch)
         probabilities = self.probabilities()
         batches = list(batch_positions(len(self.train), self.settings.train.batch_size, streams.order, self.chances))

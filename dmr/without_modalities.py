@@ -1,4 +1,4 @@
-"""What is had without any modality, v(∅) of Shapley values: always answering one class."""
+"""The value of a metric without any modality, v(∅) of Shapley values: always answering one class."""
 
 from __future__ import annotations
 

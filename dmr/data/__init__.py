@@ -17,7 +17,7 @@ from dmr.data.scenes import ScenesSettings, scenes
 
 @dataclass(frozen=True)
 class DigitsSettings:
-    """The digits are as they are."""
+    """`digits` has no settings."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dmr.data.dataset import KINDS, TASKS, DataError, Modality, MultimodalDataset, Split, Task, stratified_split
+from dmr.data.dataset import (
+    INPUT_TYPES,
+    KINDS,
+    TASKS,
+    DataError,
+    Modality,
+    MultimodalDataset,
+    Split,
+    Task,
+    stratified_split,
+)
 from dmr.data.scan import blocks, scan_values
 
 log = logging.getLogger("dmr")
 
-ALLOWED_TYPES = ("float32", "float16", "uint8")
 VAL_FRACTION = 0.2
 
 
@@ -89,8 +98,10 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_modalities(path: Path, description: dict[str, Any]) -> tuple[Modality, ...]:
-    """Raises:
-    DataError: `modalities` in dataset.yaml is missing or an entry of it is not `{name, kind, shape}`.
+    """The modalities that dataset.yaml lists.
+
+    Raises:
+        DataError: `modalities` in dataset.yaml is missing or an entry of it is not `{name, kind, shape}`.
     """
     file = path / "dataset.yaml"
     entries = description.get("modalities")
@@ -100,8 +111,10 @@ def read_modalities(path: Path, description: dict[str, Any]) -> tuple[Modality, 
 
 
 def read_modality(where: str, entry: Any) -> Modality:
-    """Raises:
-    DataError: an entry is not `{name, kind, shape}`.
+    """One entry of `modalities`; `where` begins its messages.
+
+    Raises:
+        DataError: an entry is not `{name, kind, shape}`.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise DataError(f"{where}: a mapping with name, kind and shape is needed, got {entry!r}")
@@ -114,8 +127,10 @@ def read_modality(where: str, entry: Any) -> Modality:
 
 
 def read_class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]:
-    """Raises:
-    DataError: `num_classes` is not a whole number of at least 2, or does not agree with `class_names`.
+    """The class names; 0, 1, ... where only `num_classes` is given.
+
+    Raises:
+        DataError: `num_classes` is not a whole number of at least 2, or does not agree with `class_names`.
     """
     file = path / "dataset.yaml"
     names = description.get("class_names")
@@ -130,8 +145,10 @@ def read_class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]
 
 
 def read_ignore_index(path: Path, description: dict[str, Any], task: str) -> int | None:
-    """Raises:
-    DataError: it is no whole number, or the task has no pixels to ignore.
+    """The label of pixels that count nowhere, None where there is none.
+
+    Raises:
+        DataError: it is no whole number, or the task has no pixels to ignore.
     """
     index = description.get("ignore_index")
     if index is not None and (type(index) is not int or task != "segmentation"):
@@ -142,8 +159,10 @@ def read_ignore_index(path: Path, description: dict[str, Any], task: str) -> int
 def open_split(
     folder: Path, modalities: tuple[Modality, ...], num_classes: int, task: Task, ignore_index: int | None
 ) -> Split:
-    """Raises:
-    DataError: an array is missing, damaged, of the wrong type or shape, or a label is out of range.
+    """The arrays of one split, memory-mapped and checked.
+
+    Raises:
+        DataError: an array is missing, damaged, of the wrong type or shape, or a label is out of range.
     """
     labels = open_labels(folder / "label.npy", num_classes, task, ignore_index)
     inputs = {modality.name: open_input(folder, modality, len(labels)) for modality in modalities}
@@ -159,8 +178,8 @@ def open_input(folder: Path, modality: Modality, samples: int) -> npt.NDArray[An
     """
     file = folder / f"{modality.name}.npy"
     array = open_array(file)
-    if array.dtype.name not in ALLOWED_TYPES or not array.dtype.isnative:
-        raise DataError(f"{file}: type {array.dtype}; allowed are {', '.join(ALLOWED_TYPES)} in native byte order")
+    if array.dtype.name not in INPUT_TYPES or not array.dtype.isnative:
+        raise DataError(f"{file}: type {array.dtype}; allowed are {', '.join(INPUT_TYPES)} in native byte order")
     if array.shape[1:] != modality.shape:
         raise DataError(f"{file}: samples of shape {array.shape[1:]}; dataset.yaml says {modality.shape}")
     if len(array) != samples:
@@ -231,8 +250,10 @@ def open_array(file: Path) -> npt.NDArray[Any]:
 
 
 def check_classes(path: Path, train: Split, class_names: tuple[str, ...]) -> None:
-    """Raises:
-    DataError: a class has a single training sample: nothing can be learned of it or held out.
+    """Refuse classes with a single training sample.
+
+    Raises:
+        DataError: a class has a single training sample: nothing can be learned of it or held out.
     """
     counts = np.bincount(train.targets(), minlength=len(class_names))
     for label in np.flatnonzero(counts == 1):
@@ -250,8 +271,10 @@ def unseen_classes(path: Path, dataset: MultimodalDataset) -> list[str]:
 
 
 def check_map_sizes(path: Path, splits: Mapping[str, Split]) -> None:
-    """Raises:
-    DataError: label maps of another size than those of train.
+    """Refuse splits whose label maps have another size than those of train.
+
+    Raises:
+        DataError: label maps of another size than those of train.
     """
     size = splits["train"].labels.shape[1:]
     for name, split in splits.items():

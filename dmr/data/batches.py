@@ -46,7 +46,7 @@ class Batches:
         return {name: x.index_select(0, on_device) for name, x in inputs.items()}, labels.index_select(0, on_device)
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """`take` of each of the positions; those of a large split are gathered ahead, in a thread."""
+        """The batches at these positions, in order; those of a large split are gathered ahead, in a thread."""
         if not self.large:
             yield from map(self.take, batches)
             return

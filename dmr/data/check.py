@@ -1,4 +1,4 @@
-"""All there is to say of a data folder before a study: what is in it, and everything that is wrong with it.
+"""Checks of a data folder before a study: what is in it, and every mistake.
 
 Letters: N samples of a split, M modalities, L classes, G different samples, S splits.
 """

@@ -21,6 +21,7 @@ from dmr.combinations import check_modalities
 
 Kind = Literal["vector", "sequence", "image", "spectrogram", "frames"]
 Task = Literal["classification", "segmentation"]
+INPUT_TYPES = ("float32", "float16", "uint8")
 KINDS: tuple[str, ...] = get_args(Kind)
 TASKS: tuple[str, ...] = get_args(Task)
 STATISTICS_ROWS = 10_000
@@ -195,7 +196,7 @@ class InputStatistics:
 
 
 def input_statistics(dataset: MultimodalDataset) -> dict[str, InputStatistics]:
-    """Statistics of the training split by modality: one a feature of a vector, one a channel of anything else, over at
+    """Statistics of the training split by modality: one per feature of a vector, per channel of anything else, over at
     most `STATISTICS_ROWS` evenly spaced samples that have it, fewer where these would not fit in `STATISTICS_BYTES`. A
     constant input keeps the deviation 1.
 

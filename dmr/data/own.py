@@ -1,4 +1,4 @@
-"""Data sets of people's own: a function named `module:function` that returns a `MultimodalDataset`.
+"""Users' own data sets: a function named `module:function` that returns a `MultimodalDataset`.
 
 Letters: N samples of a split, M modalities, H height, W width.
 """
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dmr.data.dataset import DataError, MultimodalDataset, Split
+from dmr.data.dataset import INPUT_TYPES, DataError, MultimodalDataset, Split
 from dmr.named import import_function
 
-TYPES = ("float32", "float16", "uint8")
 SEED = "seed"
 
 
@@ -77,18 +76,20 @@ def _mistake(dataset: MultimodalDataset, split: Split) -> str | None:
         return "no samples"
     for modality in dataset.modalities:
         array = split.inputs[modality.name]
-        if array.dtype.name not in TYPES or not array.dtype.isnative:
-            return f"{modality.name}: type {array.dtype}; allowed are {', '.join(TYPES)} in native byte order"
+        if array.dtype.name not in INPUT_TYPES or not array.dtype.isnative:
+            return f"{modality.name}: type {array.dtype}; allowed are {', '.join(INPUT_TYPES)} in native byte order"
         if array.shape != (count, *modality.shape):
             return f"{modality.name}: shape {(count, *modality.shape)} is needed, got {array.shape}"
     if split.rows is not None and not (
         split.rows.dtype == np.int64 and 0 <= split.rows.min() <= split.rows.max() < count
     ):
-        return f"rows: int64 from 0 to {count - 1} are needed"
+        got = f"{split.rows.dtype} from {split.rows.min()} to {split.rows.max()}"
+        return f"rows: int64 from 0 to {count - 1} are needed, got {got}"
     if split.present is not None and (
         split.present.dtype != np.bool_ or split.present.shape != (count, len(dataset.modalities))
     ):
-        return f"present: bool of shape {(count, len(dataset.modalities))} is needed, got {split.present.shape}"
+        needed = (count, len(dataset.modalities))
+        return f"present: bool of shape {needed} is needed, got {split.present.dtype} {split.present.shape}"
     lost = np.flatnonzero(~split.has().any(axis=1))
     if len(lost):
         return f"present: sample {lost[0]} has no modality at all; leave such samples out"
@@ -97,5 +98,7 @@ def _mistake(dataset: MultimodalDataset, split: Split) -> str | None:
         outside = ((found < 0) | (found >= dataset.num_classes)) & (found != dataset.ignore_index)
         if outside.any():
             row = first if dataset.task == "segmentation" else int(outside.argmax())
-            return f"labels: sample {row}: got {found[outside][0]}; allowed are 0 to {dataset.num_classes - 1}"
+            ignored = "" if dataset.ignore_index is None else f" and {dataset.ignore_index}"
+            allowed = f"0 to {dataset.num_classes - 1}{ignored}"
+            return f"labels: sample {row}: got {found[outside][0]}; allowed are {allowed}"
     return None

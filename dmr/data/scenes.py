@@ -9,7 +9,7 @@ neighbours nor who hides whom tell anything:
 
 `box` and `ball` are the rare ones of their pairs. Who cannot tell a pair apart is best off with the frequent one.
 
-Letters: N scenes, H = W pixels a side, K pixels a side of a cell.
+Letters: N scenes, H = W pixels per side, K pixels per side of a cell.
 """
 
 from __future__ import annotations

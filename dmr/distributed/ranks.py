@@ -164,7 +164,7 @@ class BatchShard(NamedTuple):
         return self.ranks.sum(room.index_copy(dim, rows, values))
 
 
-Part = BatchShard  # the name in methods of people's own
+Part = BatchShard  # old name, kept for users' own methods
 
 
 def alone(count: int) -> BatchShard:

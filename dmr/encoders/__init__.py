@@ -1,6 +1,6 @@
 """Encoders of one modality each, by name: inputs (B, *shape) to levels (see `dmr.encoders.base`).
 
-A new one is a file beside this one and a line in `ENCODERS`; one's own is named `module:Class`, after its settings.
+A new one is a file beside this one and a line in `ENCODERS`; a user's own is named `module:Class`, after its settings.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ DEFAULTS: dict[Task, dict[str, str]] = {
 
 
 def find_encoder(name: str) -> type[EncoderSettings]:
-    """The settings of an encoder: a name in `ENCODERS`, or `module:Class` of one's own `EncoderSettings`.
+    """The settings of an encoder: a name in `ENCODERS`, or `module:Class` of a user's own `EncoderSettings`.
 
     Raises:
         ValueError: there is no such encoder.
@@ -101,9 +101,11 @@ def default_encoder(modality: Modality, task: Task = "classification") -> Encode
 
 
 def check_encoder(modality: Modality, settings: EncoderSettings, task: Task) -> None:
-    """Raises:
-    ValueError: the encoder cannot read inputs of the modality's shape, is for another task, or cannot begin from the
-        weights it is given.
+    """Check that an encoder fits a modality, the task and its weights.
+
+    Raises:
+        ValueError: the encoder cannot read inputs of the modality's shape, is for another task, or cannot begin from
+            the weights it is given.
     """
     name, shape = encoder_name(settings), modality.shape
     if len(shape) != settings.dimensions:

@@ -67,7 +67,7 @@ class EncoderSettings:
 
 
 class Standardise(nn.Module):
-    """(x − mean) / std in float32 with the training split's statistics, one a feature of a vector or a channel of
+    """(x − mean) / std in float32 with the training split's statistics, one per feature of a vector or channel of
     anything else.
     """
 

@@ -54,11 +54,12 @@ class MaskedBatch(NamedTuple):
 
     @property
     def anywhere(self) -> Tensor | None:
-        """The name of `needed_on_any_rank` in methods of people's own."""
+        """Old name of `needed_on_any_rank`, kept for users' own methods."""
         return self.needed_on_any_rank
 
     @property
     def part(self) -> BatchShard:
+        """Which samples of the global batch these are."""
         return alone(len(self.labels)) if self.share is None else self.share
 
     def having(self, mask: Tensor) -> tuple[Tensor, BatchShard]:
@@ -82,7 +83,7 @@ class MaskedBatch(NamedTuple):
         return {name: x.index_select(0, positions) for name, x in self.inputs.items()}, self.labels[positions]
 
 
-Seen = MaskedBatch  # the name in methods of people's own
+Seen = MaskedBatch  # old name, kept for users' own methods
 
 
 class StepLosses(NamedTuple):
@@ -96,7 +97,7 @@ class StepLosses(NamedTuple):
 
     @property
     def parts(self) -> dict[str, Tensor]:
-        """The name of `terms` in methods of people's own."""
+        """Old name of `terms`, kept for users' own methods."""
         return self.terms
 
 
@@ -126,7 +127,7 @@ class Prediction(NamedTuple):
 
 
 class AnyNetwork(nn.Module):
-    """Encoders and a method (see `dmr.networks.network.Network`), as a method knows those it has inside.
+    """What a method may use of a network inside it, such as `mmanet`'s teacher; see `dmr.networks.network.Network`.
 
     Attributes:
         combinations: (C, M) masks of all its combinations, on the CPU; the last is the full one.
@@ -185,7 +186,7 @@ class Components:
     network: Callable[[Sequence[str], MethodSettings], AnyNetwork]
 
 
-Parts = Components  # the name in methods of people's own
+Parts = Components  # old name, kept for users' own methods
 
 
 class Method(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-CHANNELS_A_GROUP = 4
+CHANNELS_PER_GROUP = 4
 
 
 class _SafeBatchNorm(_BatchNorm):
@@ -35,7 +35,7 @@ class BatchNorm2d(_SafeBatchNorm, nn.BatchNorm2d):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """At most 8 groups of 4 channels or more where that divides; a group of one channel would erase maps of 1×1."""
-    groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= CHANNELS_A_GROUP), 1)
+    groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= CHANNELS_PER_GROUP), 1)
     return nn.GroupNorm(groups, channels)
 
 

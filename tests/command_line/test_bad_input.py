@@ -56,7 +56,7 @@ def test_a_file_that_is_no_study(place, content, text):
             "search.model.prior_std.log_uniform: a log range starts",
         ),
         ({"search": {"model.prior": {"uniform": [0.1, 1]}}}, "small.yaml: search.model.prior: no such key"),
-        ({"objective": [{"metric": "val/acuracy_mean"}]}, "objective[0].metric: nobody reports 'val/acuracy_mean'"),
+        ({"objective": [{"metric": "val/acuracy_mean"}]}, "objective[0].metric: no trial reports 'val/acuracy_mean'"),
         (
             {"search": {"sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}}}},
             "search.sampling.keep_prob.when.sampling.strategy: not a searched key",
@@ -115,7 +115,10 @@ def test_a_confirmation_needs_a_test_split(place):
     without = place.path / "without"
     shutil.copytree(place.path / "sensors", without, ignore=shutil.ignore_patterns("test"))
     place.write(dataset={"name": "arrays", "path": "without"}, confirm={})
-    assert refuse(place, "run", "small.yaml") == "small.yaml: confirm: data set without has no test split"
+    assert (
+        refuse(place, "run", "small.yaml")
+        == "small.yaml: confirm: needs a test split; data set without has only train, val"
+    )
 
 
 def change_npy(file, change):

@@ -74,9 +74,10 @@ def _samples_notes(
         of = "" if metric == "accuracy" else " (of pixel accuracy, which a single image has)"
         notes.append(f"p over samples{of} speaks of these trained models, not of training again")
     if reference.label not in tests:
-        notes.append(f"{reference.label}: its results of single samples are gone: no tests over samples")
+        notes.append(f"no tests over samples: the results of single samples of {reference.label} are missing")
     elif untested:
-        notes.append(f"no test over samples, whose results are gone or are not paired: {', '.join(untested)}")
+        which = f"no test over samples for {', '.join(untested)}"
+        notes.append(f"{which}: their results of single samples are missing or of other samples")
     return notes
 
 
@@ -85,7 +86,4 @@ def _shapley_notes(found: Entries, shapley: pd.DataFrame) -> list[str]:
         return []
     if not found.combinations.complete:
         return ["Shapley values are left out: they need all combinations"]
-    return [
-        "Shapley values are left out: what is had without any modality is not known; "
-        "`dmr confirm NAME` writes it into the study's run"
-    ]
+    return ["Shapley values are left out: the value without any modality is not known; `dmr confirm NAME` records it"]

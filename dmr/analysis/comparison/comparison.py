@@ -97,10 +97,12 @@ def compare(
     first, found = results[0], find_entries(results)
     sign = first.main_mode.sign
     entries = tuple(sorted(found.entries, key=lambda entry: -sign * float(entry.values.mean())))
-    against = _reference(entries, reference, first.study, method)
-    related = relations(entries, against, first.main_mode, {one.study for one in results if BLOCK in one.searched})
-    tests = sample_tests(entries, against, found.combinations, samples) if found.split == "test" else {}
-    odds, several = _deployment(results)
+    reference_entry = _reference(entries, reference, first.study, method)
+    related = relations(
+        entries, reference_entry, first.main_mode, {one.study for one in results if BLOCK in one.searched}
+    )
+    tests = sample_tests(entries, reference_entry, found.combinations, samples) if found.split == "test" else {}
+    odds, deployment_notes = _deployment(results)
     weights = None if odds is None else _weights(found.combinations, odds)
     values = _shapley_values(results, entries, found)
     return Comparison(
@@ -111,12 +113,16 @@ def compare(
         split=found.split,
         combinations=found.combinations,
         combinations_text=first.combinations,
-        reference=against.label,
+        reference=reference_entry.label,
         entries=entries,
         summary=summary_frame(entries, related, tests, found.combinations, weights).join(values),
         by_combination=combination_frame(entries, related, tests, found.combinations),
         deployment=odds,
-        notes=(*found.notes, *several, *comparison_notes(entries, against, found, tests, first.main_metric, values)),
+        notes=(
+            *found.notes,
+            *deployment_notes,
+            *comparison_notes(entries, reference_entry, found, tests, first.main_metric, values),
+        ),
     )
 
 

@@ -66,7 +66,7 @@ class Entry:
 
 
 class Entries(NamedTuple):
-    """The entries of all studies, those combinations that have values, and sentences on what fell out."""
+    """The entries of all studies, those combinations that have values, and sentences on what is left out."""
 
     entries: tuple[Entry, ...]
     split: Split
@@ -81,19 +81,19 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     Raises:
         ValueError: a study has no values at all, or studies have values of different combinations.
     """
-    bare = [one.study for one in results if _values(one, CONFIRM, "test").empty]
-    stage: str = SEARCH if bare else CONFIRM
-    split: Split = "val" if bare else "test"
+    unconfirmed = [one.study for one in results if _values(one, CONFIRM, "test").empty]
+    stage: str = SEARCH if unconfirmed else CONFIRM
+    split: Split = "val" if unconfirmed else "test"
     values = [_values(one, stage, split) for one in results]
     for one, own in zip(results, values, strict=True):
         if own.empty:
             raise ValueError(f"{one.study}: no trial has values")
         if tuple(own) != tuple(values[0]):
             raise ValueError(f"{results[0].study} and {one.study} have values of different combinations")
-    entries, notes = [], [_bare_note(bare)] if bare else []
+    entries, notes = [], [_unconfirmed_note(unconfirmed)] if unconfirmed else []
     for one, own in zip(results, values, strict=True):
-        found = list(_searched(one, own) if bare else _confirmed(one, own))
-        notes += [] if bare else _missing(one, found)
+        found = list(_searched(one, own) if unconfirmed else _confirmed(one, own))
+        notes += [] if unconfirmed else _missing(one, found)
         entries += [replace(entry, label=f"{one.study}: {entry.label}") for entry in found] if results[1:] else found
     if not entries:
         raise ValueError(f"{results[0].study}: no configuration has values")
@@ -113,7 +113,7 @@ def defaults_of(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry |
     return next(iter(alike if alike or blocks else own), None)
 
 
-def _bare_note(studies: Sequence[str]) -> str:
+def _unconfirmed_note(studies: Sequence[str]) -> str:
     return (
         f"{', '.join(studies)}: nothing is confirmed, so these are the best trials of the search, on val; "
         f"`dmr confirm {studies[0]}` gives values on test, intervals and tests"

@@ -46,7 +46,12 @@ class Relations(NamedTuple):
 
 
 def relations(entries: Sequence[Entry], reference: Entry, mode: Direction, blocks: Collection[str]) -> Relations:
-    """Entries come best first; `blocks`: the studies whose search has them."""
+    """Whom each entry is compared with.
+
+    Args:
+        entries: best first.
+        blocks: names of the studies whose search has blocks.
+    """
     found = {entry.label: defaults_of(entry, entries, entry.study in blocks) for entry in entries}
     defaults = {label: own for label, own in found.items() if own is not None}
     return Relations(reference, defaults, next((e for e in entries if e.model == DEDICATED), None), mode)
@@ -59,8 +64,10 @@ def summary_frame(
     combinations: Combinations,
     weights: Floats | None,
 ) -> pd.DataFrame:
-    """Args:
-    weights: (C,) how likely each combination is met.
+    """The summary of a comparison: one row per entry.
+
+    Args:
+        weights: (C,) how likely each combination is met.
     """
     rows = {}
     for entry in entries:
@@ -73,6 +80,7 @@ def summary_frame(
 def combination_frame(
     entries: Sequence[Entry], related: Relations, tests: Mapping[str, SampleTests], combinations: Combinations
 ) -> pd.DataFrame:
+    """One row per entry and combination."""
     rows = [row for entry in entries for row in _rows(entry, related, tests.get(entry.label), combinations)]
     return _with_holm(pd.DataFrame(rows), "p", "p_samples")
 

@@ -21,7 +21,7 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures import style
 from dmr.analysis.figures.style import (
     DOT_ROW,
     GAP,
@@ -91,14 +91,14 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
         table = replace(table, cells=100 * table.cells, summaries=100 * table.summaries, metric=f"100 × {table.metric}")
     (rows, columns), count = table.cells.shape, len(table.modalities)
     column = _column(columns, None if not table.difference else 1 if hundredths else 2)
-    label = table.metric if table.bars is not None else f"{table.metric} ({drawing.better_end(table.better)})"
+    label = table.metric if table.bars is not None else f"{table.metric} ({style.better_end(table.better)})"
     left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, *table.modalities, SIZES])
     panel = BARS if table.bars is not None else SUMMARY * table.summaries.shape[1]
     side = max(panel, text_width(label, SMALL_SIZE))
     right = left + column.width * columns + GAP
     under = ROW * rows + PAD
     dots_height = max(DOT_ROW * count, BAR + 2 * LABEL_LINE + PAD)
-    sheet = drawing.Sheet(right + side + MARGIN, HEADER + under + dots_height + MARGIN, table.title, table.subtitle)
+    sheet = style.Sheet(right + side + MARGIN, HEADER + under + dots_height + MARGIN, table.title, table.subtitle)
     body = sheet.top + HEADER
     scale = _scale(table, 100.0 if hundredths else 1.0)
     combinations = all_combinations(table.modalities)
@@ -108,14 +108,14 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
     draw_cells(cells, table.cells, scale, column.number, column.size, table.muted, table.unsigned)
     cells.set_yticks(np.arange(rows) + 0.5, table.cells.index, size=LABEL_SIZE)
     dots = sheet.add_axes(left, body + under, column.width * columns, DOT_ROW * count)
-    drawing.draw_dots(dots, masks, table.modalities, min(5.2, 25 * column.width))
+    style.draw_dots(dots, masks, table.modalities, min(5.2, 25 * column.width))
     separate_sizes(cells, dots, masks.sum(axis=1))
 
     beside = sheet.add_axes(right, body, panel, ROW * rows)
     if table.bars is not None:
         _draw_bars(beside, table.bars)
     else:
-        form = partial(drawing.signed_number, decimals=2) if table.difference else "{:.3f}".format
+        form = partial(style.signed_number, decimals=2) if table.difference else "{:.3f}".format
         draw_cells(beside, table.summaries, scale, form, SMALL_SIZE, table.muted_summaries)
         for x, name in enumerate(table.summaries):
             header(beside, x + 0.5, str(name))
@@ -124,7 +124,7 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
 
 
 def draw_bar(
-    sheet: drawing.Sheet, x: float, y: float, width: float, scale: ScalarMappable, label: str, flip: bool
+    sheet: style.Sheet, x: float, y: float, width: float, scale: ScalarMappable, label: str, flip: bool
 ) -> None:
     """The colour bar, its better end on the right."""
     axes = sheet.add_axes(x, y, width, BAR)
@@ -216,7 +216,7 @@ def _draw_bars(axes: Axes, bars: pd.Series) -> Axes:
     longest = max(float(np.nanmax(values, initial=0.0)), 0.01)
     axes.barh(np.arange(len(values)) + 0.5, np.nan_to_num(values), height=0.6, color="#7f7f7f")
     for row, value in enumerate(values):
-        text = drawing.number(value) if np.isfinite(value) else "–"
+        text = style.number(value) if np.isfinite(value) else "–"
         axes.annotate(
             text, (np.nan_to_num(value), row + 0.53), (2, 0), "data", "offset points", size=SMALL_SIZE, va="center"
         )
@@ -238,9 +238,9 @@ def _column(columns: int, decimals: int | None) -> Column:
     if columns > 63:
         return Column(12 / columns, None, 0)
     short = columns > (31 if decimals is None else 15)
-    number: Callable[[float], str] = drawing.short_number if short else drawing.number
+    number: Callable[[float], str] = style.short_number if short else style.number
     if decimals is not None:
-        number = partial(drawing.short_signed_number if short else drawing.signed_number, decimals=decimals)
+        number = partial(style.short_signed_number if short else style.signed_number, decimals=decimals)
     if columns > 31:
         return Column(0.185 if decimals is None else 0.22, number, SMALL_SIZE - (1.0 if decimals is None else 1.4))
     width = 0.6 if columns <= 3 else 0.5 if columns <= 7 else 0.4 if columns <= 15 else 0.3

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dmr.analysis.comparison.comparison import Comparison
-from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures import style
 from dmr.analysis.figures.combination_heatmap import BAR, ROW, draw_bar, draw_cells, header, scale_of
 from dmr.analysis.figures.style import GREY, HEADER, LABEL_LINE, LABEL_SIZE, MARGIN, PAD, SMALL_SIZE, text_width
 from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of
@@ -49,7 +49,7 @@ def expected_at(
 
 
 def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTable:
-    """By how trials drew combinations, or which samples they missed, where the search turned that; else the confirmed
+    """By how trials drew combinations, or which samples they missed, where the search varied that; else the confirmed
     configurations; else the best trials.
 
     Raises:
@@ -65,8 +65,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         means = {entry.label: expected_at(entry.values.mean(axis=0), combinations) for entry in entries}
         cells = pd.DataFrame.from_dict(means, orient="index", columns=list(RATES))
         text = (
-            f"one row per configuration, best {len(entries)} first, as the search did not turn how combinations are "
-            f"drawn; mean over {drawing.seeds_text([len(entry.seeds) for entry in entries])}"
+            f"one row per configuration, best {len(entries)} first, because the search did not vary how combinations "
+            f"are drawn; mean over {style.seeds_text([len(entry.seeds) for entry in entries])}"
         )
     else:
         values, combinations = _complete_values(results)
@@ -76,7 +76,7 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
         cells.index = [_counted(str(method), counts[method]) for method in cells.index]
         split = "val"
         text = (
-            "one row per method, median over its trials, as the search did not turn how combinations "
+            "one row per method, median over its trials, because the search did not vary how combinations "
             "are drawn; one seed per trial"
         )
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
@@ -144,9 +144,9 @@ def draw_rates(table: RateTable) -> Figure:
     (rows, columns), mode = table.cells.shape, table.mode
     caption = "missing rate of each modality in use:"
     left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, caption])
-    label = f"{table.metric} ({drawing.better_end(mode)})"
+    label = f"{table.metric} ({style.better_end(mode)})"
     below = BAR + 2 * LABEL_LINE + 2 * PAD
-    sheet = drawing.Sheet(
+    sheet = style.Sheet(
         left + CELL * columns + MARGIN + PAD, HEADER + ROW * rows + below + MARGIN, table.title, table.subtitle
     )
     body = sheet.top + HEADER

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures import style
 from dmr.analysis.figures.label_placement import place_labels
 from dmr.analysis.figures.pareto_points import Points
 from dmr.analysis.figures.style import GREY, LABEL_SIZE, MARGIN, MARKERS, PALETTE, text_width
@@ -38,7 +38,7 @@ class KeyEntry(NamedTuple):
 
     text: str
     marker: str | None
-    style: dict[str, Any]
+    look: dict[str, Any]
 
 
 def draw_pareto(panels: Sequence[Points], title: str, subtitle: str) -> Figure:
@@ -56,7 +56,7 @@ def draw_pareto(panels: Sequence[Points], title: str, subtitle: str) -> Figure:
     width = 2 * MARGIN + LEFT + len(panels) * PANEL + (len(panels) - 1) * BETWEEN + 0.1
     places = _key_places(entries, width - 2 * MARGIN)
     key = ENTRY * (places[-1][0] + 1)
-    sheet = drawing.Sheet(width, HEAD + PANEL + BELOW + key + MARGIN, title, subtitle)
+    sheet = style.Sheet(width, HEAD + PANEL + BELOW + key + MARGIN, title, subtitle)
     for number, panel in enumerate(panels):
         axes = sheet.add_axes(MARGIN + LEFT + number * (PANEL + BETWEEN), sheet.top + HEAD, PANEL, PANEL)
         _draw_panel(axes, panel, styles)
@@ -67,7 +67,7 @@ def draw_pareto(panels: Sequence[Points], title: str, subtitle: str) -> Figure:
 
 def _draw_panel(axes: Axes, panel: Points, styles: dict[str, tuple[str, str]]) -> None:
     frame = panel.frame
-    drawing.plain(axes, f"{panel.metric}, all modalities present", f"{panel.metric}, worst combination")
+    style.plain(axes, f"{panel.metric}, all modalities present", f"{panel.metric}, worst combination")
     front = frame[frame["front"]].sort_values(["full", "worst"], ascending=[True, False])
     axes.plot(front["full"], front["worst"], color=GREY, lw=1, zorder=2)
     for method, rows in frame.groupby("method", sort=False):
@@ -84,7 +84,7 @@ def _draw_panel(axes: Axes, panel: Points, styles: dict[str, tuple[str, str]]) -
     axes.set_ylim(*_widened(axes.get_ylim(), panel.mode))
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    heading = "\n".join(drawing.wrapped(panel.heading, PANEL))
+    heading = "\n".join(style.wrapped(panel.heading, PANEL))
     axes.annotate(heading, (0, 1), (0, 4), "axes fraction", "offset points", size=LABEL_SIZE, color=GREY)
     named = frame if len(frame) <= FEW else frame[frame["front"] | frame["role"].str.contains("best")]
     named = named.sort_values(["front", "full"], ascending=False, kind="stable")
@@ -125,9 +125,9 @@ def _draw_key(axes: Axes, entries: Sequence[KeyEntry], places: list[tuple[int, f
     axes.set_axis_off()
     axes.set_xlim(0, width)
     axes.set_ylim(places[-1][0] + 1, 0)
-    for (text, marker, style), (line, x) in zip(entries, places, strict=True):
+    for (text, marker, look), (line, x) in zip(entries, places, strict=True):
         if marker is None:
-            axes.plot([x + 0.03, x + 0.23], [line + 0.5] * 2, **style)
+            axes.plot([x + 0.03, x + 0.23], [line + 0.5] * 2, **look)
         else:
-            axes.scatter([x + 0.13], [line + 0.5], marker=marker, clip_on=False, **style)
+            axes.scatter([x + 0.13], [line + 0.5], marker=marker, clip_on=False, **look)
         axes.text(x + SYMBOL, line + 0.5, text, size=LABEL_SIZE, va="center", parse_math=False)

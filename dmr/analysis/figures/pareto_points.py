@@ -13,7 +13,7 @@ import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.comparison.paired_tests import SEED
-from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures import style
 from dmr.analysis.figures.trial_heatmap import summaries
 from dmr.analysis.results.record_names import DEFAULTS
 from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
@@ -82,7 +82,7 @@ def entry_points(comparison: Comparison) -> Points:
     if len(frame):
         frame.loc[frame.index[0], "role"] += " best"
     frame["front"] = pareto_front(comparison.mode.sign * frame[["full", "worst"]])
-    seeds = drawing.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
+    seeds = style.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
     heading = f"confirmed: {len(frame)} configurations, split {comparison.split}, {seeds}"
     return Points(frame, heading, comparison.metric, comparison.mode)
 

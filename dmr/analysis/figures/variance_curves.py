@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures import style
 from dmr.analysis.figures.combination_heatmap import BAR, SIZES, draw_bar, draw_cells, scale_of, separate_sizes
 from dmr.analysis.figures.style import (
     DOT_ROW,
@@ -35,7 +35,7 @@ from dmr.combinations import all_combinations
 from dmr.direction import Direction
 
 COLUMNS = ["epoch", "combination", "loss", "variance", "hard"]
-HARD, LINE = drawing.PALETTE[1], "#9a9a9a"
+HARD, LINE = style.PALETTE[1], "#9a9a9a"
 CURVE, CURVE_WIDTH, AXIS = 1.35, 1.35, 0.3
 EPOCHS_HEIGHT = 2.4
 
@@ -79,7 +79,7 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     curves = max(column * columns, CURVE_WIDTH * len(panels))
     width = left + max(curves, column * columns + GAP + 1.6) + MARGIN
     height = 2 * (CURVE + AXIS) + 0.15 + HEADER + EPOCHS_HEIGHT + PAD + max(DOT_ROW * count, BAR + 2 * LABEL_LINE)
-    sheet = drawing.Sheet(width, HEADER + height + MARGIN, title, subtitle)
+    sheet = style.Sheet(width, HEADER + height + MARGIN, title, subtitle)
     top = sheet.top + HEADER
     for row, (frame, name) in enumerate(((found.variance, "predicted variance"), (found.loss, "training loss"))):
         step, limits = curves / len(panels), _limits(frame)
@@ -110,7 +110,7 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     scale.set_cmap(colormaps["Greys"])
     _draw_epochs(cells, found, scale)
     dots = sheet.add_axes(left, body + EPOCHS_HEIGHT + PAD, column * columns, DOT_ROW * count)
-    drawing.draw_dots(dots, masks, found.modalities, min(5.2, 25 * column))
+    style.draw_dots(dots, masks, found.modalities, min(5.2, 25 * column))
     separate_sizes(cells, dots, sizes)
     right = left + column * columns + GAP
     _draw_key(sheet, right, body, bool(found.hard.to_numpy().any()))
@@ -119,7 +119,7 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
 
 
 def _draw_curves(axes: Axes, frame: pd.DataFrame, hard: pd.DataFrame, limits: tuple[float, float]) -> None:
-    drawing.plain(axes)
+    style.plain(axes)
     epochs = frame.index.to_numpy()
     for name in frame:
         values = frame[name].to_numpy()
@@ -145,7 +145,7 @@ def _draw_epochs(axes: Axes, found: Diagnostics, scale: ScalarMappable) -> None:
     )
 
 
-def _draw_key(sheet: drawing.Sheet, x: float, y: float, hard: bool) -> None:
+def _draw_key(sheet: style.Sheet, x: float, y: float, hard: bool) -> None:
     axes = sheet.add_axes(x, y, 1.6, 0.4)
     axes.set_axis_off()
     axes.set_xlim(0, 1.6)

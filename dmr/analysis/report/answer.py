@@ -60,7 +60,7 @@ def answer(search: StudyResults, comparison: Comparison | None, default_method: 
     return _unconfirmed(search)
 
 
-def summaries(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
+def summary_intervals(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
     """Mean, worst and full, where it is known, each with its interval over seeds."""
     found = entry.summaries(comparison.combinations, comparison.mode)
     return {name: bootstrap_mean(values, SEED) for name, values in found.items() if not math.isnan(values[0])}
@@ -76,7 +76,7 @@ def combination_words(name: str, modalities: Sequence[str]) -> str:
 
 def _confirmed(search: StudyResults, comparison: Comparison, default_method: str | None) -> Answer:
     entry = chosen(search, comparison.entries)
-    found = summaries(entry, comparison)
+    found = summary_intervals(entry, comparison)
     seeds = _count(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
     before = _before(search, entry)
@@ -118,8 +118,8 @@ def _weakest(entry: Entry, comparison: Comparison) -> str:
 
 
 def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
-    """What no modality at all is worth moves the values of all modalities alike: without it their order is known, and
-    how far they are apart.
+    """Which modality matters most and which least. The value without any modality shifts all Shapley values equally:
+    where it is not known, only their order and distance are given.
     """
     row = row_of(comparison.summary, entry.label)
     known = {name.removeprefix(SHAPLEY): value for name, value in row.items() if name.startswith(SHAPLEY)}
@@ -242,7 +242,7 @@ def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iter
         signs = (("worse", -1.0), ("better", 1.0))
         groups = [(whole["method"][told[side * better[told] > 0]].tolist(), how) for how, side in signs]
         parts = [f"{_names(names)} {how}" for names, how in groups if names]
-        result = f"finds {' and '.join(parts)}" if parts else "tells none of them from it"
+        result = f"finds {' and '.join(parts)}" if parts else "cannot tell any of them from it"
         rest = len(known) - sum(len(names) for names, _ in groups)
         open_ones = f", and leaves {rest} open" if parts and rest else ""
         yield f"A paired test {words}, {result}{open_ones} (p < {SIGNIFICANCE:g} after Holm's correction)."

@@ -23,7 +23,7 @@ WHEN, NAME = "when", "name"
 def facts(
     search: StudyResults, confirmed: StudyResults, document: Mapping[str, Any], info: Any, shown_uri: str
 ) -> list[tuple[str, str]]:
-    """Names and texts.
+    """What was studied, as pairs of a name and a text.
 
     Args:
         document: the study file; what it lacks is left out.
@@ -47,9 +47,9 @@ def facts(
         ("Search", _search(document)),
         ("Trials", _statuses(search)),
         ("Confirmation", _confirmation(confirmed, confirm, search.study)),
-        ("Begun", _date(info.start_time)),
+        ("Started", _date(info.start_time)),
         ("Ended", _date(info.end_time) if info.end_time else "not yet"),
-        ("Sum of all runs", _duration(float(search.runs["seconds"].sum() + confirmed.runs["seconds"].sum()))),
+        ("Run time, all runs", _duration(float(search.runs["seconds"].sum() + confirmed.runs["seconds"].sum()))),
         ("Git commit", tags.get(Tag.GIT_COMMIT, "not recorded")),
         ("Versions", _named(tags.get(Tag.VERSIONS)) or "not recorded"),
         ("MLflow", f"{shown_uri}, run {search.parent_run_id}, filter: {runs_filter(search.study)}"),
@@ -81,7 +81,7 @@ def space_table(document: Mapping[str, Any]) -> Table | None:
 
 
 def commands(search: StudyResults, comparison: Comparison | None) -> list[tuple[str, str, str]]:
-    """What it gives, the command, and a word on it."""
+    """Rows of what a command gives, the command, and a remark."""
     name = shlex.quote(search.study)
     rows = [
         ("Values of the search", f"dmr table {name}", "one row per trial, split, metric and combination"),

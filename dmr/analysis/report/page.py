@@ -26,7 +26,7 @@ from dmr.analysis.report.page_tables import (
     NOTHING,
     combinations_table,
     configurations_table,
-    confirm_table,
+    confirm_runs_table,
     failures_table,
     trials_table,
 )
@@ -128,7 +128,7 @@ def render(source: Source, figures: Path | None = None) -> str:
         no_comparison=why_not,
         runs_note=_runs_note(source, shown_uri),
         trials=trials_table(search, link),
-        confirm_runs=None if confirmed.runs.empty else confirm_table(confirmed, link),
+        confirm_runs=None if confirmed.runs.empty else confirm_runs_table(confirmed, link),
         commands=commands(search, comparison),
         study_file=without_password(source.study_file),
         notes=notes(search, comparison),

@@ -35,7 +35,7 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
         "p, defaults",
         "paired test over seeds against the file's defaults, after Holm's correction",
     ),
-    "gap_to_dedicated": ("behind dedicated", "how far behind one network for each combination; negative: ahead of it"),
+    "gap_to_dedicated": ("gap to dedicated", "how far behind one network for each combination; negative: ahead of it"),
     "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
 }
 INTERVALS = {"mean": ("low", "high"), "iqm": ("iqm_low", "iqm_high")}
@@ -140,7 +140,7 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     return Table("trials", caption, tuple(columns), tuple(rows), (3, _direction(first["mode"])))
 
 
-def confirm_table(results: StudyResults, link: Callable[[str], str]) -> Table:
+def confirm_runs_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     """Every confirm run, by method, configuration and seed: what means and intervals are made of."""
     values = _summaries(results, "test")
     known = {name for one in values.values() for name in one}

@@ -32,10 +32,10 @@ def stored_artifact(client: Any, run_id: str, name: str, uri: str | None = None)
     from mlflow.exceptions import MlflowException
     from mlflow.utils.uri import is_local_uri
 
-    place = uri or client.get_run(run_id).info.artifact_uri
-    with tempfile.TemporaryDirectory() if not is_local_uri(place) else nullcontext() as folder:
+    root = uri or client.get_run(run_id).info.artifact_uri
+    with tempfile.TemporaryDirectory() if not is_local_uri(root) else nullcontext() as folder:
         try:
-            file = download_artifacts(artifact_uri=f"{place}/{name}", dst_path=folder, tracking_uri=client.tracking_uri)
+            file = download_artifacts(artifact_uri=f"{root}/{name}", dst_path=folder, tracking_uri=client.tracking_uri)
         except (MlflowException, OSError):
             if any(file.path == name for file in client.list_artifacts(run_id)):
                 raise

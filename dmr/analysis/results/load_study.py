@@ -1,4 +1,4 @@
-"""From MLflow to one tidy table."""
+"""Read a study from MLflow into one tidy table."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 def _best_values(run: Any) -> dict[Cell, float]:
-    """What a run has of its best epoch, but for what it saw in training."""
+    """The values at a run's best epoch, without those on train."""
     named = ((parse_best_metric(name), value) for name, value in run.data.metrics.items())
     return {cell: value for cell, value in named if cell is not None and cell[0] != "train"}
 

@@ -147,7 +147,7 @@ def _actor(sample: Sample) -> str:
 
 
 def _frame_of_video(files: Files, name: str) -> bytes:
-    """The middle one of the frames that ffmpeg cuts, one a second.
+    """The middle one of the frames that ffmpeg cuts, one per second.
 
     Raises:
         BadFile: ffmpeg cannot read the video.

@@ -31,7 +31,7 @@ class BadFile(Exception):
 
 
 class Audio(NamedTuple):
-    """Mono samples (L,) and how many there are a second."""
+    """Mono samples (L,) and their number per second."""
 
     samples: npt.NDArray[np.float64]
     rate: int
@@ -46,8 +46,10 @@ class Files:
         self.digest = hashlib.sha256()
 
     def read(self, name: str) -> bytes:
-        """Raises:
-        BadFile: missing, unreadable or empty.
+        """The content of a file below `root`, counted and hashed.
+
+        Raises:
+            BadFile: missing, unreadable or empty.
         """
         try:
             data = self._below(name).read_bytes()
@@ -89,14 +91,18 @@ class Files:
         return f"{folder}/{found[len(found) // 2]}"
 
     def image(self, name: str) -> Image:
-        """Raises:
-        BadFile: as for `read`, or no whole image.
+        """The decoded image of a file.
+
+        Raises:
+            BadFile: as for `read`, or no whole image.
         """
         return decode_image(name, self.read(name))
 
     def audio(self, name: str) -> Audio:
-        """Raises:
-        BadFile: as for `read`, or no whole audio file, or one without samples or with NaN.
+        """The decoded audio of a file.
+
+        Raises:
+            BadFile: as for `read`, or no whole audio file, or one without samples or with NaN.
         """
         return decode_audio(name, self.read(name))
 

@@ -132,8 +132,10 @@ def split_line(where: str, line: str, names: tuple[str, ...], separator: str | N
 
 
 def check_folder(folder: Path) -> Path:
-    """Raises:
-    DataError: no such folder, or it cannot be read.
+    """The folder, if it can be listed.
+
+    Raises:
+        DataError: no such folder, or it cannot be read.
     """
     try:
         next(folder.iterdir(), None)

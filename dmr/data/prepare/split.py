@@ -46,8 +46,10 @@ class Batch(NamedTuple):
 
 
 def write_batch(batch: Batch) -> list[Done | Bad]:
-    """Raises:
-    OSError: a row cannot be written; it names the file.
+    """Read the samples of a batch and write their rows; returns what became of each.
+
+    Raises:
+        OSError: a row cannot be written; it names the file.
     """
     outcomes: list[Done | Bad] = []
     for row, sample in batch.samples:

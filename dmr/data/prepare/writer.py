@@ -106,8 +106,10 @@ def _check_unused(release: Release, out: Path) -> None:
 
 
 def _check_space(release: Release, out: Path) -> None:
-    """Raises:
-    DataError: less is free than what is still to be written.
+    """Refuse a disk that is too small.
+
+    Raises:
+        DataError: less is free than what is still to be written.
     """
     there = [file for split in release.splits for file in out.glob(f"{split}*/*.npy")]
     written = sum(512 * file.stat().st_blocks for file in there)

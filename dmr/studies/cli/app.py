@@ -30,14 +30,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data = typer.Typer(name="data", help="Data sets: from an original release to arrays.", no_args_is_help=True)
+data = typer.Typer(
+    name="data", help="Data folders: write one from an original release, or check one.", no_args_is_help=True
+)
 app.add_typer(data)
 
 StudyFileArgument = Annotated[
     Path, typer.Argument(metavar="STUDY.yaml", help="The study file, or the name of a ready study.")
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a key of the study file, such as train.epochs=10; may be given several times.",
+    ),
+]
 StorageOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where studies lie; else DMR_STORAGE, else ./dmr_runs.")
 ]
@@ -57,7 +66,7 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
                 check_working_directory(Path.cwd())
-                if os.getcwd() not in sys.path:  # where a method or encoder of one's own is found, as `module:Class`
+                if os.getcwd() not in sys.path:  # where a user's own method or encoder, `module:Class`, is found
                     sys.path.append(os.getcwd())
                 code = function(*args, **kwargs)
             except StudyError as error:

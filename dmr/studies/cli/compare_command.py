@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies of the same data.")],
     reference: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="Test against this entry; else the study's own method, best.")
+        str | None, typer.Option(metavar="LABEL", help="The entry to test against; else the best of the file's method.")
     ] = None,
     output: Annotated[
         Path | None,

@@ -15,7 +15,7 @@ from dmr.studies.errors import StudyError
 def evaluate(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The MLflow run of a trial or of `dmr train`.")],
     combinations: Annotated[
-        str, typer.Option(metavar="all|A,B-C", help="Evaluate on all combinations, or on these.")
+        str, typer.Option(metavar="all|A,B-C", help="All combinations, or these: names joined by commas.")
     ] = "all",
     split: Annotated[
         Literal["train", "val", "test"] | None,
@@ -45,7 +45,8 @@ def export(
         str | None, typer.Option("--run", metavar="RUN_ID", help="This run; else the winner on val.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--register", metavar="MODEL_NAME", help="Also file it in MLflow's registry.")
+        str | None,
+        typer.Option("--register", metavar="MODEL_NAME", help="Also register it under this name in MLflow's registry."),
     ] = None,
     storage: StorageOption = None,
 ) -> None:
@@ -54,8 +55,8 @@ def export(
     from dmr.studies.trained_models.export import export_run, register
     from dmr.studies.trained_models.find_run import find_run, find_winner
 
-    place = resolve_storage(storage)
-    run = find_winner(name, place) if run_id is None else find_run(run_id, place)
+    storage = resolve_storage(storage)
+    run = find_winner(name, storage) if run_id is None else find_run(run_id, storage)
     if run.plan.study.name != name:
         raise StudyError(f"--run {run_id}: a run of study {run.plan.study.name!r}, not of {name!r}")
     export_run(run, out)

@@ -40,12 +40,14 @@ def table(
 @command("heatmap")
 def heatmap(
     name: NameArgument,
-    top: Annotated[int, typer.Option(min=1, help="The best so many trials.")] = 24,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best trials to draw.")] = 24,
     difference_to: Annotated[
         str | None,
         typer.Option(metavar="TRIAL|defaults", help="Draw differences to a trial, or the file's defaults."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help=".png, .svg or .pdf")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The file to draw: .png, .svg or .pdf.")
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations, or how far they are from one trial or from the file's defaults."""

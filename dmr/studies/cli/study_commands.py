@@ -73,8 +73,10 @@ def resume(
 @command("confirm")
 def confirm(
     name: NameArgument,
-    top: Annotated[int | None, typer.Option(min=1, help="The best so many configurations of each method.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Train each with so many seeds.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="How many of the best configurations of each method to train again.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="With how many new seeds to train each.")] = None,
     storage: StorageOption = None,
     address: AddressOption = None,
 ) -> int:

@@ -86,10 +86,9 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     if plan.study.confirm is not None and result.confirmed is not None:
         from dmr.studies.reporting.confirm_table import confirm_table
 
-        seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
         runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
-        Console(highlight=False).print(confirm_table(runs, result.confirmed, seeds))
-        count, failures = len(result.confirmed) * len(seeds), runs.table["status"].isin(FAILURES)
+        Console(highlight=False).print(confirm_table(runs, result.confirmed, plan.confirm_seeds))
+        count, failures = len(result.confirmed) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
         confirmed = f", {count} confirm runs"
         if failures.any():
             tell(f"{failures.sum()} confirm runs failed; see {folder.log}")

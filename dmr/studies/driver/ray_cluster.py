@@ -43,7 +43,7 @@ class Need:
 
     @property
     def fits(self) -> int:
-        """Trials at a time. All workers need the same, so that trials cannot deadlock waiting for each other's slots."""
+        """Trials at a time. All workers need the same, so trials cannot deadlock waiting for each other's slots."""
         least, most = self.workers
         return max(self.worker_slots // most, 1) if self.worker_slots >= least else 0
 

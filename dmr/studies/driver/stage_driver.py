@@ -131,7 +131,7 @@ class StageDriver:
         minutes = self.stage.minutes
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.stage.tracker.journal_failed:
-            self.stage.error = self.stage.tracker.error
+            self.stage.stop(str(self.stage.tracker.error))
         if self.stage.error is None:
             with self.stage.guarded():
                 self.stage.retry_queue.send()
@@ -143,17 +143,17 @@ class StageDriver:
             self.folder.remember_seconds(self.seconds_before + time.monotonic() - self.started)
 
     def settle(self) -> StageEnd:
-        """What is still running in Optuna's database is told how it ended, unless the study goes on later."""
+        """End the trials that Optuna still has as running, unless the study goes on later; returns how it ended."""
         if self.time_is_up and not self.interrupted and self.stage.error is None:
-            self.until(lambda: self.stage.end_all(TrialOutcome("time_budget")))
+            self.wait_until(lambda: self.stage.end_all(TrialOutcome("time_budget")))
             left, minutes = self.stage.remaining, self.stage.minutes
             if left:
                 log.warning("the time budget of %g minutes is used up; %d trials were not run", minutes, left)
-        self.until(self.stage.retry_queue.send)
+        self.wait_until(self.stage.retry_queue.send)
         if not self.interrupted and self.stage.error is None:
             with self.stage.guarded():
                 self.stage.close()
-            self.until(self.stage.retry_queue.send)
+            self.wait_until(self.stage.retry_queue.send)
         with self.stage.guarded():
             self.remember_seconds()
         if self.stage.error is not None:
@@ -161,7 +161,7 @@ class StageDriver:
             return "stopped"
         return "interrupted" if self.interrupted else "complete"
 
-    def until(self, done: Callable[[], bool]) -> None:
+    def wait_until(self, done: Callable[[], bool]) -> None:
         """Wait for Optuna's server, until it was told or somebody stops the study."""
         with self.stage.guarded():
             while not self.interrupted and self.stage.error is None and not done():

@@ -22,6 +22,7 @@ from dmr.studies.driver.ray_cluster import check_fits, local_need
 from dmr.studies.driver.run_study import CLOSE_SECONDS, tracking_error_line
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder, resolve_store_uris
+from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import Tracker
@@ -66,7 +67,9 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
         StudyError: MLflow cannot be reached, or the run is being trained by another process.
     """
     if plan.study.resources.distributed:
-        console.print("dmr train: one process trains; resources.workers is for studies", markup=False, soft_wrap=True)
+        console.print(
+            "dmr train: trains in this one process; `resources.workers` is ignored", markup=False, soft_wrap=True
+        )
         plan = plan.on_one_worker()
     check_fits(plan, local_need(plan))
     settings = plan.run_settings({}, plan.study.seed)
@@ -106,7 +109,7 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
         return 1
     Console(highlight=False).print(combination_table(plan, report))
     console.print(f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}", markup=False, soft_wrap=True)
-    console.print(f"checkpoint: {folder.path}", markup=False, soft_wrap=True)
+    console.print(f"checkpoint: {folder.path / BEST}", markup=False, soft_wrap=True)
     return 0
 
 

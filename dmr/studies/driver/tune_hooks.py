@@ -22,13 +22,15 @@ from dmr.studies.trial_messages import PAYLOAD, EpochMessage, FailedMessage, Sto
 from dmr.studies.trial_outcomes import TrialOutcome
 
 SECONDS_BETWEEN_LOOKS = 5.0
-FAILURE = "Failure # "  # begins each death of a trial's process in the file of Tune's
+FAILURE = "Failure # "  # begins each death in Tune's error file of a trial
 LOW_MEMORY = "node running low on memory"  # ray.exceptions.OutOfMemoryError
 NOT_IMPORTED = re.compile(r"No module named '([\w.]+)'")
 NODE_DIED = "its node has died"  # ray.exceptions.ActorDiedError
 
 
 class _LeftBehind:
+    """Pickled without its state."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
@@ -128,7 +130,7 @@ class TuneCallback(_LeftBehind, tune.Callback):
         return found is not None
 
     def _end(self, number: int, outcome: TrialOutcome) -> None:
-        """Once the stage has an error nothing is written: the trial stays as it is, and `dmr resume` goes on with it."""
+        """Once the stage has an error nothing is written: the trial stays as it is, for `dmr resume` to go on with."""
         if self.stage.error is None:
             with self.stage.guarded():
                 self.stage.finish(number, outcome)

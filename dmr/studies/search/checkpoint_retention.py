@@ -19,7 +19,7 @@ class CheckpointRetention:
         self._always: set[int] = set()
 
     def add(self, trial: Ranked, block: str | None, always: bool) -> list[int]:
-        """A trial has succeeded: those that are out now, it among them or not."""
+        """Take in a trial that succeeded; returns the trials whose checkpoint goes now, perhaps its own."""
         held = [*self._held.get(block, []), trial]
         if always:
             self._always.add(trial.number)

@@ -48,13 +48,13 @@ class Proposer:
         space: Space,
         sampler: str,
         seed: int,
-        parts: Sequence[SearchBlock] = (),
+        blocks: Sequence[SearchBlock] = (),
         budget: int = 0,
     ) -> None:
         self.study, self.space, self.name, self.seed, self.budget = study, space, sampler, seed, budget
-        self.parts = tuple(parts) or (SearchBlock(None, "search", {}, space),)
-        self.finite = [part.space.points() for part in self.parts]
-        self.has_blocks = self.parts[0].label is not None
+        self.blocks = tuple(blocks) or (SearchBlock(None, "search", {}, space),)
+        self.finite = [block.space.points() for block in self.blocks]
+        self.has_blocks = self.blocks[0].label is not None
         self.can_repeat = all(parameter.grid() is not None or parameter.when for parameter in space.parameters)
         for points in self.finite:
             if points is not None and sampler == "grid":
@@ -97,7 +97,7 @@ class Proposer:
         self.study.sampler = self._sampler(trial.number)
         return self.space.suggest(optuna.Trial(self.study, trial._trial_id))
 
-    def block(self, trial: FrozenTrial) -> str | None:
+    def block_of(self, trial: FrozenTrial) -> str | None:
         """The block of a trial."""
         given: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
         return trial.params.get(BLOCK, given.get(BLOCK))
@@ -107,24 +107,28 @@ class Proposer:
 
     def _propose(self, trials: list[FrozenTrial]) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The next trial's point and what its sampler remembers with it: of the block with the fewest trials."""
-        blocks = [self.block(trial) for trial in trials]
-        order = sorted(range(len(self.parts)), key=lambda n: (blocks.count(self.parts[n].label), n))
-        allowed = shares(self.budget, len(self.parts))
+        trial_blocks = [self.block_of(trial) for trial in trials]
+        order = sorted(range(len(self.blocks)), key=lambda n: (trial_blocks.count(self.blocks[n].label), n))
+        allowed = shares(self.budget, len(self.blocks))
         for n in order:
-            part = self.parts[n]
-            if self.has_blocks and blocks.count(part.label) >= allowed[n]:
+            block = self.blocks[n]
+            if self.has_blocks and trial_blocks.count(block.label) >= allowed[n]:
                 continue
-            own = [self._alone(trial, part) for trial, block in zip(trials, blocks, strict=True) if block == part.label]
-            proposed = self._new_point(part.space, self.finite[n], own, len(trials))
+            own = [
+                self._alone(trial, block)
+                for trial, label in zip(trials, trial_blocks, strict=True)
+                if label == block.label
+            ]
+            proposed = self._new_point(block.space, self.finite[n], own, len(trials))
             if proposed is not None:
-                return part.whole(proposed[0]), proposed[1] if self.has_blocks else {}
+                return block.whole(proposed[0]), proposed[1] if self.has_blocks else {}
         return None
 
-    def _alone(self, trial: FrozenTrial, part: SearchBlock) -> FrozenTrial:
+    def _alone(self, trial: FrozenTrial, block: SearchBlock) -> FrozenTrial:
         """A trial as it would be in a study of its block alone."""
-        if part.label is None:
+        if block.label is None:
             return trial
-        alone, prefix = copy.copy(trial), f"{part.label}/"
+        alone, prefix = copy.copy(trial), f"{block.label}/"
         for name in ("params", "distributions"):
             values = getattr(trial, name).items()
             setattr(alone, name, {key.removeprefix(prefix): v for key, v in values if key.startswith(prefix)})

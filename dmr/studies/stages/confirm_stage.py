@@ -1,7 +1,8 @@
 """The bookkeeping of the confirmation: the best configurations of a search, and the file's defaults, with new seeds.
 
 Each configuration and seed is a trial of a second Optuna study, `NAME/confirm`. Only these runs read the test split,
-once each, after their checkpoint was chosen on val; before them, its labels say what is had without any modality.
+once each, after their checkpoint was chosen on val; before them only its labels are read, for the value without any
+modality.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from dmr.studies.storage.optuna_attributes import (
     CONFIRM,
     WANTED,
     WITHOUT_MODALITIES,
-    Pair,
+    ConfirmRunKey,
     best_of,
     confirm_attributes,
+    confirm_run_key,
     ended_reason,
-    pair_of,
     point_of_confirm_run,
     wanted_runs,
 )
@@ -60,14 +61,14 @@ def choose_configurations(search: SearchStage) -> list[Configuration]:
     """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
     plan, trials = search.plan, search.study.get_trials(deepcopy=False)
     chosen = []
-    for part in plan.blocks:
-        own = [trial for trial in trials if search.proposer.block(trial) == part.label]
+    for block in plan.blocks:
+        own = [trial for trial in trials if search.proposer.block_of(trial) == block.label]
         names = {number: best_name(rank) for rank, number in enumerate(_best(plan, own), start=1)}
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
-        defaults = plan.defaults(part)
+        defaults = plan.defaults(block)
         number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
         names[number] = f"{names[number]}{CONFIG_SEPARATOR}{DEFAULTS}" if number in names else DEFAULTS
-        points.setdefault(NO_TRIAL, part.whole({}))
+        points.setdefault(NO_TRIAL, block.whole({}))
         chosen += [Configuration(plan.label(points[n]), name, n, points[n]) for n, name in names.items()]
     return chosen
 
@@ -93,8 +94,10 @@ class ConfirmStage(Stage):
         )
         assert plan.study.confirm is not None
         self.configurations = choose_configurations(search)
-        self.seeds = range(plan.study.seed + 1, plan.study.seed + 1 + plan.study.confirm.seeds)
-        self.wanted = {Pair(one.method, one.trial, seed).key: one for seed in self.seeds for one in self.configurations}
+        self.seeds = plan.confirm_seeds
+        self.wanted = {
+            ConfirmRunKey(one.method, one.trial, seed).key: one for seed in self.seeds for one in self.configurations
+        }
 
     def open(self) -> None:
         """Queue one trial per configuration and seed in Optuna. Runs of configurations no longer chosen are kept and
@@ -104,16 +107,16 @@ class ConfirmStage(Stage):
         before = wanted_runs(self.study)
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:
-            pair = pair_of(trial)
-            if self._name(pair) != before.get(pair.key, EARLIER) and trial.state != TrialState.WAITING:
-                self.tracker.tags(f"{self.stage}/{trial.number}", {Tag.CONFIG: self._name(pair)})
+            run_key = confirm_run_key(trial)
+            if self._name(run_key) != before.get(run_key.key, EARLIER) and trial.state != TrialState.WAITING:
+                self.tracker.tags(f"{self.stage}/{trial.number}", {Tag.CONFIG: self._name(run_key)})
         self._say_without_modalities()
         self.study.set_user_attr(WANTED, {key: one.name for key, one in self.wanted.items()})
-        known = {pair_of(trial).key: trial for trial in trials}
+        known = {confirm_run_key(trial).key: trial for trial in trials}
         for key, one in self.wanted.items():
             if key not in known:
                 method, number, seed = key.split("/")
-                attributes = confirm_attributes(Pair(method, int(number), int(seed)), one.point)
+                attributes = confirm_attributes(ConfirmRunKey(method, int(number), int(seed)), one.point)
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs=attributes))
             elif known[key].state.is_finished():
                 self.outcomes[ended_reason(known[key])] += 1
@@ -142,12 +145,12 @@ class ConfirmStage(Stage):
     def scheduler(self) -> StudyScheduler:
         return make_scheduler("none", Direction.MAX, 1, 1, 2)
 
-    def _name(self, pair: Pair) -> str:
-        return self.wanted[pair.key].name if pair.key in self.wanted else EARLIER
+    def _name(self, run_key: ConfirmRunKey) -> str:
+        return self.wanted[run_key.key].name if run_key.key in self.wanted else EARLIER
 
     def _waiting(self) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False, states=[TrialState.WAITING])
-        return [trial for trial in trials if pair_of(trial).key in self.wanted]
+        return [trial for trial in trials if confirm_run_key(trial).key in self.wanted]
 
     def _next(self) -> StartedTrial | None:
         trial = self._waiting()[0]
@@ -155,6 +158,6 @@ class ConfirmStage(Stage):
         return self._again(trial)
 
     def _again(self, trial: FrozenTrial) -> StartedTrial:
-        pair = pair_of(trial)
-        tags = {Tag.TRIAL: str(pair.trial), Tag.CONFIG: self._name(pair)}
-        return StartedTrial(trial, point_of_confirm_run(trial), pair.seed, tags)
+        run_key = confirm_run_key(trial)
+        tags = {Tag.TRIAL: str(run_key.trial), Tag.CONFIG: self._name(run_key)}
+        return StartedTrial(trial, point_of_confirm_run(trial), run_key.seed, tags)

@@ -56,12 +56,12 @@ class SearchStage(Stage):
         budget = plan.study.budget.trials
         self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.blocks, budget)
         self.retention = CheckpointRetention(plan.study.checkpoints.keep)
-        self.defaults = [plan.defaults(part) for part in plan.blocks]
+        self.defaults = [plan.defaults(block) for block in plan.blocks]
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 self._count(trial.number, ended_reason(trial), best_of(trial))
                 if best_of(trial) is not None:
-                    point, block = plan.space.point_of(trial.params), self.proposer.block(trial)
+                    point, block = plan.space.point_of(trial.params), self.proposer.block_of(trial)
                     self.retention.add(ranked_trial(plan, trial), block, self._is_default(point))
 
     def open(self) -> None:
@@ -113,7 +113,7 @@ class SearchStage(Stage):
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
         metric, direction = self.scheduler_metric
-        blocks = {trial.number: self.proposer.block(trial) for trial in self.study.get_trials(deepcopy=False)}
+        blocks = {trial.number: self.proposer.block_of(trial) for trial in self.study.get_trials(deepcopy=False)}
         best: dict[int, float] = {}
         recorded = []
         for key, step, values in self.tracker.history():
@@ -126,16 +126,16 @@ class SearchStage(Stage):
     def _next(self) -> StartedTrial | None:
         asked = None if self.exhausted else self.proposer.ask()
         if asked is not None:
-            return self._begun(*asked)
+            return self._started_trial(*asked)
         if not self.exhausted:
             self.exhausted = True
             log.warning("every point of the search space was tried: the study ends with %d trials", self.finished)
         return None
 
     def _again(self, trial: FrozenTrial) -> StartedTrial:
-        return self._begun(trial, self.proposer.complete(trial))
+        return self._started_trial(trial, self.proposer.complete(trial))
 
-    def _begun(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> StartedTrial:
+    def _started_trial(self, trial: FrozenTrial | optuna.Trial, point: dict[str, Any]) -> StartedTrial:
         tags = {Tag.TRIAL: str(trial.number)} | ({Tag.CONFIG: DEFAULTS} if self._is_default(point) else {})
         return StartedTrial(trial, point, self.plan.study.seed, tags)
 

@@ -2,7 +2,7 @@
 
 Optuna's database is the truth. A trial is its Optuna number in its stage; its MLflow run has the key `STAGE/NUMBER`.
 While the database's server is away, running trials go on, what happens to them waits in the retry queue, and none is
-begun.
+started.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Stage:
         self.outcomes: Counter[StopReason] = Counter()
         self.error: str | None = None
         self.retry_queue = RetryQueue()
-        self.needs_reconciling = False  # whether the storage may have begun a trial that is not in `live`
+        self.needs_reconciling = False  # whether the storage may have started a trial that is not in `live`
         self.study = optuna.create_study(
             storage=storage,
             study_name=study_name,
@@ -188,24 +188,24 @@ class Stage:
         """The next trial: one that an earlier driver left running, else a new one; None when there is none left, or
         none now, since the server is away.
         """
-        begun: StartedTrial | None = None
+        started: StartedTrial | None = None
         if not self.retry_queue.send():
             return None
         with self.retry_queue.reaching():
-            self._find_begun()
+            self._find_running()
             self.needs_reconciling = True
             if self.interrupted:
-                begun = self._again(self.interrupted[0])
+                started = self._again(self.interrupted[0])
                 self.interrupted.pop(0)
             elif self.remaining:
-                begun = self._next()
+                started = self._next()
             self.needs_reconciling = False
-        if begun is None:
+        if started is None:
             return None
-        number, settings = begun.trial.number, self.plan.run_settings(begun.point, begun.seed)
+        number, settings = started.trial.number, self.plan.run_settings(started.point, started.seed)
         name = f"{self.plan.study.name}-{'' if self.stage == 'search' else f'{self.stage}-'}{number:04d}"
-        run = TrackedRun(f"{self.stage}/{number}", name, self.stage, begun.point, begun.seed, begun.tags)
-        record = TrialRecord(number, begun.trial._trial_id, run, begun.point, settings)
+        run = TrackedRun(f"{self.stage}/{number}", name, self.stage, started.point, started.seed, started.tags)
+        record = TrialRecord(number, started.trial._trial_id, run, started.point, settings)
         self.live[number] = record
         self.run_logger.start(run, PARENT)
         for epoch, value in self.unwritten.pop(number, {}).items():
@@ -245,8 +245,8 @@ class Stage:
             attributes[BEST] = list(
                 BestValues(values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"])
             )
-        place = self.folder.run(self.stage, number)
-        self.run_logger.end(record.run, place, record.report, outcome, record.tested)
+        run_folder = self.folder.run(self.stage, number)
+        self.run_logger.end(record.run, run_folder, record.report, outcome, record.tested)
         self._check_journal()
         for name, value in attributes.items():
             self.retry_queue.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
@@ -264,7 +264,7 @@ class Stage:
         if not self.retry_queue.send():
             return False
         with self.retry_queue.reaching():
-            self._find_begun()
+            self._find_running()
         if self.needs_reconciling:
             return False
         while self.interrupted:
@@ -291,7 +291,7 @@ class Stage:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in self.live]
 
-    def _find_begun(self) -> None:
+    def _find_running(self) -> None:
         """A trial that the storage began before its server went away is one more that was left running."""
         if self.needs_reconciling:
             self.interrupted = self._running()

@@ -17,7 +17,7 @@ CONFIRM = "confirm"  # Optuna's study of the confirmation is NAME/confirm: no st
 # of a study
 ENDED = "ended"  # the budget it has come to the end of
 PUBLISHED = "kept"  # the number of trials that had ended when figures, report and model were made last
-WANTED = "wanted"  # of a confirmation: the name of the configuration of each run that is wanted now, by `Pair.key`
+WANTED = "wanted"  # of a confirmation: the name of the configuration of each wanted run, by `ConfirmRunKey.key`
 WITHOUT_MODALITIES = "without_modalities"  # of a confirmation: the main metric on test of always answering one class
 
 # of a trial
@@ -40,8 +40,8 @@ class BestValues(NamedTuple):
     worst: float
 
 
-class Pair(NamedTuple):
-    """A configuration and a seed; what a run of this stage is known by, however the ranks change."""
+class ConfirmRunKey(NamedTuple):
+    """What a confirm run is known by, however the ranks change: block or method, trial of the search, seed."""
 
     method: str
     trial: int
@@ -69,14 +69,14 @@ def ended_reason(trial: FrozenTrial) -> StopReason:
     return reason
 
 
-def pair_of(trial: FrozenTrial) -> Pair:
+def confirm_run_key(trial: FrozenTrial) -> ConfirmRunKey:
     """What a run of the confirmation is known by."""
-    return Pair(*trial.user_attrs[PAIR])
+    return ConfirmRunKey(*trial.user_attrs[PAIR])
 
 
-def confirm_attributes(pair: Pair, point: dict[str, Any]) -> dict[str, Any]:
+def confirm_attributes(key: ConfirmRunKey, point: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a run of the confirmation that waits."""
-    return {PAIR: list(pair), POINT: point}
+    return {PAIR: list(key), POINT: point}
 
 
 def point_of_confirm_run(trial: FrozenTrial) -> dict[str, Any]:
@@ -85,6 +85,6 @@ def point_of_confirm_run(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def wanted_runs(study: optuna.Study) -> dict[str, str]:
-    """Of a confirmation: the names of the configurations by `Pair.key`."""
+    """Of a confirmation: the names of the configurations by `ConfirmRunKey.key`."""
     wanted: dict[str, str] = study.user_attrs.get(WANTED, {})
     return wanted

@@ -35,7 +35,7 @@ class Driver(NamedTuple):
 
 
 class StudyLock:
-    """The lock of the study in a folder; its file holds number, time of birth and host of the driver's process."""
+    """The lock of the study in a folder; its file holds the driver's process id, its start time and its host."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,8 +80,8 @@ class StudyLock:
                     found = _parse(lock.read(MAX_BYTES))
                     if found is None:
                         return None
-                    driver, born = found
-                    alive = not driver.here or psutil.Process(driver.process).create_time() == born
+                    driver, started = found
+                    alive = not driver.here or psutil.Process(driver.process).create_time() == started
                     return driver if alive else None
         except (OSError, psutil.NoSuchProcess):
             return None
@@ -105,20 +105,20 @@ class StudyLock:
             noted = {"host": socket.gethostname(), "processes": noted}
         if noted["host"] != socket.gethostname():
             return
-        for number, born in noted["processes"]:
+        for number, started in noted["processes"]:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(number)
-                if process.create_time() == born:
+                if process.create_time() == started:
                     process.kill()
         self._processes.unlink(missing_ok=True)
 
 
 def _parse(text: bytes) -> tuple[Driver, float] | None:
-    """Driver and time of birth; None where a driver that has just begun has not written them yet."""
+    """Driver and its start time; None where a driver that has just started has not written them yet."""
     number, _, rest = text.decode(errors="replace").partition(" ")
-    born, _, host = rest.partition(" ")
+    started, _, host = rest.partition(" ")
     try:
-        return Driver(int(number), host or socket.gethostname()), float(born)  # an earlier version wrote no host
+        return Driver(int(number), host or socket.gethostname()), float(started)  # an earlier version wrote no host
     except ValueError:
         return None
 

@@ -12,7 +12,7 @@ from dmr.analysis.results.record_names import SEARCH, runs_filter
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
-from dmr.studies.storage.optuna_attributes import CONFIRM, ENDED, best_of, pair_of, stop_reason_of, wanted_runs
+from dmr.studies.storage.optuna_attributes import CONFIRM, ENDED, best_of, confirm_run_key, stop_reason_of, wanted_runs
 from dmr.studies.storage.optuna_storage import load_search
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StudyFolder
@@ -101,4 +101,4 @@ def _confirm_runs(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
     if study is None:
         return []
     wanted = wanted_runs(study)
-    return [trial for trial in study.get_trials(deepcopy=False) if pair_of(trial).key in wanted]
+    return [trial for trial in study.get_trials(deepcopy=False) if confirm_run_key(trial).key in wanted]

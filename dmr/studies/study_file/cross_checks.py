@@ -105,10 +105,12 @@ def check_complete(study: StudyFile, dataset: MultimodalDataset) -> None:
     """Raises:
     InvalidStudy: a metric of the full combination is wanted, and no sample of `val` has all modalities.
     """
-    wanted = [objective.metric for objective in study.objective] + [study.scheduler.metric]
-    full = next((metric for metric in wanted if metric and metric.endswith("_full")), None)
-    if full is not None and not dataset.splits["val"].has().all(axis=1).any():
-        raise invalid(f"{full}", "no sample of val has all modalities; allowed are the mean and the worst")
+    if dataset.splits["val"].has().all(axis=1).any():
+        return
+    wanted = {f"objective[{n}].metric": objective.metric for n, objective in enumerate(study.objective)}
+    for key, metric in (wanted | {"scheduler.metric": study.scheduler.metric}).items():
+        if metric is not None and metric.endswith("_full"):
+            raise invalid(key, f"got {metric}; no sample of val has all modalities; allowed are the mean and the worst")
 
 
 def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset) -> None:
@@ -138,13 +140,15 @@ def check_sampler(study: StudyFile, block: SearchBlock) -> None:
         raise invalid("sampler", f"grid needs a space of at most {MAX_ENUMERATED} points; this one has more")
 
 
-def grace_epochs(study: StudyFile, blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]]) -> int:
+def grace_epochs(study: StudyFile, blocks: tuple[SearchBlock, ...], block_documents: list[dict[str, Any]]) -> int:
     """Epochs a scheduler leaves every trial: at least the longest warm-up of a method in the space, and 2 more.
 
     Raises:
         InvalidStudy: the file says fewer.
     """
-    longest = max(_longest_warmup(own, block.space) for block, own in zip(blocks, owns, strict=True))
+    longest = max(
+        _longest_warmup(document, block.space) for block, document in zip(blocks, block_documents, strict=True)
+    )
     needed = longest + 2 if longest else 1
     given = study.scheduler.grace_epochs
     if given is not None and given < needed and study.scheduler.name != "none":

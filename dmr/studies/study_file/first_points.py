@@ -11,7 +11,7 @@ from dmr.studies.study_file.search_blocks import SearchBlock
 
 
 def first_points(
-    entries: list[Any], blocks: tuple[SearchBlock, ...], owns: list[dict[str, Any]]
+    entries: list[Any], blocks: tuple[SearchBlock, ...], block_documents: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], ...]:
     """The points to run first, each entry once in every block, in the order of the trials.
 
@@ -20,7 +20,7 @@ def first_points(
     """
     rows: list[list[dict[str, Any]]] = []
     for n, entry in enumerate(entries):
-        row = [first_point(entry, f"first[{n}]", block, own) for block, own in zip(blocks, owns, strict=True)]
+        row = [first_point(entry, f"first[{n}]", *of) for of in zip(blocks, block_documents, strict=True)]
         known = [point in column for point, column in zip(row, zip(*rows, strict=True), strict=False)]
         if not any(known):
             rows.append(row)

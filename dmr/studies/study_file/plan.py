@@ -66,10 +66,16 @@ class StudyPlan:
         return MAIN_METRICS[self.dataset.task]
 
     @property
+    def confirm_seeds(self) -> range:
+        """The seeds of the confirmation, none of them the search's."""
+        first = self.study.seed + 1
+        return range(first, first + (self.study.confirm.seeds if self.study.confirm is not None else 0))
+
+    @property
     def max_epochs(self) -> int:
         """The most epochs a trial can have."""
-        owns = [(with_point(self.document, block.fixed), block.space) for block in self.blocks]
-        return int(max(max(values_met(own, space, "train.epochs")) for own, space in owns))
+        blocks = [(with_point(self.document, block.fixed), block.space) for block in self.blocks]
+        return int(max(max(values_met(document, space, "train.epochs")) for document, space in blocks))
 
     def block(self, point: Mapping[str, Any]) -> SearchBlock:
         """The block of the search a point belongs to."""
@@ -87,7 +93,7 @@ class StudyPlan:
         return str(point.get(BLOCK) or self.resolved(point)["model"]["method"])
 
     def on_one_worker(self) -> StudyPlan:
-        """The same study, whose trials have one worker each; it is the same run."""
+        """The same study with one worker per trial; its document stays, so `dmr train` finds the same run again."""
         resources = self.study.resources.model_copy(update={"workers": 1})
         return replace(self, study=self.study.model_copy(update={"resources": resources}))
 
@@ -185,7 +191,8 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
     search = study.search if study.search is not None else default_search(study.model.method)
     blocks = parse_blocks(search, study.model.method)
     if len(blocks) > study.budget.trials:
-        raise invalid("budget.trials", f"got {study.budget.trials}; `search` has {len(blocks)} blocks")
+        least = f"{len(blocks)}, one per block of `search`"
+        raise invalid("budget.trials", f"got {study.budget.trials}; allowed: at least {least}")
     try:
         options = study.dataset.model_dump(exclude={"name"})
         dataset = open_dataset(study.dataset.name, options, study.seed)
@@ -196,7 +203,7 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         raise StudyError(str(error)) from None
     study = validate_study(document, dataset)
     if study.confirm is not None and "test" not in dataset.splits:
-        raise invalid("confirm", f"data set {dataset.name} has no test split")
+        raise invalid("confirm", f"needs a test split; data set {dataset.name} has only {', '.join(dataset.splits)}")
     check_complete(study, dataset)
     experiment = study.experiment or _experiment_name(dataset.name)
     if isinstance(search, list):
@@ -210,15 +217,15 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         raise InvalidStudy(mistake_of_setting("augment", error)) from None
     keys = [key for block in blocks for key in (*block.space.keys, *block.fixed)]
     resolved["model"]["encoder"] = resolved_encoder(resolved["model"]["encoder"], keys, seen)
-    owns = [check_block(resolved, block) for block in blocks]
+    block_documents = [check_block(resolved, block) for block in blocks]
     check_deployment(study.deployment, dataset)
-    for block, own in zip(blocks, owns, strict=True):
-        check_data(own, block, seen)
+    for block, block_document in zip(blocks, block_documents, strict=True):
+        check_data(block_document, block, seen)
         check_sampler(study, block)
-    first = first_points(study.first, blocks, owns)
+    first = first_points(study.first, blocks, block_documents)
     if len(first) > study.budget.trials:
-        raise invalid("first", f"{len(first)} points; budget.trials is {study.budget.trials}")
-    grace = grace_epochs(study, blocks, owns)
+        raise invalid("first", f"got {len(first)} points; allowed: at most {study.budget.trials}, the budget's trials")
+    grace = grace_epochs(study, blocks, block_documents)
     return StudyPlan(study, resolved, blocks, joined_space(blocks), dataset, first, grace)
 
 

@@ -13,7 +13,7 @@ from dmr.direction import Direction
 from dmr.encoders import ENCODERS
 from dmr.methods import METHODS
 from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
-from dmr.studies.names import NAME
+from dmr.studies.names import ALLOWED, NAME
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, mistake_of_setting
 from dmr.studies.study_file.schema import (
     SAMPLERS,
@@ -47,11 +47,9 @@ def validate_study(document: Mapping[str, Any], data: MultimodalDataset | None =
     if mistakes or study is None:
         raise InvalidStudy(*mistakes)
     if not NAME.fullmatch(study.name):
-        mistakes.append(Mistake("name", f"got {study.name!r}; allowed are letters, digits and . _ - (up to 100)"))
+        mistakes.append(Mistake("name", f"got {study.name!r}; {ALLOWED}"))
     if study.experiment is not None and not NAME.fullmatch(study.experiment):
-        mistakes.append(
-            Mistake("experiment", f"got {study.experiment!r}; allowed are letters, digits and . _ - (up to 100)")
-        )
+        mistakes.append(Mistake("experiment", f"got {study.experiment!r}; {ALLOWED}"))
     mistakes.extend(_search_mistakes(study.search))
     mistakes.extend(_resource_mistakes(study.resources))
     study = study.model_copy(update={"dataset": dataset, "model": model})
@@ -115,7 +113,9 @@ def _resource_mistakes(resources: ResourcesSection) -> Iterator[Mistake]:
     if gpus > 1 and gpus != int(gpus):
         yield Mistake("resources.gpus", f"got {gpus:g}; allowed above 1: whole numbers")
     if 0 < gpus < 1 and bounds[1] > 1:
-        yield Mistake("resources.gpus", f"got {gpus:g} with {bounds[1]} workers; allowed below 1: only with one worker")
+        yield Mistake(
+            "resources.gpus", f"got {gpus:g} with {bounds[1]} workers; allowed with several workers: whole GPUs"
+        )
 
 
 def _metric_mistakes(study: StudyFile, data: MultimodalDataset) -> Iterator[Mistake]:
@@ -126,7 +126,7 @@ def _metric_mistakes(study: StudyFile, data: MultimodalDataset) -> Iterator[Mist
     for key, metric in named:
         if metric not in known:
             hint = " (needs `deployment`)" if metric in metric_names(data, True) else ""
-            yield Mistake(key, f"nobody reports {metric!r}{hint}; {nearest(metric, known)}")
+            yield Mistake(key, f"no trial reports {metric!r}{hint}; {nearest(metric, known)}")
     metrics = [str(o.metric) for o in study.objective]
     if len(set(metrics)) != len(metrics):
         yield Mistake("objective", f"a metric comes twice: {', '.join(metrics)}")

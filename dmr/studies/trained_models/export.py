@@ -178,12 +178,12 @@ def _example(whole: Served) -> Any:
 
 def copy_science(folder: Path) -> Path:
     """The code a model needs: `dmr` without the packages that read and run studies, copied into a folder."""
-    above = shutil.ignore_patterns("analysis", "studies", "__pycache__")
-    return Path(shutil.copytree(Path(dmr.__file__).parent, folder / "dmr", ignore=above))
+    left_out = shutil.ignore_patterns("analysis", "studies", "__pycache__")
+    return Path(shutil.copytree(Path(dmr.__file__).parent, folder / "dmr", ignore=left_out))
 
 
 def _own_code(settings: RunSettings) -> list[str]:
-    """The files or packages of a method and encoders of one's own."""
+    """The files or packages of a user's own method and encoders."""
     names = [method_name(settings.method), *map(encoder_name, settings.encoders.values())]
     modules = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name}
     files = []

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.search.ranking import Ranked, best_first
-from dmr.studies.storage.optuna_attributes import CONFIRM, best_of, pair_of, point_of_confirm_run
+from dmr.studies.storage.optuna_attributes import CONFIRM, best_of, confirm_run_key, point_of_confirm_run
 from dmr.studies.storage.optuna_storage import load_search
 from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.storage.trial_files import BEST
@@ -72,7 +72,7 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
     best = _best(_trials(folder, name), sign)
     if best is None:
         raise StudyError(f"{name}: no trial has succeeded")
-    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if pair_of(run).trial == best]
+    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if confirm_run_key(run).trial == best]
     confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
     key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
     run_id = next((known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key), None)
@@ -110,7 +110,7 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
     if stage == "search":
         label, seed, point = f"{name} trial {number}", plan.study.seed, plan.space.point_of(trial.params)
     else:
-        label, seed, point = f"{name} confirm run {number}", pair_of(trial).seed, point_of_confirm_run(trial)
+        label, seed, point = f"{name} confirm run {number}", confirm_run_key(trial).seed, point_of_confirm_run(trial)
     if stage == "search" and trial.state.is_finished() and not checkpoint.exists():
         raise StudyError(f"{label}: {_why_removed(trial, plan.study.checkpoints.keep)}")
     return TrainedRun(folder, plan, stage, label, run_id, plan.run_settings(point, seed), checkpoint)

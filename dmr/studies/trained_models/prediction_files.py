@@ -37,7 +37,7 @@ def predictions_to(file: Path, dataset: MultimodalDataset, split: str, combinati
     """What gathers predictions for a file.
 
     Raises:
-        StudyError: the file cannot be of this kind, or there.
+        StudyError: the file's kind cannot hold these predictions, or its directory is missing.
     """
     if file.suffix not in ENDINGS:
         raise StudyError(f"--predictions {file}: allowed endings are {', '.join(ENDINGS)}")

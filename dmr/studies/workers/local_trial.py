@@ -118,12 +118,12 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
     finally:
         faulthandler.cancel_dump_traceback_later()
         if device.type == "cuda":
-            leave_card()
+            release_gpu_memory()
 
 
-def leave_card() -> None:
-    """Give back the memory of the card that torch keeps for this process, also after it ran out: others share the card,
-    and this process may be idle now.
+def release_gpu_memory() -> None:
+    """Give back the GPU memory that torch caches for this process, also after it ran out: other processes share the
+    GPU, and this one may be idle now.
     """
     import torch
 

@@ -264,7 +264,7 @@ def test_runs_that_failed_or_run_or_are_of_an_earlier_confirmation_fall_out(new_
     assert "1 confirm runs of an earlier confirmation are left out" in notes
     assert "the seeds in common with a best 1: b best 1 2" in notes
     assert "with 2 seeds in common no p over seeds is under 0.5" in notes
-    assert "Shapley values are left out: what is had without any modality is not known" in notes
+    assert "Shapley values are left out: the value without any modality is not known" in notes
 
 
 def test_one_seed_of_two_modalities_without_samples(new_study: NewStudy) -> None:
@@ -284,7 +284,7 @@ def test_one_seed_of_two_modalities_without_samples(new_study: NewStudy) -> None
     worth = found.summary.loc["a best 1", ["shapley_left", "shapley_right"]].sum()
     assert worth == pytest.approx(found.summary.at["a best 1", "full"] - 0.5)
     assert "one seed: no intervals and no tests over seeds; `dmr confirm NAME --seeds 5` gives them" in found.notes
-    assert "a best 1: its results of single samples are gone: no tests over samples" in found.notes
+    assert "no tests over samples: the results of single samples of a best 1 are missing" in found.notes
 
 
 def test_more_seeds_than_can_be_enumerated_are_swapped_at_random(new_study: NewStudy) -> None:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from dmr.analysis.figures import style as drawing
+from dmr.analysis.figures import style
 from dmr.analysis.figures.combination_heatmap import HeatmapTable, draw_heatmap
 from dmr.analysis.figures.style import draw_dots
 from dmr.analysis.figures.trial_heatmap import heatmap_table, write_heatmap
@@ -249,8 +249,8 @@ def test_many_modalities_stay_on_one_page_without_numbers() -> None:
     [(0.0, "0.00", ".00"), (0.854, "0.85", ".85"), (0.996, "1.00", "1.0"), (1.0, "1.00", "1.0"), (12.3, "12", "12")],
 )
 def test_numbers_in_cells(value: float, full: str, short: str) -> None:
-    assert drawing.number(value) == full
-    assert drawing.short_number(value) == short
+    assert style.number(value) == full
+    assert style.short_number(value) == short
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf", ".PNG"])

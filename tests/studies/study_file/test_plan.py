@@ -381,7 +381,7 @@ def test_a_first_point_is_written_as_its_space_writes_it() -> None:
 
 def test_more_first_points_than_trials() -> None:
     points = [{"model.prior_std": 0.5}, {"model.prior_std": 0.6}]
-    refuses("first: 2 points; budget.trials is 1", first=points, budget={"trials": 1})
+    refuses("first: got 2 points; allowed: at most 1, the budget's trials", first=points, budget={"trials": 1})
     assert len(plan(first=["defaults", "defaults"], budget={"trials": 1}).first) == 1
 
 

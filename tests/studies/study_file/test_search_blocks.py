@@ -169,7 +169,11 @@ def test_shares(budget: int, parts: int, each: list[int]) -> None:
     ("search", "keys", "message"),
     [
         ([{}, {"model.method": "dmrnet"}], {}, "search[1].name: 'dmrnet' is the name of another block; give this ..."),
-        ([{"name": "a/b"}], {}, "search[0].name: got 'a/b'; allowed are letters, digits and . _ - (up to 100)"),
+        (
+            [{"name": "a/b"}],
+            {},
+            "search[0].name: got 'a/b'; allowed are letters, digits and . _ - (up to 100, the first a letter or digit)",
+        ),
         ([{"name": 3}], {}, "search[0].name: got 3; allowed are letters, ..."),
         ([{"model.method": "dropuot"}], {}, "search[0].model.method: got 'dropuot'; did you mean dropout?"),
         ([{"model.hard_mod": "released"}], {}, "search[0].model.hard_mod: no such key; did you mean hard_mode?"),
@@ -190,7 +194,7 @@ def test_shares(budget: int, parts: int, each: list[int]) -> None:
             {},
             "search[0].train.epochs.when.model.method: not a searched key; searched are train.epochs",
         ),
-        (BLOCKS, {"budget": {"trials": 2}}, "budget.trials: got 2; `search` has 3 blocks"),
+        (BLOCKS, {"budget": {"trials": 2}}, "budget.trials: got 2; allowed: at least 3, one per block of `search`"),
         (
             BLOCKS,
             {"first": ["defaults", {"train.learning_rate": 0.1}]},
@@ -203,7 +207,7 @@ def test_shares(budget: int, parts: int, each: list[int]) -> None:
                 {"name": "b", "model.draws": {"int": [1, 3]}, "train.epochs": 3},
             ],
             {"budget": {"trials": 3}, "first": ["defaults", {"model.draws": 2}]},
-            "first: 4 points; budget.trials is 3",
+            "first: got 4 points; allowed: at most 3, the budget's trials",
         ),
         (
             [{"name": "a", "train.epochs": {"int": [1, 50]}}, {"name": "b", "train.epochs": {"int": [1, 9]}}],

@@ -219,7 +219,7 @@ def test_wrong_types(keys: dict[str, Any], message: str) -> None:
         ({"resources": {"gpus": 1.5}}, "resources.gpus: got 1.5; allowed above 1: whole numbers"),
         (
             {"resources": {"workers": 2, "gpus": 0.5}},
-            "resources.gpus: got 0.5 with 2 workers; allowed below 1: only with one worker",
+            "resources.gpus: got 0.5 with 2 workers; allowed with several workers: whole GPUs",
         ),
         ({"retries": -1}, "retries: got -1; allowed: greater than or equal to 0"),
         ({"checkpoints": {"keep": 0}}, "checkpoints.keep: got 0; allowed: greater than or equal to 1"),
@@ -231,7 +231,7 @@ def test_out_of_range(keys: dict[str, Any], message: str) -> None:
     refuses(message, **keys)
 
 
-LETTERS = "allowed are letters, digits and . _ - (up to 100)"
+LETTERS = "allowed are letters, digits and . _ - (up to 100, the first a letter or digit)"
 
 
 @pytest.mark.parametrize("key", ["name", "experiment"])
@@ -274,25 +274,25 @@ def test_names_that_are_fine(name: str) -> None:
     [
         (
             {"objective": [{"metric": "val/acuracy_mean"}]},
-            f"objective[0].metric: nobody reports 'val/acuracy_mean'; did you mean {ACCURACY}?",
+            f"objective[0].metric: no trial reports 'val/acuracy_mean'; did you mean {ACCURACY}?",
         ),
         (
             {"objective": [{"metric": ACCURACY}, {"metric": "test/nll_mean"}]},
-            "objective[1].metric: nobody reports 'test/nll_mean'; did you mean val/nll_mean?",
+            "objective[1].metric: no trial reports 'test/nll_mean'; did you mean val/nll_mean?",
         ),
         (
             {"objective": [{"metric": "loss"}]},
-            "objective[0].metric: nobody reports 'loss'; allowed are val/accuracy_mean, val/accuracy_worst, ...",
+            "objective[0].metric: no trial reports 'loss'; allowed are val/accuracy_mean, val/accuracy_worst, ...",
         ),
         (
             {"objective": [{"metric": "val/accuracy_expected"}]},
-            "objective[0].metric: nobody reports 'val/accuracy_expected' (needs `deployment`); did you mean ...",
+            "objective[0].metric: no trial reports 'val/accuracy_expected' (needs `deployment`); did you mean ...",
         ),
         (
             {"scheduler": {"metric": "val/nll_expected"}},
-            "scheduler.metric: nobody reports 'val/nll_expected' (needs `deployment`); did you mean ...",
+            "scheduler.metric: no trial reports 'val/nll_expected' (needs `deployment`); did you mean ...",
         ),
-        ({"scheduler": {"metric": "val/f1"}}, "scheduler.metric: nobody reports 'val/f1'; ..."),
+        ({"scheduler": {"metric": "val/f1"}}, "scheduler.metric: no trial reports 'val/f1'; ..."),
         (
             {"objective": [{"metric": ACCURACY}, {"metric": ACCURACY}]},
             f"objective: a metric comes twice: {ACCURACY}, {ACCURACY}",
@@ -317,7 +317,7 @@ def test_an_objective_belongs_to_the_task() -> None:
     document = {"name": "s", "dataset": {"name": "digits"}}
     objective = validate_study(document, data_of("segmentation")).objective
     assert [(o.metric, o.mode) for o in objective] == [("val/miou_mean", "max")]
-    with pytest.raises(InvalidStudy, match=rf"^objective\[0\]\.metric: nobody reports '{ACCURACY}'; did you mean "):
+    with pytest.raises(InvalidStudy, match=rf"^objective\[0\]\.metric: no trial reports '{ACCURACY}'; did you mean "):
         validate_study(document | {"objective": [{"metric": ACCURACY}]}, data_of("segmentation"))
 
 
