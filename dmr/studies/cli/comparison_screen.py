@@ -12,7 +12,6 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from dmr.analysis.results.record_names import SHAPLEY
-from dmr.analysis.statistics import SIGNIFICANCE
 from dmr.direction import Direction
 
 if TYPE_CHECKING:
@@ -98,6 +97,8 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
     """A row per combination, a column per entry, as many as the width has room for: the reference, then the best
     configurations, then others.
     """
+    from dmr.analysis.statistics import SIGNIFICANCE
+
     frame, labels = comparison.by_combination, [entry.label for entry in comparison.entries]
     best = [entry.label for entry in comparison.entries if entry.is_best]
     order = [comparison.reference, *best, *labels]
