@@ -75,7 +75,7 @@ def test_ctrl_c_and_then_it_goes_on(
         (clip / "00000.jpg").rename(source / "VideoFlash" / f"{clip.name}.flv")
     programs.mkdir()
     ffmpeg = programs / "ffmpeg"  # takes its time, and "cuts" a video into itself
-    ffmpeg.write_text('#!/bin/sh\nsleep 0.1\nfor last; do :; done\ncp "$5" "${last%/*}/00001.jpg"\n')
+    ffmpeg.write_text('#!/bin/sh\nsleep 0.4\nfor last; do :; done\ncp "$5" "${last%/*}/00001.jpg"\n')
     ffmpeg.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     command = [
@@ -102,6 +102,6 @@ def test_ctrl_c_and_then_it_goes_on(
     assert "Traceback" not in said
     before = len({line.split()[0] for line in done.read_text().splitlines()})
     assert 0 < before < 36
-    ffmpeg.write_text(ffmpeg.read_text().replace("sleep 0.1\n", 'echo "$5" >> "$0.log"\n'))
+    ffmpeg.write_text(ffmpeg.read_text().replace("sleep 0.4\n", 'echo "$5" >> "$0.log"\n'))
     assert dmr("crema_d", "--source", source, "--out", out).stdout.endswith("ready: 36 train, 12 val, 2 test\n")
     assert len((programs / "ffmpeg.log").read_text().splitlines()) == 50 - before
