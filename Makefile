@@ -28,9 +28,8 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-# The longest files first, so that no worker is idle at the end.
 slow: $(READY)
-	$(PYTEST) -m "(slow or cluster) and not long" tests/test_readme.py tests/command_line/test_workers.py tests
+	$(PYTEST) -m "(slow or cluster) and not long"
 
 # What the 20 minutes of `make check` have no room for.
 long: $(READY)

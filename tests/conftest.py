@@ -18,7 +18,7 @@ from dmr.networks.convolutions import sound_convolutions
 hypothesis.settings.register_profile("dmr", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("dmr")
 
-LONGEST = {"test_readme.py", "test_resume.py", "test_run.py"}
+LONGEST = {"test_readme.py", "test_resume.py", "test_run.py", "test_workers.py"}
 
 
 @pytest.fixture(scope="session", autouse=True)
