@@ -64,10 +64,10 @@ def _ece(logits: Tensor, labels: Tensor) -> Tensor:
     far it is from the share that is right, over all samples.
     """
     confidence = logits.softmax(-1).amax(-1)
-    edges = torch.linspace(0, 1, ECE_BINS + 1, device=logits.device)
+    edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=confidence.dtype, device=confidence.device)
     bins = torch.bucketize(confidence, edges, right=True) - 1  # a confidence of 1 has a bin of its own
-    gaps = torch.zeros(len(logits), len(edges), device=logits.device)
-    gaps.scatter_add_(1, bins, (logits.argmax(-1) == labels).float() - confidence)
+    gaps = confidence.new_zeros(len(logits), len(edges))
+    gaps.scatter_add_(1, bins, (logits.argmax(-1) == labels).to(confidence.dtype) - confidence)
     return gaps.abs().sum(-1) / len(labels)
 
 

@@ -5,4 +5,4 @@ from __future__ import annotations
 import re
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-ALLOWED = "allowed are letters, digits and . _ - (up to 100, the first a letter or digit)"
+ALLOWED_NAME = "allowed are letters, digits and . _ - (up to 100, the first a letter or digit)"

@@ -63,7 +63,9 @@ def test_against_torchmetrics(samples: int, classes: int, scale: float) -> None:
 
     logits, labels = random_logits(4, samples, classes, seed=samples)
     logits *= scale
-    got = score(logits, labels)
+    got, doubled = score(logits, labels), score(logits.double(), labels)
+    for name, values in got.items():
+        np.testing.assert_allclose(doubled[name], values, atol=1e-5, err_msg=name)
     for c in range(4):
         predicted, probabilities = logits[c].argmax(-1), logits[c].softmax(-1)
         accuracy = classification.multiclass_accuracy(predicted, labels, classes, average="micro")

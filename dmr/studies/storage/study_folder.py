@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
-from dmr.studies.names import ALLOWED, NAME
+from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.storage.locations import in_ray_job
 from dmr.studies.storage.store_passwords import mask_password, with_password
 from dmr.studies.storage.study_lock import StudyLock
@@ -36,7 +36,7 @@ class StudyFolder:
         StudyError: a name that could climb out of the storage.
         """
         if not NAME.fullmatch(name):
-            raise StudyError(f"study name {name!r}: {ALLOWED}")
+            raise StudyError(f"study name {name!r}: {ALLOWED_NAME}")
         self.name = name
         self.path = storage.resolve() / name
 

@@ -14,7 +14,7 @@ from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, inside, inval
 from dmr.studies.study_file.schema import StudyFile
 from dmr.studies.study_file.search_blocks import SearchBlock
 from dmr.studies.study_file.search_space import MAX_ENUMERATED, Parameter, Space
-from dmr.studies.study_file.validation import method_mistake, validate_study
+from dmr.studies.study_file.validation import method_mistake, named_metrics, validate_study
 
 DEFAULT_GRACE_EPOCHS = 8
 NOT_SEARCHED = f"no key that can be searched; allowed are keys of {', '.join(SEARCHED_SECTIONS)}"
@@ -107,9 +107,8 @@ def check_complete(study: StudyFile, dataset: MultimodalDataset) -> None:
     """
     if dataset.splits["val"].has().all(axis=1).any():
         return
-    wanted = {f"objective[{n}].metric": objective.metric for n, objective in enumerate(study.objective)}
-    for key, metric in (wanted | {"scheduler.metric": study.scheduler.metric}).items():
-        if metric is not None and metric.endswith("_full"):
+    for key, metric in named_metrics(study):
+        if metric.endswith("_full"):
             raise invalid(key, f"got {metric}; no sample of val has all modalities; allowed are the mean and the worst")
 
 

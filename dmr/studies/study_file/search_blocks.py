@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dmr.analysis.results.record_names import BLOCK
-from dmr.studies.names import ALLOWED, NAME
+from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake
 from dmr.studies.study_file.search_space import Parameter, Space, parse_space
 
@@ -57,7 +57,7 @@ def parse_blocks(search: Any, method: str) -> tuple[SearchBlock, ...]:
         keys = {key: value for key, value in given.items() if key != "name"}
         label = given.get("name", str(keys.get("model.method", method)).rpartition(":")[2])
         if not isinstance(label, str) or not NAME.fullmatch(label):
-            mistakes.append(Mistake(f"{at}.name", f"got {label!r}; {ALLOWED}"))
+            mistakes.append(Mistake(f"{at}.name", f"got {label!r}; {ALLOWED_NAME}"))
         elif label in labels:
             mistakes.append(Mistake(f"{at}.name", f"{label!r} is the name of another block; give this one its own"))
         labels.add(str(label))

@@ -13,7 +13,7 @@ from dmr.direction import Direction
 from dmr.encoders import ENCODERS
 from dmr.methods import METHODS
 from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
-from dmr.studies.names import ALLOWED, NAME
+from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, mistake_of_setting
 from dmr.studies.study_file.schema import (
     SAMPLERS,
@@ -47,9 +47,9 @@ def validate_study(document: Mapping[str, Any], data: MultimodalDataset | None =
     if mistakes or study is None:
         raise InvalidStudy(*mistakes)
     if not NAME.fullmatch(study.name):
-        mistakes.append(Mistake("name", f"got {study.name!r}; {ALLOWED}"))
+        mistakes.append(Mistake("name", f"got {study.name!r}; {ALLOWED_NAME}"))
     if study.experiment is not None and not NAME.fullmatch(study.experiment):
-        mistakes.append(Mistake("experiment", f"got {study.experiment!r}; {ALLOWED}"))
+        mistakes.append(Mistake("experiment", f"got {study.experiment!r}; {ALLOWED_NAME}"))
     mistakes.extend(_search_mistakes(study.search))
     mistakes.extend(_resource_mistakes(study.resources))
     study = study.model_copy(update={"dataset": dataset, "model": model})
@@ -118,12 +118,15 @@ def _resource_mistakes(resources: ResourcesSection) -> Iterator[Mistake]:
         )
 
 
+def named_metrics(study: StudyFile) -> list[tuple[str, str]]:
+    """The keys of a study that name a metric, each with its metric; every objective has one by now."""
+    named = [(f"objective[{n}].metric", str(o.metric)) for n, o in enumerate(study.objective)]
+    return named if study.scheduler.metric is None else [*named, ("scheduler.metric", study.scheduler.metric)]
+
+
 def _metric_mistakes(study: StudyFile, data: MultimodalDataset) -> Iterator[Mistake]:
     known = metric_names(data, bool(study.deployment))
-    named = [(f"objective[{n}].metric", str(o.metric)) for n, o in enumerate(study.objective)]
-    if study.scheduler.metric is not None:
-        named.append(("scheduler.metric", study.scheduler.metric))
-    for key, metric in named:
+    for key, metric in named_metrics(study):
         if metric not in known:
             hint = " (needs `deployment`)" if metric in metric_names(data, True) else ""
             yield Mistake(key, f"no trial reports {metric!r}{hint}; {nearest(metric, known)}")
