@@ -570,3 +570,13 @@ def test_set_key_makes_what_is_missing() -> None:
     set_key(target, "a.b.c", 1)
     set_key(target, "search.x.z", 2)
     assert target == {"a": {"b": {"c": 1}}, "search": {"x.y": 1, "x.z": 2}}
+
+
+def test_the_full_combination_is_wanted_and_no_sample_of_val_has_it() -> None:
+    incomplete = {"missing": {"val": {"top_left": 1.0}}}
+    allowed = "no sample of val has all modalities; allowed are the mean and the worst"
+    both = [{"metric": "val/nll_mean"}, {"metric": "val/accuracy_full"}]
+    refuses(f"objective[1].metric: got val/accuracy_full; {allowed}", objective=both, **incomplete)
+    refuses(f"scheduler.metric: got val/nll_full; {allowed}", scheduler={"metric": "val/nll_full"}, **incomplete)
+    plan(objective=both)
+    plan(objective=[{"metric": "val/accuracy_worst"}], **incomplete)
