@@ -70,7 +70,7 @@ INSIDE = {
 }
 SHARED_NAMES = {
     "dmr.analysis.results.record_names",
-    "dmr.analysis.password_masking",
+    "dmr.analysis.store_uris",
 }  # constants and text: imported at once
 
 

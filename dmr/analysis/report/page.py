@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from dmr.analysis.comparison.comparison import compared
-from dmr.analysis.password_masking import without_password
 from dmr.analysis.report.answer import answer
 from dmr.analysis.report.embedded_figures import pictures_of
 from dmr.analysis.report.facts import commands, facts, notes, space_table
@@ -34,6 +33,7 @@ from dmr.analysis.results.artifacts import read_artifact, samples_reader
 from dmr.analysis.results.load_study import load_study
 from dmr.analysis.results.record_names import CONFIRM, SEARCH
 from dmr.analysis.results.study_results import stage_of
+from dmr.analysis.store_uris import without_password
 from dmr.files import write_text
 
 ENDS_WELL = ("completed", "pruned", "time_budget", "running")

@@ -8,13 +8,11 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from dmr.analysis.password_masking import without_password
 from dmr.analysis.results.artifacts import stored_artifact
 from dmr.analysis.results.record_names import (
     COLUMNS,
@@ -29,6 +27,7 @@ from dmr.analysis.results.record_names import (
     runs_filter,
 )
 from dmr.analysis.results.study_results import Objective, StudyResults
+from dmr.analysis.store_uris import sqlite_file, without_password
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
 
@@ -66,8 +65,8 @@ def load_study(
     from sqlalchemy.exc import SQLAlchemyError
 
     store = f"MLflow store {without_password(tracking_uri)}"
-    path = tracking_uri.removeprefix("sqlite:///")
-    if path != tracking_uri and not Path(path).is_file():  # asking MLflow would create it
+    file = sqlite_file(tracking_uri)
+    if file is not None and not file.is_file():  # asking MLflow would create it
         raise LookupError(f"{store}: there is no such file")
     try:
         client = MlflowClient(tracking_uri)

@@ -169,19 +169,46 @@ def remove(
     from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
-    folder.document()
+    folder.document_of_any_name()
     if not yes and not typer.confirm(f"delete study {name} in {folder.path} and its runs in MLflow?", err=True):
         return 1
-    remove_study(folder)
-    typer.echo(f"{name} is deleted")
+    typer.echo(remove_study(folder))
     return 0
+
+
+@command("relocate")
+def relocate(
+    name: NameArgument,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Where its MLflow store is now.")] = None,
+    optuna: Annotated[str | None, typer.Option(metavar="URL", help="Where Optuna's storage is now.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where its data folder is now.")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Tell a study where its stores and its data lie now, after they were moved."""
+    from dmr.studies.driver.relocation import relocate as keep
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.store_passwords import mask_password
+    from dmr.studies.storage.study_folder import StudyFolder
+
+    if mlflow is None and optuna is None and data is None:
+        raise StudyError("dmr relocate: nothing to tell: give --mlflow, --optuna or --data")
+    folder = StudyFolder(resolve_storage(storage), name)
+    keep(folder, mlflow, optuna, data)
+    uris = folder.store_uris()
+    typer.echo(f"MLflow: {mask_password(uris.tracking_uri)}")
+    typer.echo(f"Optuna: {mask_password(uris.optuna_url)}")
+    if (path := folder.document()["dataset"].get("path")) is not None:
+        typer.echo(f"data: {path}")
 
 
 @command("ui")
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
     """The MLflow UI on this project's store, on 127.0.0.1."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    from dmr.analysis.store_uris import sqlite_file, sqlite_uri
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(Path.cwd() / "mlflow.db")
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
         raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
     if uri.startswith("http"):
         raise StudyError("MLFLOW_TRACKING_URI is a server: open it in a browser")

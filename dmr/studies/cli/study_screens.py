@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
+from dmr.analysis.store_uris import sqlite_uri
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.run_study import RunResult, tracking_error_line
+from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.trial_outcomes import FAILURES
@@ -94,10 +97,11 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
             tell(f"{failures.sum()} confirm runs failed; see {folder.log}")
         code = int(not (runs.table["split"] == "test").any())
     tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
-    tell(f"heatmap: {folder.heatmap}")
-    if folder.report.exists():
-        tell(f"report: {folder.report}")
-    tell(f"MLflow: dmr ui   (filter: {runs_filter(name, SEARCH)})")
+    for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
+        if file.exists():
+            tell(f"{what}: {file}")
+    here = uri == sqlite_uri(Path.cwd() / "mlflow.db")
+    tell(f"MLflow: {'dmr ui' if here else mask_password(uri)}   (filter: {runs_filter(name, SEARCH)})")
     return code
 
 

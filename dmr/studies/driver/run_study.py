@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from dmr.analysis.store_uris import sqlite_file
 from dmr.files import write_text
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.progress_display import Screen
@@ -19,8 +22,8 @@ from dmr.studies.errors import StudyError
 from dmr.studies.reporting.publish import publish
 from dmr.studies.stages.confirm_stage import Configuration, ConfirmStage
 from dmr.studies.stages.search_stage import SearchStage
-from dmr.studies.storage.mlflow_store import open_mlflow
-from dmr.studies.storage.optuna_storage import open_optuna, unusable
+from dmr.studies.storage.mlflow_store import follow_artifacts, no_such_store, open_mlflow
+from dmr.studies.storage.optuna_storage import load_search, open_optuna, unusable
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
 from dmr.studies.study_file.plan import StudyPlan
@@ -64,7 +67,8 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunR
     """Run a study or go on with it, under its lock, until its budget is done or it is stopped.
 
     Raises:
-        StudyError: another driver runs it, a store or cluster cannot be reached, or no trial fits the cluster.
+        StudyError: another driver runs it, it is a copy, a store or cluster cannot be reached, or no trial fits the
+            cluster.
     """
     os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
     os.environ.pop("MLFLOW_RUN_ID", None)
@@ -72,7 +76,9 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunR
         check_fits(plan, local_need(plan))
     stored = folder.store_uris() if folder.stores_file.exists() else None
     with engine_noise_to(folder.log if stored else Path(os.devnull)):
-        uris = stored or resolve_store_uris(folder)
+        uris = open_places(folder)
+        if stored is not None:
+            load_search(folder)
         experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
         if uris.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(uris.optuna_url)
@@ -84,12 +90,50 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunR
         return _drive(plan, folder, uris, experiment_id, stored is not None)
 
 
+def open_places(folder: StudyFolder) -> StoreUris:
+    """The stores of a study, new or run before. One that was moved together with its MLflow store takes that one's
+    artifacts along.
+
+    Raises:
+        StudyError: the study is a copy of another one, the directory of its store is gone, or the store cannot be
+            written.
+    """
+    if not folder.stores_file.exists():
+        return resolve_store_uris(folder)
+    folder.check_original()
+    uris, before = folder.store_uris(), folder.tracking_file_before()
+    file = sqlite_file(uris.tracking_uri)
+    if file is not None and before is not None:
+        if not file.parent.is_dir():
+            raise no_such_store(uris.tracking_uri, folder.name)
+        follow_artifacts(file, before)
+    return uris
+
+
+@contextmanager
+def _no_folder_of_a_refused_study(folder: StudyFolder) -> Iterator[None]:
+    """What is refused before there is a study leaves no folder."""
+    new = not folder.path.exists()
+    try:
+        yield
+    except BaseException:
+        if new and not folder.exists:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+
+
 def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id: str, may_exist: bool) -> RunResult:
     """Run a study under its lock. `may_exist`: its folder has been run before."""
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
     confirmation = None
-    with folder.lock.held(), engine_noise_to(folder.log) as stderr, logging_to(folder.log), ExitStack() as engine:
+    with (
+        _no_folder_of_a_refused_study(folder),
+        folder.lock.held(),
+        engine_noise_to(folder.log) as stderr,
+        logging_to(folder.log),
+        ExitStack() as engine,
+    ):
         storage = open_optuna(uris.optuna_url)
         tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
         try:

@@ -19,9 +19,9 @@ from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.ray_cluster import check_fits, local_need
-from dmr.studies.driver.run_study import CLOSE_SECONDS, tracking_error_line
+from dmr.studies.driver.run_study import CLOSE_SECONDS, open_places, tracking_error_line
 from dmr.studies.storage.mlflow_store import open_mlflow
-from dmr.studies.storage.study_folder import StudyFolder, resolve_store_uris
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
@@ -64,7 +64,7 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
     """Train, or go on with the same run after an interruption; returns the exit code.
 
     Raises:
-        StudyError: MLflow cannot be reached, or the run is being trained by another process.
+        StudyError: MLflow cannot be reached, the folder is a copy, or the run is being trained by another process.
     """
     if plan.study.resources.distributed:
         console.print(
@@ -75,8 +75,8 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
     folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
-    uris = resolve_store_uris(folder)
     with engine_noise_to(Path(os.devnull)):
+        uris = open_places(folder)
         experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
     report, outcome = None, TrialOutcome("completed")
     with folder.lock.held(), logging_to(folder.log):

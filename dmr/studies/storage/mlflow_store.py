@@ -6,11 +6,13 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from dmr.analysis.results.record_names import Tag
+from dmr.analysis.store_uris import sqlite_file, sqlite_uri
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
 from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
@@ -18,6 +20,13 @@ from dmr.studies.storage.store_passwords import ask_for_password, first_line, ma
 NOT_OFFERED = "ENDPOINT_NOT_FOUND"  # what an older server says to a call it does not know
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows pages for language models
 MODELS_AT_ONCE = 50
+ARTIFACT_PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -37,7 +46,7 @@ def open_mlflow(tracking_uri: str, experiment: str) -> str:
         raise StudyError(
             f"MLflow store {shown}: MLflow no longer writes to folders; use sqlite:///{{path}}/mlflow.db or a server"
         )
-    file = Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
+    file = sqlite_file(tracking_uri)
     if file is not None:
         _check_sqlite(file, shown)
     check_database(tracking_uri)
@@ -46,7 +55,7 @@ def open_mlflow(tracking_uri: str, experiment: str) -> str:
             client = open_client(tracking_uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
-                return str(client.create_experiment(experiment, tags=KIND))
+                return str(client.create_experiment(experiment, _artifact_location(file, experiment), tags=KIND))
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
         line = ask_for_password(first_line(error), "MLFLOW_TRACKING_URI")
         raise StudyError(f"MLflow store {shown}: cannot be used: {line}") from None
@@ -57,13 +66,47 @@ def open_mlflow(tracking_uri: str, experiment: str) -> str:
     return str(found.experiment_id)
 
 
+def no_such_store(tracking_uri: str, study: str) -> StudyError:
+    """The file of a study's SQLite store is not where it was: what to do."""
+    return StudyError(
+        f"MLflow store {tracking_uri}: there is no such file; where it was moved, tell: dmr relocate {study} --mlflow "
+        f"URI; where it is lost, `dmr resume {study}` writes the study's runs again"
+    )
+
+
+def follow_artifacts(file: Path, before: Path) -> None:
+    """MLflow keeps absolute places of artifacts: where those beside its database were moved together with it, it is
+    told where they are now.
+
+    Args:
+        file: the database, which was `before`.
+
+    Raises:
+        StudyError: it cannot be written.
+    """
+    old, new = before.parent / "mlruns", file.parent / "mlruns"
+    if old == new or old.exists() or not new.is_dir():
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=10.0)) as database, database:
+            for (table, column), (was, now) in product(
+                ARTIFACT_PLACES, ((str(old), str(new)), (old.as_uri(), new.as_uri()))
+            ):
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (now, len(was) + 1, len(was) + 1, f"{was}/"),
+                )
+    except sqlite3.Error as error:
+        raise StudyError(f"MLflow store {sqlite_uri(file)}: cannot be written: {error}") from None
+
+
 def check_database(tracking_uri: str) -> None:
     """MLflow's own client tries a database server for 100 s.
 
     Raises:
         StudyError: the URI is one of a server, which does not answer or refuses the password.
     """
-    if tracking_uri.startswith(("sqlite:", "http:", "https:")):
+    if tracking_uri.startswith(("sqlite", "http:", "https:")):
         return
     from sqlalchemy import create_engine
 
@@ -90,6 +133,14 @@ def _check_sqlite(path: Path, shown: str) -> None:
         raise StudyError(f"MLflow store {shown}: cannot be written: {error}") from None
 
 
+def _artifact_location(file: Path | None, experiment: str) -> str | None:
+    """None is MLflow's own, `mlruns` in the working directory, whose path it takes for a URI: `%2F` in it would be
+    read as a slash.
+    """
+    here = Path.cwd()
+    return (here / "mlruns" / experiment).as_uri() if file is not None and "%" in str(here) else None
+
+
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """Other drivers wait: MLflow's migration of a fresh SQLite store fails where two do it at once."""
@@ -112,9 +163,14 @@ def open_client(tracking_uri: str) -> Any:
 
 
 def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
-    """Mark every run and model that a journal wrote as deleted. What the store raises is passed on."""
+    """Mark every run and model that a journal wrote as deleted; a store that is gone has none. What the store raises is
+    passed on.
+    """
     from mlflow.exceptions import MlflowException
 
+    file = sqlite_file(tracking_uri)
+    if file is not None and not file.exists():  # asking MLflow would create it
+        return
     client = open_client(tracking_uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 
+from dmr.analysis.store_uris import sqlite_file, sqlite_uri
 from dmr.files import whole_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
+from dmr.studies.storage.optuna_attributes import CONFIRM
 from dmr.studies.storage.store_passwords import ask_for_password, mask_password
 from dmr.studies.storage.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
-
-SQLITE = "sqlite:///"
 
 
 def open_optuna(url: str) -> BaseStorage:
@@ -27,12 +26,12 @@ def open_optuna(url: str) -> BaseStorage:
     """
     from optuna.storages import RDBStorage, get_storage
 
-    file = Path(url.removeprefix(SQLITE))
+    file = sqlite_file(url)
     try:
-        if url.startswith(SQLITE) and not file.exists():
+        if file is not None and not file.exists():
             with whole_file(file) as partial:
                 partial.unlink(missing_ok=True)  # half-made by a process that was killed
-                RDBStorage(f"{SQLITE}{partial}").engine.dispose()
+                RDBStorage(sqlite_uri(partial)).engine.dispose()
         return get_storage(RDBStorage(url, engine_kwargs=engine_settings(url)))
     except Exception as error:  # whatever a database driver raises
         raise unusable(url, error) from None
@@ -44,19 +43,45 @@ def unusable(url: str, error: BaseException) -> StudyError:
     return StudyError(f"Optuna's storage {mask_password(url)}: cannot be used: {line}")
 
 
-def load_search(folder: StudyFolder, name: str | None = None) -> optuna.Study | None:
-    """Optuna's study of the search, or one of this name; None where there is none yet.
+def load_search(folder: StudyFolder) -> optuna.Study:
+    """Optuna's study of the search of a study that has been run.
+
+    Raises:
+        StudyError: its storage cannot be read, or has lost it.
+    """
+    study = _load(folder, folder.name)
+    if study is None:
+        url = folder.store_uris().optuna_url
+        raise StudyError(f"Optuna's storage {mask_password(url)}: has no study {folder.name!r}: {_bring_back(folder)}")
+    return study
+
+
+def load_confirmation(folder: StudyFolder) -> optuna.Study | None:
+    """Optuna's study of the confirmation; None where it has not begun.
 
     Raises:
         StudyError: its storage cannot be read.
     """
+    return _load(folder, f"{folder.name}/{CONFIRM}")
+
+
+def _load(folder: StudyFolder, name: str) -> optuna.Study | None:
     url = folder.store_uris().optuna_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return None
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        raise StudyError(f"{file}: there is no such file; {_bring_back(folder)}")
     storage = open_optuna(url)
     try:
-        return optuna.load_study(study_name=name or folder.name, storage=storage)
+        return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         return None
     except Exception as error:  # whatever a database driver raises
         raise unusable(url, error) from None
+
+
+def _bring_back(folder: StudyFolder) -> str:
+    """What to do about a database that is not there."""
+    return (
+        f"it has the trials of study {folder.name!r}: bring it back or, where it was moved, tell: "
+        f"dmr relocate {folder.name} --optuna URL"
+    )

@@ -7,14 +7,16 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from typing import Any
 
 import optuna
 
+from dmr.analysis.store_uris import sqlite_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.mlflow_store import delete_runs
 from dmr.studies.storage.optuna_attributes import CONFIRM
 from dmr.studies.storage.optuna_storage import open_optuna
-from dmr.studies.storage.store_passwords import first_line
+from dmr.studies.storage.store_passwords import first_line, mask_password
 from dmr.studies.storage.study_folder import StudyFolder
 
 STOP_SECONDS = 120.0
@@ -46,27 +48,41 @@ def stop_study(folder: StudyFolder) -> str:
     return f"{folder.name} has stopped; go on with: dmr resume {folder.name}"
 
 
-def remove_study(folder: StudyFolder) -> None:
+def remove_study(folder: StudyFolder) -> str:
     """Delete a study: its runs in MLflow (which keeps deleted runs until `mlflow gc`), Optuna's study, and its folder.
+    Of a copy only the folder goes, since the runs belong to the original. Returns what there is to say.
 
     Raises:
         StudyError: it runs, or a store cannot be reached; then nothing is deleted from the folder.
     """
-    document = folder.document()
+    document = folder.document_of_any_name()
     if folder.path.is_symlink():
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
-    uris = folder.store_uris()
     for lock in folder.path.glob("*/lock"):
         if StudyFolder(folder.path, lock.parent.name).lock.driver() is not None:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")
+    original, uri = folder.original(), folder.store_uris().tracking_uri
+    file = sqlite_file(uri)
     with folder.lock.held():
-        try:
-            for journal in folder.journals():
-                delete_runs(uris.tracking_uri, document["experiment"], journal)
-            if uris.optuna_url != folder.optuna_url:
-                for name in (f"{folder.name}/{CONFIRM}", folder.name):
-                    with suppress(KeyError):  # Optuna has no such study
-                        optuna.delete_study(study_name=name, storage=open_optuna(uris.optuna_url))
-        except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
-            raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None
+        if original is None:
+            _delete_records(folder, document)
         shutil.rmtree(folder.path)
+    if original is not None:
+        return f"{folder.path} is deleted; it was a copy, and the runs in MLflow stay with {original}"
+    gone = f"; its MLflow store {mask_password(uri)} is not there" if file is not None and not file.exists() else ""
+    return f"{folder.name} is deleted{gone}"
+
+
+def _delete_records(folder: StudyFolder, document: dict[str, Any]) -> None:
+    """What MLflow and a shared database have of a study. A database file that is gone has nothing."""
+    uris, name = folder.store_uris(), document["name"]
+    try:
+        for journal in folder.journals():
+            delete_runs(uris.tracking_uri, document["experiment"], journal)
+        file = sqlite_file(uris.optuna_url)
+        if uris.optuna_url != folder.optuna_url and (file is None or file.exists()):
+            for study in (f"{name}/{CONFIRM}", name):
+                with suppress(KeyError):  # Optuna has no such study
+                    optuna.delete_study(study_name=study, storage=open_optuna(uris.optuna_url))
+    except Exception as error:  # MLflow and Optuna pass on whatever their stores raise
+        raise StudyError(f"{folder.name}: its runs cannot be deleted: {first_line(error)}") from None

@@ -26,7 +26,7 @@ _NO_PASSWORD = re.compile(
 
 def mask_password(text: str) -> str:
     """The text with `***` for the password of each URI in it."""
-    from dmr.analysis.password_masking import without_password
+    from dmr.analysis.store_uris import without_password
 
     return without_password(text)
 

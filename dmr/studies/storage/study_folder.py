@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from dmr.analysis.store_uris import absolute_uri, sqlite_file, sqlite_uri
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
 from dmr.studies.names import ALLOWED_NAME, NAME
@@ -18,6 +19,7 @@ from dmr.studies.storage.study_lock import StudyLock
 from dmr.studies.yaml_io import read_yaml
 
 StageName = Literal["search", "confirm"]
+OPTUNA_FILE = "optuna.db"
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,27 @@ class StoreUris:
     optuna_url: str
 
 
+class _Places(NamedTuple):
+    """What `places.json` says.
+
+    Attributes:
+        optuna_url: None where the database is in the study's folder.
+        folder: where that was when this was written; None by an earlier version that does not tell.
+    """
+
+    tracking_uri: str
+    optuna_url: str | None
+    folder: Path | None
+
+
+class FolderRenamed(StudyError):
+    """The folder has another name than the study in it."""
+
+
 class StudyFolder:
-    """The files of one study below the storage."""
+    """The files of one study below the storage. It may be moved: what lies in it is known by where it is now, and what
+    lay beside it is looked for beside it.
+    """
 
     def __init__(self, storage: Path, name: str) -> None:
         """Raises:
@@ -76,7 +97,7 @@ class StudyFolder:
     @property
     def optuna_url(self) -> str:
         """Optuna's storage, unless it is elsewhere."""
-        return f"sqlite:///{self.path / 'optuna.db'}"
+        return sqlite_uri(self.path / OPTUNA_FILE)
 
     @property
     def log(self) -> Path:
@@ -87,14 +108,34 @@ class StudyFolder:
         return self.study_file.exists()
 
     def document(self) -> dict[str, Any]:
-        """The study as resolved.
+        """The study as resolved, its data folder where it is now.
 
         Raises:
             StudyError: there is no such study here.
+            FolderRenamed: the one that is here has another name.
+        """
+        document = self.document_of_any_name()
+        name = document.get("name")
+        if name != self.name:
+            raise FolderRenamed(
+                f"{self.path}: is the folder of study {name!r}, copied or renamed: name the folder {name!r} again, "
+                f"give the study a new one with `dmr run --name {self.name}` elsewhere, or delete this folder"
+            )
+        return document
+
+    def document_of_any_name(self) -> dict[str, Any]:
+        """The same, also where the folder has another name than its study.
+
+        Raises:
+            StudyError: there is no study here.
         """
         if not self.exists:
             raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
-        return read_yaml(self.study_file)
+        document = read_yaml(self.study_file)
+        dataset = document.get("dataset")
+        if isinstance(dataset, dict) and isinstance(path := dataset.get("path"), str):
+            document["dataset"] = dataset | {"path": str(self._beside(Path(path), self._place()))}
+        return document
 
     @property
     def stores_file(self) -> Path:
@@ -107,34 +148,97 @@ class StudyFolder:
         Raises:
             StudyError: the file is damaged.
         """
-        file = self.stores_file
-        try:
-            kept = StoreUris(**json.loads(file.read_text(encoding="utf-8")))
-            return StoreUris(
-                with_password(kept.tracking_uri, "MLFLOW_TRACKING_URI"),
-                with_password(kept.optuna_url, "DMR_OPTUNA_URL"),
-            )
-        except (OSError, ValueError, TypeError) as error:
-            raise StudyError(f"{file}: cannot be read: {error}") from None
+        kept = self._places()
+        file = sqlite_file(kept.tracking_uri)
+        moved = None if file is None else self._beside(file, kept.folder)
+        tracking_uri = kept.tracking_uri if moved == file or moved is None else sqlite_uri(moved)
+        return StoreUris(
+            with_password(tracking_uri, "MLFLOW_TRACKING_URI"),
+            self.optuna_url if kept.optuna_url is None else with_password(kept.optuna_url, "DMR_OPTUNA_URL"),
+        )
+
+    def tracking_file_before(self) -> Path | None:
+        """Where the file of MLflow's store was when the study was last run; None of a server.
+
+        Raises:
+            StudyError: the file is damaged.
+        """
+        return sqlite_file(self._places().tracking_uri)
 
     def remember(self, uris: StoreUris) -> None:
         """Passwords are not kept."""
-        kept = {key: mask_password(uri) for key, uri in asdict(uris).items()}
-        write_text(self.stores_file, json.dumps(kept, indent=1), mode=0o600)
+        optuna_url = None if uris.optuna_url == self.optuna_url else mask_password(uris.optuna_url)
+        places = _Places(mask_password(uris.tracking_uri), optuna_url, self.path)
+        write_text(self.stores_file, json.dumps(places._asdict(), indent=1, default=str), mode=0o600)
+
+    def original(self) -> Path | None:
+        """The folder that this one is a copy of: it is where this one says it was, and has the same journal. None where
+        there is none any more: then the study has moved.
+        """
+        place = self._place()
+        if place is None or place == self.path or not place.is_dir() or place.samefile(self.path):
+            return None
+        return place if _journal_id(place / self.journal.name) == self.journal_id else None
+
+    def check_original(self) -> None:
+        """Raises:
+        StudyError: the study's runs in MLflow, and trials in a shared database, belong to the folder that this one is
+            a copy of.
+        """
+        original = self.original()
+        if original is not None:
+            raise StudyError(
+                f"{self.path}: is a copy of the study in {original}, and both would write to the same runs: go on "
+                "there, delete one of the two, or give the copy a name and runs of its own with `dmr run --name`"
+            )
+
+    def _places(self) -> _Places:
+        """Raises:
+        StudyError: the file is damaged.
+        """
+        file = self.stores_file
+        try:
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            uri, url, folder = kept["tracking_uri"], kept["optuna_url"], kept.get("folder")
+            if not isinstance(uri, str) or not isinstance(url, str | None) or not isinstance(folder, str | None):
+                raise TypeError("the addresses must be text")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+            raise StudyError(f"{file}: cannot be read: {reason}") from None
+        database = None if url is None else sqlite_file(url)
+        if folder is None and database is not None and database.parts[-2:] == (self.name, OPTUNA_FILE):
+            return _Places(uri, None, database.parent)  # an earlier version kept the database's absolute path
+        return _Places(uri, url, None if folder is None else Path(folder))
+
+    def _place(self) -> Path | None:
+        """Where the study's folder was when it was last run."""
+        with suppress(StudyError):
+            return self._places().folder
+        return None
+
+    def _beside(self, path: Path, place: Path | None) -> Path:
+        """Where something beside the study is now: if it is gone, at the same place seen from the folder, with which it
+        may have been moved.
+        """
+        if place is None or place == self.path or path.exists():
+            return path
+        moved = Path(os.path.normpath(self.path / os.path.relpath(path, place)))
+        return moved if moved.exists() else path
+
+    @property
+    def journal_id(self) -> str | None:
+        """What the study's journal is known by; None where none was begun."""
+        return _journal_id(self.journal)
 
     @property
     def study_key(self) -> str | None:
         """What the study's own run is found by in MLflow, None where no journal was begun."""
-        ids = self.journals()
-        return f"{ids[-1]}/study" if self.journal.exists() and ids else None
+        return None if self.journal_id is None else f"{self.journal_id}/study"
 
     def journals(self) -> list[str]:
         """The ids of the journals of this study's runs: those of `dmr train`, and last the search's."""
-        ids = []
-        for file in [*sorted(self.path.glob("*/journal.jsonl")), self.journal]:
-            with suppress(OSError, ValueError, KeyError), open(file, encoding="utf-8") as lines:
-                ids.append(str(json.loads(lines.readline())["id"]))
-        return ids
+        found = map(_journal_id, [*sorted(self.path.glob("*/journal.jsonl")), self.journal])
+        return [journal_id for journal_id in found if journal_id is not None]
 
     def seconds_run(self) -> float:
         """Seconds the study has run so far, summed over its drivers."""
@@ -151,6 +255,12 @@ class StudyFolder:
         return StudyLock(self.path)
 
 
+def _journal_id(journal: Path) -> str | None:
+    with suppress(OSError, ValueError, KeyError, TypeError), open(journal, encoding="utf-8") as lines:
+        return str(json.loads(lines.readline())["id"])
+    return None
+
+
 def resolve_store_uris(folder: StudyFolder) -> StoreUris:
     """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder.
 
@@ -163,5 +273,7 @@ def resolve_store_uris(folder: StudyFolder) -> StoreUris:
             "MLFLOW_TRACKING_URI: not set, and a Ray job's working directory is a temporary copy: name a server, or "
             "sqlite:////{absolute path}/mlflow.db"
         )
-    tracking_uri = tracking_uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    return StoreUris(tracking_uri, os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url)
+    return StoreUris(
+        absolute_uri(tracking_uri) if tracking_uri else sqlite_uri(Path.cwd() / "mlflow.db"),
+        absolute_uri(os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url),
+    )

@@ -93,7 +93,8 @@ class StudyLock:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 found.append((child.pid, child.create_time()))
-        write_text(self._processes, json.dumps({"host": socket.gethostname(), "processes": found}))
+        noted = {"host": socket.gethostname(), "folder": str(self.folder), "processes": found}
+        write_text(self._processes, json.dumps(noted))
 
     def end_leftovers(self) -> None:
         """Kill what a dead driver left running on this machine: processes known by their number and time of birth."""
@@ -103,8 +104,9 @@ class StudyLock:
             return
         if isinstance(noted, list):  # by an earlier version, which did not note the host
             noted = {"host": socket.gethostname(), "processes": noted}
-        if noted["host"] != socket.gethostname():
-            return
+        folder = Path(noted.get("folder", self.folder))
+        if noted["host"] != socket.gethostname() or (folder != self.folder and folder.exists()):
+            return  # another machine's, or those of the study that this folder is a copy of
         for number, started in noted["processes"]:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(number)

@@ -12,8 +12,8 @@ from dmr.analysis.results.record_names import SEARCH, runs_filter
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
-from dmr.studies.storage.optuna_attributes import CONFIRM, ENDED, best_of, confirm_run_key, stop_reason_of, wanted_runs
-from dmr.studies.storage.optuna_storage import load_search
+from dmr.studies.storage.optuna_attributes import ENDED, best_of, confirm_run_key, stop_reason_of, wanted_runs
+from dmr.studies.storage.optuna_storage import load_confirmation, load_search
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StudyFolder
 
@@ -26,6 +26,7 @@ def list_lines(storage: Path) -> list[str]:
         folder = StudyFolder(storage, entry.name)
         if folder.exists:
             try:
+                folder.document()
                 _end_leftovers(folder)
                 lines.append(_headline(folder, load_search(folder)))
             except StudyError as error:
@@ -42,7 +43,7 @@ def status_lines(folder: StudyFolder) -> list[str]:
     document = folder.document()
     _end_leftovers(folder)
     study = load_search(folder)
-    trials = study.get_trials(deepcopy=False) if study else []
+    trials = study.get_trials(deepcopy=False)
     reasons = Counter(stop_reason_of(trial) for trial in trials)
     lines = [
         _headline(folder, study),
@@ -71,10 +72,10 @@ def _end_leftovers(folder: StudyFolder) -> None:
         folder.lock.end_leftovers()
 
 
-def _headline(folder: StudyFolder, study: optuna.Study | None) -> str:
+def _headline(folder: StudyFolder, study: optuna.Study) -> str:
     document = folder.document()
     budget = document["budget"]
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) if study else 0
+    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     driver = folder.lock.driver()
     complete = search_ended(document, study)
     confirmed = ""
@@ -87,17 +88,15 @@ def _headline(folder: StudyFolder, study: optuna.Study | None) -> str:
     return f"{folder.name}: {state}, {finished} of {budget['trials']} trials{confirmed}"
 
 
-def search_ended(document: dict[str, Any], study: optuna.Study | None) -> bool:
+def search_ended(document: dict[str, Any], study: optuna.Study) -> bool:
     """Whether a study's search has come to the end of its budget."""
-    if study is None:
-        return False
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     return bool(finished >= document["budget"]["trials"] or study.user_attrs.get(ENDED) == document["budget"])
 
 
 def _confirm_runs(folder: StudyFolder) -> list[optuna.trial.FrozenTrial]:
     """The runs of the confirmation, without those whose configuration is no longer among the best."""
-    study = load_search(folder, f"{folder.name}/{CONFIRM}")
+    study = load_confirmation(folder)
     if study is None:
         return []
     wanted = wanted_runs(study)

@@ -15,8 +15,8 @@ from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.search.ranking import Ranked, best_first
 from dmr.studies.storage.optuna_attributes import CONFIRM, best_of, confirm_run_key, point_of_confirm_run
-from dmr.studies.storage.optuna_storage import load_search
-from dmr.studies.storage.study_folder import StageName, StudyFolder
+from dmr.studies.storage.optuna_storage import load_confirmation, load_search
+from dmr.studies.storage.study_folder import FolderRenamed, StageName, StudyFolder
 from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import PARENT
@@ -47,11 +47,16 @@ def find_run(run_id: str, storage: Path) -> TrainedRun:
     Raises:
         StudyError: no study has it, or it is none that has been trained.
     """
+    renamed: StudyError | None = None
     for journal in sorted([*storage.glob("*/journal.jsonl"), *storage.glob("*/*/journal.jsonl")]):
         key = next((key for key, known in _runs(journal, f'"id":"{run_id}"') if known == run_id), None)
         if key is not None:
-            return _run_of(StudyFolder(journal.parent.parent, journal.parent.name), key, run_id)
-    raise StudyError(
+            folder = StudyFolder(journal.parent.parent, journal.parent.name)
+            try:
+                return _run_of(folder, key, run_id)
+            except FolderRenamed as error:  # such as a copy beside the study
+                renamed = error
+    raise renamed or StudyError(
         f"run {run_id}: no study in {storage} has it; --storage says where studies lie, and the column `run` of "
         "`dmr table` has the ids"
     )
@@ -69,10 +74,10 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
         raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
     document = folder.document()
     sign = Direction(document["objective"][0]["mode"]).sign
-    best = _best(_trials(folder, name), sign)
+    best = _best(load_search(folder).get_trials(deepcopy=False), sign)
     if best is None:
         raise StudyError(f"{name}: no trial has succeeded")
-    runs = [run for run in _trials(folder, f"{name}/{CONFIRM}") if confirm_run_key(run).trial == best]
+    runs = [run for run in _confirm_runs(folder) if confirm_run_key(run).trial == best]
     confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
     key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
     run_id = next((known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key), None)
@@ -85,8 +90,8 @@ def _best(trials: list[FrozenTrial], sign: float) -> int | None:
     return best_first(found)[0].number if found else None
 
 
-def _trials(folder: StudyFolder, name: str) -> list[FrozenTrial]:
-    study = load_search(folder, name)
+def _confirm_runs(folder: StudyFolder) -> list[FrozenTrial]:
+    study = load_confirmation(folder)
     return [] if study is None else study.get_trials(deepcopy=False)
 
 
@@ -95,14 +100,15 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
         raise StudyError(f"run {run_id}: this is study {folder.name!r} itself; give the run of a trial")
     if not folder.exists:
         raise StudyError(f"{folder.path}: there is no study.yaml: an earlier version has trained this run")
-    plan = make_plan(folder.document(), str(folder.study_file))
+    document = folder.document_of_any_name() if key == "train" else folder.document()
+    plan = make_plan(document, str(folder.study_file))
     name = plan.study.name
     if key == "train":
         settings = plan.run_settings({}, plan.study.seed)
         return TrainedRun(folder, plan, "train", f"{name} train", run_id, settings, folder.path / BEST)
     number = int(key.partition("/")[2])
     stage: StageName = "confirm" if key.startswith(f"{CONFIRM}/") else "search"
-    found = _trials(folder, name if stage == "search" else f"{name}/{CONFIRM}")
+    found = load_search(folder).get_trials(deepcopy=False) if stage == "search" else _confirm_runs(folder)
     trial = next((trial for trial in found if trial.number == number), None)
     if trial is None:
         raise StudyError(f"run {run_id}: Optuna's storage has no {stage} trial {number} of study {name!r}")
