@@ -40,10 +40,10 @@ def relocate(folder: StudyFolder, mlflow: str | None, optuna_url: str | None, da
                 raise StudyError(f"--data {data}: the data of study {folder.name!r} do not lie in a folder")
             document["dataset"]["path"] = str(data)
             document = make_plan(document, f"--data {data}").document
-            write_text(folder.study_file, to_yaml(document))
         file, before = sqlite_file(uris.tracking_uri), folder.tracking_file_before()
         if file is not None and before is not None and file.exists():
             follow_artifacts(file, before)
+        write_text(folder.study_file, to_yaml(document))
         folder.remember(uris)
 
 
