@@ -41,11 +41,13 @@ def expected_at(
     values: npt.ArrayLike, combinations: Combinations, rates: Sequence[float] = RATES
 ) -> npt.NDArray[np.float64]:
     """Expected value (..., T) from values (..., C) when each modality is missing with the rate, independently of the
-    others, given that one of `combinations` is met.
+    others, given that one of `combinations` is met. NaN where none can be: with rate 0, if the full one is not there.
     """
-    names = combinations.modalities
-    weights = np.stack([deployment_weights(combinations, dict.fromkeys(names, 1.0 - rate)) for rate in rates])
-    return np.asarray(values, dtype=np.float64) @ weights.T
+    weights: npt.NDArray[np.float64] = np.full((len(rates), len(combinations)), np.nan)
+    for row, rate in zip(weights, rates, strict=True):
+        if rate > 0.0 or combinations.masks.all(axis=1).any():
+            row[:] = deployment_weights(combinations, dict.fromkeys(combinations.modalities, 1.0 - rate))
+    return np.asarray(np.asarray(values, dtype=np.float64) @ weights.T)
 
 
 def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTable:
@@ -79,6 +81,8 @@ def rate_table(results: StudyResults, comparison: Comparison | None) -> RateTabl
             "one row per method, median over its trials, because the search did not vary how combinations "
             "are drawn; one seed per trial"
         )
+    if cells[0.0].isna().all():
+        text += f"; no value for rate 0, since no sample of {split} has all modalities"
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
     return RateTable(
         cells,

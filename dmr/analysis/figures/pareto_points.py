@@ -38,12 +38,14 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     """Of each trial of a search.
 
     Raises:
-        ValueError: no trial has values.
+        ValueError: no trial has values, or no sample has all modalities.
     """
     values, best = combination_values(results, split), trial_values(results)
     full = combination_name(results.modalities, results.modalities)
-    if values.empty or full not in values:
+    if values.empty:
         raise ValueError(f"study {results.study}: no trial has values to draw yet")
+    if full not in values or values[full].isna().all():
+        raise ValueError(f"data {results.dataset}: no sample of {split} has all modalities")
     methods = methods_of(results)
     frame = pd.DataFrame({"full": values[full], "worst": summaries(values, results.main_mode)["worst"]}).dropna()
     frame["method"] = methods[frame.index]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dmr.analysis.figures.missing_rates import RATES, expected_at, rate_table
+from dmr.analysis.figures.missing_rates import RATES, draw_rates, expected_at, rate_table
 from dmr.combinations import all_combinations
 
 Make = Callable[..., Any]
@@ -55,3 +55,13 @@ def test_without_a_searched_sampling_rows_are_configurations_else_methods(
     table = rate_table(study, None)
     assert table.cells.index.tolist() == ["a (2 trials)"]
     assert table.cells[0.0].tolist() == pytest.approx([0.7])
+
+
+def test_where_no_sample_has_all_modalities_rate_0_has_no_value(make_study: Make) -> None:
+    study = make_study(("rgb", "ir"), [[0.1, 0.3, np.nan], [0.2, 0.6, np.nan]], methods=["a", "a"])
+    table = rate_table(study, None)
+    assert np.isnan(table.cells[0.0]).all()
+    assert table.cells[0.5].tolist() == pytest.approx([0.3])  # median of (0.1 + 0.3) / 2 and (0.2 + 0.6) / 2
+    assert "; no value for rate 0, since no sample of val has all modalities; columns: " in table.subtitle
+    figure = draw_rates(table)
+    assert [text.get_text() for text in figure.axes[0].texts if text.get_text() == "nan"] == []

@@ -23,6 +23,14 @@ def test_points_of_trials(make_study: Make) -> None:
     assert frame["role"].tolist() == ["", "defaults best", ""]
 
 
+def test_where_no_sample_has_all_modalities_there_are_no_points(make_study: Make) -> None:
+    values = [[0.2, 0.4, np.nan], [0.5, 0.4, np.nan]]
+    with pytest.raises(ValueError, match=r"^data digits: no sample of val has all modalities$"):
+        trial_points(make_study(("rgb", "ir"), values), {})
+    with pytest.raises(ValueError, match=r"no trial has values to draw yet$"):
+        trial_points(make_study(("rgb", "ir"), []), {})
+
+
 def test_points_of_configurations_have_intervals_over_seeds(make_comparison: Make) -> None:
     values = np.array([[0.2, 0.4, 0.9], [0.5, 0.3, 0.8], [0.4, 0.6, 0.7]])
     frame = entry_points(make_comparison(("rgb", "ir"), {"a best 1, defaults": values}, "a best 1, defaults")).frame
