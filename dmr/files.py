@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Paths as people write them, and files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def user_path(given: str | Path) -> Path:
+    """A path that somebody wrote, with `~` as their home: a shell does that, but not inside a file or after `=`."""
+    return Path(os.path.expanduser(given))
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmr.data.arrays import arrays
@@ -13,6 +12,7 @@ from dmr.data.digits import digits
 from dmr.data.own import own_dataset
 from dmr.data.planted import PlantedSettings, planted
 from dmr.data.scenes import ScenesSettings, scenes
+from dmr.files import user_path
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ DATASETS: dict[str, Source] = {
     "digits": Source(DigitsSettings, lambda settings, seed: digits()),
     "planted": Source(PlantedSettings, lambda settings, seed: planted(settings)),
     "scenes": Source(ScenesSettings, lambda settings, seed: scenes(settings)),
-    "arrays": Source(ArraysSettings, lambda settings, seed: arrays(Path(settings.path), seed)),
+    "arrays": Source(ArraysSettings, lambda settings, seed: arrays(user_path(settings.path), seed)),
 }
 
 

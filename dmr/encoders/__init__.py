@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from dmr.encoders.resnet50 import ResNet50Settings
 from dmr.encoders.resnet_small import SmallResNetSettings
 from dmr.encoders.sequence import SequenceSettings
 from dmr.encoders.weights import load_weights
+from dmr.files import user_path
 from dmr.named import import_class
 
 __all__ = [
@@ -117,7 +117,7 @@ def check_encoder(modality: Modality, settings: EncoderSettings, task: Task) -> 
         allowed = ", ".join(known for known, kind in ENCODERS.items() if kind.task == task)
         raise ValueError(f"encoder {name!r} is for {settings.task}, the data set for {task}; allowed are {allowed}")
     if settings.weights is not None:
-        file = Path(settings.weights)
+        file = user_path(settings.weights)
         stat = file.stat() if file.exists() else None
         try:
             _try_weights(shape, settings, (stat.st_mtime_ns, stat.st_size) if stat else None)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dmr.files import user_path
+
 WRAPPERS = ("state_dict", "network")
 COUNTER = "num_batches_tracked"  # of batches; older files lack it and nothing here reads it
 
@@ -42,7 +44,7 @@ def load_weights(module: nn.Module, path: str, own: tuple[str, ...] = (), ignore
 
 def _state_dict(path: str) -> Mapping[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(user_path(path), map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"weights {path}: {error.strerror or 'cannot be read'}") from None
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):

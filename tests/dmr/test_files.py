@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmr.files import whole_file, write_text
+from dmr.files import user_path, whole_file, write_text
 
 
 def test_a_text_is_there_whole_with_its_mode(tmp_path: Path) -> None:
@@ -30,3 +30,10 @@ def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         write_half()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_home_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert user_path("~/data") == user_path(Path("~/data")) == Path("/home/somebody/data")
+    assert user_path("data/~") == Path("data/~")
+    assert user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")

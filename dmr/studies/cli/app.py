@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import dmr
+from dmr.files import user_path
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
                 check_working_directory(Path.cwd())
                 if os.getcwd() not in sys.path:  # where a user's own method or encoder, `module:Class`, is found
                     sys.path.append(os.getcwd())
-                code = function(*args, **kwargs)
+                paths = {key: user_path(value) for key, value in kwargs.items() if isinstance(value, Path)}
+                code = function(*args, **(kwargs | paths))
             except StudyError as error:
                 for line in error.lines:
                     sys.stderr.write(line + "\n")

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from dmr.files import user_path
 from dmr.studies.errors import StudyError
 
 DEFAULT_STORAGE = "dmr_runs"
@@ -22,7 +23,7 @@ def check_storage(given: Path) -> None:
             f"storage {url}: must be a folder, not a URL, since a study's lock and databases need a file system; on a "
             "cluster it is one that every node mounts, such as NFS, EFS or FSx for Lustre"
         )
-    if in_ray_job() and not given.expanduser().is_absolute():
+    if in_ray_job() and not user_path(given).is_absolute():
         raise StudyError(
             f"storage {given}: a Ray job's working directory is a temporary copy: give --storage or DMR_STORAGE an "
             "absolute path"
@@ -43,8 +44,8 @@ def resolve_storage(storage: Path | None) -> Path:
     given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
     check_storage(given)
     try:
-        resolved = given.expanduser().resolve()
-    except (RuntimeError, OSError) as error:
+        resolved = user_path(given).resolve()
+    except OSError as error:
         raise StudyError(f"storage {given}: {error}") from None
     if resolved.exists() and not resolved.is_dir():
         raise StudyError(f"storage {given}: is no directory")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import EncoderSettings, check_encoder, default_encoder, encoder_name, find_encoder
+from dmr.files import user_path
 from dmr.networks.network import check_encoders
 from dmr.studies.study_file.mistakes import invalid
 from dmr.studies.study_file.schema import encoder_entries
@@ -79,4 +79,4 @@ def resolved_encoder(document: dict[str, Any], keys: Iterable[str], dataset: Mul
 
 def _absolute(file: str | None) -> str | None:
     """A study goes on from any directory."""
-    return file and str(Path(file).resolve())
+    return file and str(user_path(file).resolve())

@@ -13,6 +13,7 @@ from dmr.data import open_dataset
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.missing import take_away
+from dmr.files import user_path
 from dmr.methods import find_method
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
@@ -197,7 +198,7 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         options = study.dataset.model_dump(exclude={"name"})
         dataset = open_dataset(study.dataset.name, options, study.seed)
         if study.dataset.name == "arrays":
-            check_once(Path(options["path"]), dataset)
+            check_once(user_path(options["path"]), dataset)
         dataset = take_away(dataset, study.missing or {}, study.seed)
     except DataError as error:
         raise StudyError(str(error)) from None
@@ -210,7 +211,7 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         search = [{"name": block.label} | given for block, given in zip(blocks, search, strict=True)]
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
     if study.dataset.name == "arrays":
-        resolved["dataset"]["path"] = str(Path(options["path"]).resolve())
+        resolved["dataset"]["path"] = str(user_path(options["path"]).resolve())
     try:
         seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
     except ValueError as error:
