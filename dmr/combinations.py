@@ -19,6 +19,8 @@ import numpy.typing as npt
 MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 SEPARATOR = "-"
 MAX_MODALITIES = 16
+MAX_MODALITY_NAME = 100  # letters; a file is named after it, and parameters of its encoder in MLflow
+MAX_FULL_NAME = 230  # letters of the full combination's name; MLflow takes 250 of `best/test/accuracy/` and this
 MAX_EVALUATED_IN_FULL = 8
 EXTRA_EVALUATED = 64
 
@@ -91,6 +93,21 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         raise ValueError(f"modality names must differ: {', '.join(names)}")
     return names
+
+
+def check_name_lengths(modalities: Sequence[str]) -> None:
+    """Raises:
+    ValueError: a name is too long, or all of them together, for files and for what MLflow keeps of combinations.
+    """
+    for name in modalities:
+        if len(name) > MAX_MODALITY_NAME:
+            raise ValueError(f"modality name {name!r} has {len(name)} letters; allowed are {MAX_MODALITY_NAME}")
+    letters, allowed = sum(map(len, modalities)), MAX_FULL_NAME - len(SEPARATOR) * (len(modalities) - 1)
+    if letters > allowed:
+        raise ValueError(
+            f"the names of {len(modalities)} modalities have {letters} letters together; allowed are {allowed}, since "
+            "MLflow keeps no value under a longer name: shorten them"
+        )
 
 
 def all_combinations(modalities: Sequence[str]) -> Combinations:

@@ -22,9 +22,12 @@ from dmr.data.dataset import (
     MultimodalDataset,
     Split,
     Task,
+    check_class_names,
+    check_dataset_name,
     stratified_split,
 )
 from dmr.data.scan import blocks, scan_values
+from dmr.data.yaml_text import text_rule
 
 log = logging.getLogger("dmr")
 
@@ -38,7 +41,7 @@ def arrays(path: Path, seed: int) -> MultimodalDataset:
         DataError: what is missing or does not fit, by file; nothing but headers and labels is read here.
     """
     dataset = read_arrays(path, seed)
-    for line in unseen_classes(path, dataset):
+    for line in [*drawn_val(path), *unseen_classes(path, dataset)]:
         log.warning("%s", line)
     return dataset
 
@@ -62,11 +65,12 @@ def read_arrays(path: Path, seed: int) -> MultimodalDataset:
         if len(held_out) == 0:
             raise DataError(f"{path / 'train'}: {len(train)} samples are too few to split a val set from")
         splits |= {"train": replace(train, rows=kept), "val": replace(train, rows=held_out)}
+        check_counted(path, splits, ignore_index)
     if task == "classification":
         check_classes(path, splits["train"], class_names)
     else:
         check_map_sizes(path, splits)
-    name = str(description.get("name", path.resolve().name))
+    name = read_name(path, description)
     return MultimodalDataset(name, task, class_names, modalities, splits, description, ignore_index)
 
 
@@ -97,6 +101,21 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+def read_name(path: Path, description: dict[str, Any]) -> str:
+    """The data set's name: `name` in dataset.yaml, else the folder's.
+
+    Raises:
+        DataError: it is no text, or too long.
+    """
+    name = description.get("name")
+    name = path.resolve().name if name is None else name
+    try:
+        check_dataset_name(name)
+    except DataError as error:
+        raise DataError(f"{path / 'dataset.yaml'}: {error}") from None
+    return str(name)
+
+
 def read_modalities(path: Path, description: dict[str, Any]) -> tuple[Modality, ...]:
     """The modalities that dataset.yaml lists.
 
@@ -116,8 +135,10 @@ def read_modality(where: str, entry: Any) -> Modality:
     Raises:
         DataError: an entry is not `{name, kind, shape}`.
     """
-    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+    if not isinstance(entry, dict) or "name" not in entry:
         raise DataError(f"{where}: a mapping with name, kind and shape is needed, got {entry!r}")
+    if not isinstance(entry["name"], str):
+        raise DataError(f"{where}.name: got {entry['name']!r}; allowed: {text_rule(entry['name'])}")
     kind, shape = entry.get("kind"), entry.get("shape")
     if kind not in KINDS:
         raise DataError(f"{where}.kind: got {kind!r}; allowed are {', '.join(KINDS)}")
@@ -130,7 +151,8 @@ def read_class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]
     """The class names; 0, 1, ... where only `num_classes` is given.
 
     Raises:
-        DataError: `num_classes` is not a whole number of at least 2, or does not agree with `class_names`.
+        DataError: `num_classes` is not a whole number of at least 2, or does not agree with `class_names`, or a name is
+            no text or comes twice.
     """
     file = path / "dataset.yaml"
     names = description.get("class_names")
@@ -141,7 +163,11 @@ def read_class_names(path: Path, description: dict[str, Any]) -> tuple[str, ...]
         return tuple(map(str, range(count)))
     if not isinstance(names, list) or len(names) != count:
         raise DataError(f"{file}: class_names: a list of num_classes = {count} names is needed, got {names!r}")
-    return tuple(map(str, names))
+    try:
+        check_class_names(names)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    return tuple(names)
 
 
 def read_ignore_index(path: Path, description: dict[str, Any], task: str) -> int | None:
@@ -191,7 +217,7 @@ def open_labels(file: Path, num_classes: int, task: Task, ignore_index: int | No
     """(N,) labels or (N, H, W) label maps.
 
     Raises:
-        DataError: of another type or shape, none, or out of range: the first row.
+        DataError: of another type or shape, none, or out of range: the first row; or every pixel is ignored.
     """
     labels = open_array(file)
     shape, dimensions = ("(N, H, W)", 3) if task == "segmentation" else ("(N,)", 1)
@@ -200,13 +226,17 @@ def open_labels(file: Path, num_classes: int, task: Task, ignore_index: int | No
     if len(labels) == 0:
         raise DataError(f"{file}: no samples")
     ignored = "" if ignore_index is None else f" and {ignore_index}"
+    counted = False
     for start, block in blocks(labels):
+        counted = counted or bool((block != ignore_index).any())
         outside = ((block < 0) | (block >= num_classes)) & (block != ignore_index)
         if outside.any():
             row = start + int(np.argwhere(outside)[0, 0])
             raise DataError(
                 f"{file}: row {row}: label {int(block[outside][0])}; allowed are 0 to {num_classes - 1}{ignored}"
             )
+    if not counted:
+        raise DataError(f"{file}: every pixel has the label {ignore_index}, which is ignored; some must have a class")
     return labels
 
 
@@ -268,6 +298,30 @@ def unseen_classes(path: Path, dataset: MultimodalDataset) -> list[str]:
     counts = np.bincount(dataset.splits["train"].targets(), minlength=dataset.num_classes)
     file = path / "train" / "label.npy"
     return [f"{file}: class {dataset.class_names[c]!r} has no training sample" for c in np.flatnonzero(counts == 0)]
+
+
+def drawn_val(path: Path) -> list[str]:
+    """A line where `val` is drawn from train: what that may mean."""
+    if (path / "val").exists():
+        return []
+    return [
+        f"{path}: no val folder, so a fifth of train is drawn as val; where several samples are of one person or "
+        "recording, such groups are not kept together and val is too optimistic: then bring a val of your own"
+    ]
+
+
+def check_counted(path: Path, splits: Mapping[str, Split], ignore_index: int | None) -> None:
+    """Refuse splits drawn from train in which no pixel counts.
+
+    Raises:
+        DataError: every pixel of a split is ignored.
+    """
+    for name in ("train", "val") if ignore_index is not None else ():
+        if not any((labels != ignore_index).any() for labels in splits[name].each_target()):
+            raise DataError(
+                f"{path / 'train' / 'label.npy'}: every pixel of the {len(splits[name])} samples drawn for {name} has "
+                f"the label {ignore_index}, which is ignored; bring a val of your own"
+            )
 
 
 def check_map_sizes(path: Path, splits: Mapping[str, Split]) -> None:

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dmr.combinations import SEPARATOR, check_modalities, combination_name
+from dmr.combinations import SEPARATOR, check_modalities, check_name_lengths, combination_name
 from dmr.data.arrays import (
     check_classes,
     check_map_sizes,
     constant_line,
+    drawn_val,
     not_finite_line,
     open_array,
     open_input,
@@ -31,6 +32,7 @@ from dmr.data.arrays import (
     read_description,
     read_ignore_index,
     read_modality,
+    read_name,
 )
 from dmr.data.dataset import DataError, Modality, Split
 from dmr.data.scan import DIGEST_BYTES, blocks, scan_values
@@ -129,12 +131,14 @@ def check_folder(path: Path) -> DataReport:
     read = [attempt(errors, read_modality, f"{where}[{number}]", entry) for number, entry in enumerate(entries)]
     modalities = [modality for modality in read if modality is not None]
     try:
-        check_modalities([modality.name for modality in modalities] if len(modalities) == len(entries) else ("a", "b"))
+        if len(modalities) == len(entries):
+            check_modalities([modality.name for modality in modalities])
+        check_name_lengths([modality.name for modality in modalities])
     except ValueError as error:
         errors.append(f"{where}: {error}")
     report = DataReport(
         str(path),
-        str(description.get("name", path.resolve().name)),
+        attempt(errors, read_name, path, description) or path.resolve().name,
         task,
         list(attempt(errors, read_class_names, path, description) or ()),
         attempt(errors, read_ignore_index, path, description, task),
@@ -155,7 +159,7 @@ def check_folder(path: Path) -> DataReport:
             attempt(errors, check_map_sizes, path, usable)
         else:
             attempt(errors, check_classes, path, usable["train"], tuple(report.class_names))
-    report.warnings.extend(_unseen(path, report))
+    report.warnings.extend([*drawn_val(path), *_unseen(path, report)])
     if not errors:
         attempt(errors, read_arrays, path, 0)
     return report

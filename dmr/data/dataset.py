@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,13 +17,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dmr.combinations import check_modalities
+from dmr.combinations import check_modalities, check_name_lengths
+from dmr.data.yaml_text import text_rule
 
 Kind = Literal["vector", "sequence", "image", "spectrogram", "frames"]
 Task = Literal["classification", "segmentation"]
 INPUT_TYPES = ("float32", "float16", "uint8")
 KINDS: tuple[str, ...] = get_args(Kind)
 TASKS: tuple[str, ...] = get_args(Task)
+MAX_NAME = 255  # letters of a data set's name; MLflow takes 500
 STATISTICS_ROWS = 10_000
 STATISTICS_BYTES = 256 * 2**20
 STATISTICS_AT_ONCE = 32 * 2**20
@@ -168,8 +170,11 @@ class MultimodalDataset:
     ignore_index: int | None = None
 
     def __post_init__(self) -> None:
+        check_dataset_name(self.name)
         try:
             check_modalities(self.modality_names)
+            check_name_lengths(self.modality_names)
+            check_class_names(self.class_names)
         except ValueError as error:
             raise DataError(f"{self.name}: {error}") from None
         if self.ignore_index in range(self.num_classes):
@@ -185,6 +190,27 @@ class MultimodalDataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+
+def check_dataset_name(name: object) -> None:
+    """Raises:
+    DataError: it is no text, or too long for what MLflow keeps.
+    """
+    if not isinstance(name, str):
+        raise DataError(f"name: got {name!r}; allowed: {text_rule(name)}")
+    if not 1 <= len(name) <= MAX_NAME:
+        raise DataError(f"name: got {len(name)} letters; allowed are 1 to {MAX_NAME}")
+
+
+def check_class_names(names: Sequence[object]) -> None:
+    """Raises:
+    DataError: a name is no text, or comes twice: one of the two would be lost in tables and predictions.
+    """
+    for number, name in enumerate(names):
+        if not isinstance(name, str):
+            raise DataError(f"class_names[{number}]: got {name!r}; allowed: {text_rule(name)}")
+        if name in names[:number]:
+            raise DataError(f"class_names[{number}]: {name!r} comes twice; names must differ")
 
 
 @dataclass(frozen=True)

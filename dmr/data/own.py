@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dmr.data.dataset import INPUT_TYPES, DataError, MultimodalDataset, Split
+from dmr.data.yaml_text import text_rule
 from dmr.named import import_function
 
 SEED = "seed"
@@ -48,7 +49,12 @@ def own_dataset(name: str, options: Mapping[str, Any], seed: int) -> MultimodalD
         DataError: it cannot be called, fails, or returns something that nothing can be trained on.
     """
     function = own_function(name, options)
-    own = {SEED: seed} if SEED in inspect.signature(function).parameters else {}
+    parameters = inspect.signature(function).parameters
+    for key, value in options.items():
+        wants_text = key in parameters and parameters[key].annotation in (str, "str")
+        if wants_text and isinstance(value, int | float):  # a bool is an int
+            raise DataError(f"dataset {name}: {key}: got {value!r}; allowed: {text_rule(value)}")
+    own = {SEED: seed} if SEED in parameters else {}
     try:
         dataset = function(**(own | dict(options)))
     except Exception as error:  # a function of somebody else's raises anything
@@ -94,11 +100,13 @@ def _mistake(dataset: MultimodalDataset, split: Split) -> str | None:
     if len(lost):
         return f"present: sample {lost[0]} has no modality at all; leave such samples out"
     parts = split.each_target() if dataset.task == "segmentation" else [split.targets()]
+    counted = False
     for first, found in enumerate(parts):
+        counted = counted or bool((found != dataset.ignore_index).any())
         outside = ((found < 0) | (found >= dataset.num_classes)) & (found != dataset.ignore_index)
         if outside.any():
             row = first if dataset.task == "segmentation" else int(outside.argmax())
             ignored = "" if dataset.ignore_index is None else f" and {dataset.ignore_index}"
             allowed = f"0 to {dataset.num_classes - 1}{ignored}"
             return f"labels: sample {row}: got {found[outside][0]}; allowed are {allowed}"
-    return None
+    return None if counted else f"labels: every pixel is {dataset.ignore_index}, which is ignored; some need a class"

@@ -20,6 +20,7 @@ from dmr.data.arrays import (
     read_description,
     read_ignore_index,
     read_modalities,
+    read_name,
 )
 from dmr.data.dataset import DataError, Modality, MultimodalDataset, Split
 from dmr.data.scan import scan_values
@@ -70,7 +71,7 @@ def open_site(path: Path, split: str | None, known: MultimodalDataset) -> tuple[
         if len(found.not_finite):
             raise DataError(not_finite_line(path / split / f"{modality.name}.npy", modality, split, found.not_finite))
     samples = Split(inputs, labels, present=None if present.all() else present)
-    name = str(description.get("name", path.resolve().name))
+    name = read_name(path, description)
     return split, replace(known, name=name, splits={split: samples}, description=description, ignore_index=ignore_index)
 
 

@@ -233,3 +233,67 @@ def test_dataset_yaml_that_does_not_parse(place):
     document["modalities"][0]["name"] = "../up"
     (broken / "dataset.yaml").write_text(yaml.safe_dump(document))
     assert "../up" in refuse(place, "run", "small.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("- c0", "- yes", 'class_names[0]: got True; allowed: text; quote it, as in "yes"'),
+        ("- c0", "- 0", 'class_names[0]: got 0; allowed: text; quote it, as in "0"'),
+        ("- c0", "- c2", "class_names[2]: 'c2' comes twice; names must differ"),
+        ("name: skin", "name: no", 'modalities[2].name: got False; allowed: text; quote it, as in "no"'),
+    ],
+)
+def test_names_that_would_lose_classes(place, old, new, text):
+    """`dmr data check` tells it with the same line."""
+    named = place.path / "named"
+    shutil.copytree(place.path / "sensors", named)
+    file = named / "dataset.yaml"
+    assert file.read_text().count(old) == 1
+    file.write_text(file.read_text().replace(old, new))
+    place.write(dataset={"name": "arrays", "path": "named"})
+    assert refuse(place, "run", "small.yaml") == f"named/dataset.yaml: {text}"
+    checked = place.dmr("data", "check", "named")
+    assert checked.exit_code == 1
+    assert f"error: dataset.yaml: {text}\n" in checked.stdout
+
+
+def test_names_that_would_lose_values(place):
+    """With 12 names of 25 letters MLflow would keep no value of the best epoch."""
+    long = place.path / "long"
+    shutil.copytree(place.path / "sensors", long)
+    names = [f"m{n:024d}" for n in range(12)]
+    for file in long.glob("*/skin.npy"):
+        for name in names:
+            shutil.copy(file, file.with_name(f"{name}.npy"))
+    document = yaml.safe_load((long / "dataset.yaml").read_text())
+    document["modalities"] = [{"name": name, "kind": "vector", "shape": [3]} for name in names]
+    (long / "dataset.yaml").write_text(yaml.safe_dump(document))
+    place.write(dataset={"name": "arrays", "path": "long"}, search={}, first=[])
+    text = "the names of 12 modalities have 300 letters together; allowed are 219, since MLflow keeps no value under a"
+    assert refuse(place, "run", "small.yaml").startswith(f"long: {text}")
+    checked = place.dmr("data", "check", "long")
+    assert checked.exit_code == 1
+    assert f"error: dataset.yaml: modalities: {text}" in checked.stdout
+
+
+def test_a_home_in_any_path(place, monkeypatch):
+    """A shell does not expand `~` in `--storage=~/runs`, nor in a file."""
+    monkeypatch.setenv("HOME", str(place.path))
+    place.write(dataset={"name": "arrays", "path": "~/sensors"})
+    shown = place.dmr("run", "~/small.yaml", "--dry-run", "--storage=~/runs")
+    assert shown.exit_code == 0, shown.output
+    assert f"path: {(place.path / 'sensors').resolve()}" in shown.stdout
+    assert f"folder: {place.path / 'runs/small'}" in shown.stdout
+    assert place.dmr("data", "check", "~/sensors").exit_code == 0
+    assert "/nowhere/dataset.yaml: no such file" in refuse(place, "data", "check", "~/nowhere")
+
+
+def test_a_val_that_is_drawn_is_told_of(place, caplog):
+    without = place.path / "without_val"
+    shutil.copytree(place.path / "sensors", without, ignore=shutil.ignore_patterns("val"))
+    place.write(dataset={"name": "arrays", "path": "without_val"})
+    assert place.dmr("run", "small.yaml", "--dry-run").exit_code == 0
+    line = "no val folder, so a fifth of train is drawn as val; where several samples are of one person or recording"
+    assert f"without_val: {line}" in caplog.text
+    assert f"warning: {without}: {line}" in place.dmr("data", "check", without).stdout

@@ -14,6 +14,7 @@ from dmr.combinations import (
     EXTRA_EVALUATED,
     all_combinations,
     check_modalities,
+    check_name_lengths,
     combination_name,
     deployment_weights,
     evaluated_combinations,
@@ -102,6 +103,23 @@ def test_unknown_and_not_evaluated_combinations() -> None:
 def test_bad_modalities(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_modalities(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a" * 115, "b" * 114], "modality name 'a{115}' has 115 letters; allowed are 100"),
+        ([f"m{n:024d}" for n in range(12)], "the names of 12 modalities have 300 letters together; allowed are 219"),
+        (["a" * 100, "b" * 100, "c" * 29], "the names of 3 modalities have 229 letters together; allowed are 228"),
+    ],
+)
+def test_names_too_long_to_keep(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_name_lengths(names)
+
+
+def test_the_longest_names_fit() -> None:
+    check_name_lengths(["a" * 100, "b" * 100, "c" * 28])
 
 
 def test_deployment_weights_by_hand() -> None:

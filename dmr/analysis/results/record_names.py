@@ -13,6 +13,8 @@ RUN_COLUMNS: Final = ("run", "trial", "stage", "status", "method", "config", "se
 SUMMARIES: Final = ("mean", "worst", "full", "expected")  # over combinations, as in `accuracy_mean`
 BLOCK: Final = "block"  # the searched parameter, and key of a point, that says to which block of the search it belongs
 
+MAX_TAG: Final = 8_000  # letters that MLflow keeps of a tag's value
+
 # Stages, the values of the tag `stage`.
 STUDY_STAGE: Final = "study"  # the study's own run, the parent of all others
 SEARCH: Final = "search"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from typing import Any
 
+from dmr.analysis.results.record_names import MAX_TAG
 from dmr.combinations import deployment_weights, evaluated_combinations
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import find_method
@@ -121,6 +123,15 @@ def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset) 
             deployment_weights(evaluated_combinations(dataset.modality_names), odds)
         except ValueError as error:
             raise invalid("deployment", str(error)) from None
+
+
+def check_searched(keys: tuple[str, ...]) -> None:
+    """Raises:
+    InvalidStudy: MLflow would cut the list of searched keys, and nobody could read the study again.
+    """
+    letters = len(json.dumps(keys))
+    if letters > MAX_TAG:
+        raise invalid("search", f"the list of its {len(keys)} keys has {letters} letters; allowed are {MAX_TAG}")
 
 
 def check_sampler(study: StudyFile, block: SearchBlock) -> None:

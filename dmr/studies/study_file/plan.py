@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from dmr.studies.study_file.cross_checks import (
     check_data,
     check_deployment,
     check_sampler,
+    check_searched,
     grace_epochs,
 )
 from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
@@ -227,7 +229,9 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
     if len(first) > study.budget.trials:
         raise invalid("first", f"got {len(first)} points; allowed: at most {study.budget.trials}, the budget's trials")
     grace = grace_epochs(study, blocks, block_documents)
-    return StudyPlan(study, resolved, blocks, joined_space(blocks), dataset, first, grace)
+    space = joined_space(blocks)
+    check_searched(space.keys)
+    return StudyPlan(study, resolved, blocks, space, dataset, first, grace)
 
 
 def default_search(method: str) -> dict[str, Any]:
@@ -236,4 +240,5 @@ def default_search(method: str) -> dict[str, Any]:
 
 
 def _experiment_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100] or "dmr"
+    """The experiment of a file that names none: the data set's name, as far as an experiment may be called so."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("._-")[:100] or "dmr"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dmr.analysis.results.record_names import BLOCK
+from dmr.data.yaml_text import text_rule
 from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake
 from dmr.studies.study_file.search_space import Parameter, Space, parse_space
@@ -56,7 +57,9 @@ def parse_blocks(search: Any, method: str) -> tuple[SearchBlock, ...]:
         at = f"search[{n}]"
         keys = {key: value for key, value in given.items() if key != "name"}
         label = given.get("name", str(keys.get("model.method", method)).rpartition(":")[2])
-        if not isinstance(label, str) or not NAME.fullmatch(label):
+        if not isinstance(label, str):
+            mistakes.append(Mistake(f"{at}.name", f"got {label!r}; allowed: {text_rule(label)}"))
+        elif not NAME.fullmatch(label):
             mistakes.append(Mistake(f"{at}.name", f"got {label!r}; {ALLOWED_NAME}"))
         elif label in labels:
             mistakes.append(Mistake(f"{at}.name", f"{label!r} is the name of another block; give this one its own"))

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.own import own_function
+from dmr.data.yaml_text import text_rule
 from dmr.direction import Direction
 from dmr.encoders import ENCODERS
 from dmr.methods import METHODS
@@ -92,7 +93,9 @@ def _search_mistakes(search: Any) -> Iterator[Mistake]:
     for at, block in blocks:
         if search is None or isinstance(block, dict):
             yield from (
-                Mistake(f"{at}[{key!r}]", f"got {key!r}; allowed: text") for key in block or () if key != str(key)
+                Mistake(f"{at}[{key!r}]", f"got {key!r}; allowed: {text_rule(key)}")
+                for key in block or ()
+                if key != str(key)
             )
         else:
             yield Mistake(at, f"got {short(block)}; allowed: a mapping")

@@ -10,20 +10,19 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from dmr.data.yaml_text import text_rule
 from dmr.studies.study_file.mistakes import Mistake
 
 RULES = {
     "model_type": "a mapping",
     "dict_type": "a mapping",
     "list_type": "a list",
-    "string_type": "text",
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
     "too_short": "a list with at least {min_length} entry",
     "string_too_short": "at least {min_length} character(s)",
     "string_too_long": "at most {max_length} characters",
-    "invalid_key": "keys that are text",
 }
 
 
@@ -46,6 +45,8 @@ def mistakes_of(error: ValidationError, section: type[BaseModel], prefix: str) -
 
 def _rule(item: ErrorDetails) -> str:
     """What is allowed, without pydantic's own words for it."""
+    if item["type"] in ("string_type", "invalid_key"):
+        return f"{'keys that are ' if item['type'] == 'invalid_key' else ''}{text_rule(item['input'])}"
     rule = RULES.get(item["type"])
     return rule.format(**item.get("ctx", {})) if rule else item["msg"].removeprefix("Input should be ")
 

@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from dmr.data import open_dataset
 from dmr.data.arrays import arrays, check_values
+from dmr.data.check import check_folder
 from dmr.data.dataset import DataError, MultimodalDataset
 
 MakeDataset = Callable[..., MultimodalDataset]
@@ -283,3 +285,83 @@ def test_a_memory_mapped_split_is_pickled_by_path(make_dataset: MakeDataset, wri
         for modality, values in split.take(rows).items():
             assert isinstance(again.splits[name].inputs[modality], np.memmap)
             np.testing.assert_array_equal(again.splits[name].take(rows)[modality], values)
+
+
+# --- text that YAML reads as something else ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("- cat", "- yes", 'class_names[0]: got True; allowed: text; quote it, as in "yes"'),
+        ("- cat", "- No", 'class_names[0]: got False; allowed: text; quote it, as in "no"'),
+        ("- cat", "- 010", 'class_names[0]: got 8; allowed: text; quote it, as in "8"'),
+        ("- cat", "- 1.10", 'class_names[0]: got 1.1; allowed: text; quote it, as in "1.1"'),
+        ("- cat", "- ~", 'class_names[0]: got None; allowed: text; quote it, as in "null"'),
+        (
+            "- cat",
+            "- 2024-01-01",
+            'class_names[0]: got datetime.date(2024, 1, 1); allowed: text; quote it, as in "2024-01-01"',
+        ),
+        ("- cat", "- [cat]", "class_names[0]: got ['cat']; allowed: text"),
+        ("- cat", "- eel", "class_names[2]: 'eel' comes twice; names must differ"),
+        ("name: a", "name: on", 'modalities[0].name: got True; allowed: text; quote it, as in "yes"'),
+        ("name: a", "name: 5", 'modalities[0].name: got 5; allowed: text; quote it, as in "5"'),
+        ("task:", "name: off\ntask:", 'name: got False; allowed: text; quote it, as in "no"'),
+        ("task:", f"name: {'x' * 256}\ntask:", "name: got 256 letters; allowed are 1 to 255"),
+    ],
+)
+def test_names_that_yaml_reads_as_something_else(
+    make_dataset: MakeDataset, write_arrays: WriteArrays, old: str, new: str, message: str
+) -> None:
+    folder = write_arrays(make_dataset(), class_names=["cat", "dog", "eel"])
+    file = folder / "dataset.yaml"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    message = f"{file}: {message}"
+    refuses(folder, f"^{re.escape(message)}$")
+    assert check_folder(folder).errors == [message]
+
+
+def test_quoted_names_are_text(make_dataset: MakeDataset, write_arrays: WriteArrays) -> None:
+    folder = write_arrays(make_dataset(), name="data", class_names=["yes", "no", "010"])
+    assert arrays(folder, seed=0).class_names == ("yes", "no", "010")
+    with (folder / "dataset.yaml").open("a") as file:
+        file.write("name:\n")
+    assert arrays(folder, seed=0).name == check_folder(folder).name == "data"
+
+
+def test_names_of_modalities_too_long_for_mlflow(make_dataset: MakeDataset, write_arrays: WriteArrays) -> None:
+    written = make_dataset()
+    long = {"a": "a" * 100, "b": "b" * 100, "c": "c" * 50}
+    splits = {
+        name: replace(split, inputs={long[key]: split.inputs["a"] for key in long})
+        for name, split in written.splits.items()
+    }
+    kinds = [{"name": name, "kind": "vector", "shape": [5]} for name in long.values()]
+    folder = write_arrays(replace(written, splits=splits), modalities=kinds)
+    message = "the names of 3 modalities have 250 letters together; allowed are 228"
+    with pytest.raises(DataError, match=f"^data: {message}"):
+        arrays(folder, seed=0)
+    (error,) = check_folder(folder).errors
+    assert error.startswith(f"{folder}/dataset.yaml: modalities: {message}")
+
+
+# --- where the folder lies, and what val is ---------------------------------------------------------------------------
+
+
+def test_a_home_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert open_dataset("arrays", {"path": "~/data"}, seed=0).name == "data"
+
+
+def test_a_drawn_val_is_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrays(folder, seed=0)
+    assert caplog.messages == check_folder(folder).warnings == []
+    shutil.rmtree(folder / "val")
+    arrays(folder, seed=0)
+    (line,) = caplog.messages
+    assert line.startswith(f"{folder}: no val folder, so a fifth of train is drawn as val; ")
+    assert line.endswith("such groups are not kept together and val is too optimistic: then bring a val of your own")
+    assert check_folder(folder).warnings == [line]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from dmr.data.arrays import arrays
+from dmr.data.check import check_folder
 from dmr.data.dataset import DataError, MultimodalDataset
 
 MakeDataset = Callable[..., MultimodalDataset]
@@ -133,3 +135,22 @@ def test_memory_mapped_label_maps_are_pickled_by_path(make_maps: MakeDataset, wr
     again = pickle.loads(content)
     assert isinstance(again.splits["train"].labels, np.memmap)
     np.testing.assert_array_equal(again.splits["train"].labels, dataset.splits["train"].labels)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_in_which_every_pixel_is_ignored(maps: Path, split: str) -> None:
+    array_changed(maps, f"{split}/label.npy", lambda y: np.full_like(y, 255))
+    message = f"{maps}/{split}/label.npy: every pixel has the label 255, which is ignored; some must have a class"
+    refuses(maps, f"^{message}$")
+    assert message in check_folder(maps).errors
+
+
+@pytest.mark.parametrize(("kept", "name", "samples"), [("train", "val", 2), ("val", "train", 8)])
+def test_a_drawn_split_in_which_every_pixel_is_ignored(maps: Path, kept: str, name: str, samples: int) -> None:
+    shutil.rmtree(maps / "val")
+    rows = arrays(maps, seed=0).splits[kept].rows
+    array_changed(maps, "train/label.npy", lambda y: np.where(np.isin(np.arange(10), rows)[:, None, None], y, 255))
+    message = f"train/label\\.npy: every pixel of the {samples} samples drawn for {name} has the label 255, which is"
+    refuses(maps, message)
+    (error,) = check_folder(maps).errors
+    assert re.search(message, error)

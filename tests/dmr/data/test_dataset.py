@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -153,3 +154,21 @@ def test_batches_give_the_samples_at_the_positions(
 def test_a_data_set_checks_its_modalities() -> None:
     with pytest.raises(DataError, match="twins: modality names must differ: a, a"):
         MultimodalDataset("twins", "classification", ("0", "1"), (Modality("a", "vector", (1,)),) * 2, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "modalities", "message"),
+    [
+        ("d", ("x", False), "ab", 'd: class_names[1]: got False; allowed: text; quote it, as in "no"'),
+        ("d", (0, 1), "ab", 'd: class_names[0]: got 0; allowed: text; quote it, as in "0"'),
+        ("d", ("x", "y", "x"), "ab", "d: class_names[2]: 'x' comes twice; names must differ"),
+        ("d", ("x", "y"), ("a" * 101, "b"), f"d: modality name {'a' * 101!r} has 101 letters; allowed are 100"),
+        (3, ("x", "y"), "ab", 'name: got 3; allowed: text; quote it, as in "3"'),
+        ("d" * 256, ("x", "y"), "ab", "name: got 256 letters; allowed are 1 to 255"),
+        ("", ("x", "y"), "ab", "name: got 0 letters; allowed are 1 to 255"),
+    ],
+)
+def test_a_data_set_checks_its_names(name: Any, classes: tuple[Any, ...], modalities: Any, message: str) -> None:
+    kinds = tuple(Modality(modality, "vector", (1,)) for modality in modalities)
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        MultimodalDataset(name, "classification", classes, kinds, {})

@@ -18,6 +18,8 @@ from dmr.data.own import own_dataset
 
 MakeDataset = Callable[..., MultimodalDataset]
 SOURCE = """
+from dataclasses import replace
+
 calls = []
 
 def plain(size, colour="red"):
@@ -31,6 +33,12 @@ def seeded(*, seed):
 def anything(**options):
     calls.append(options)
     return built[0]
+
+def texts(place: str):
+    return built[0]
+
+def numbered():
+    return replace(built[0], name="d", class_names=(0, 1, 2))
 
 def failing():
     raise OSError("the disk\\nis gone")
@@ -69,6 +77,9 @@ def test_keys_become_arguments(module: Any) -> None:
         ("mine:not_a_function", {}, "name: got 'mine:not_a_function': mine has no function 'not_a_function'"),
         ("nowhere:f", {}, "name: got 'nowhere:f': nowhere cannot be imported: ModuleNotFoundError: No module named 'n"),
         ("broken:f", {}, "name: got 'broken:f': broken cannot be imported: ZeroDivisionError: division by zero"),
+        ("mine:texts", {"place": True}, 'dataset mine:texts: place: got True; allowed: text; quote it, as in "yes"'),
+        ("mine:texts", {"place": 1.5}, 'dataset mine:texts: place: got 1.5; allowed: text; quote it, as in "1.5"'),
+        ("mine:numbered", {}, "dataset mine:numbered: DataError: d: class_names[0]: got 0; allowed: text; quote it"),
         (":f", {}, "name: got ':f':  cannot be imported: ValueError"),
         ("mine:failing", {}, "dataset mine:failing: OSError: the disk is gone"),
     ],
@@ -133,4 +144,7 @@ def test_label_maps(module: Any, make_dataset: MakeDataset) -> None:
     assert own_dataset("mine:anything", {}, 0) is module.built[0]
     module.built[0] = replace(module.built[0], ignore_index=255)
     with pytest.raises(DataError, match="split val: labels: sample 3: got 9; allowed are 0 to 2"):
+        own_dataset("mine:anything", {}, 0)
+    maps["val"].labels[:] = 255
+    with pytest.raises(DataError, match="split val: labels: every pixel is 255, which is ignored; some need a class"):
         own_dataset("mine:anything", {}, 0)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow.utils.validation import MAX_DATASET_NAME_SIZE, MAX_ENTITY_KEY_LENGTH, MAX_TAG_VAL_LENGTH
 
+from dmr.analysis.results.record_names import MAX_TAG, best_metric
+from dmr.combinations import MAX_FULL_NAME, MAX_MODALITY_NAME
 from dmr.data import DATASETS
+from dmr.data.dataset import MAX_NAME
+from dmr.encoders import ENCODERS, build_encoder
 from dmr.encoders.cnn import CNNSettings
 from dmr.encoders.mlp import MLP, MLPSettings
 from dmr.methods import METHODS
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
+from dmr.metrics import MAIN_METRICS
 from dmr.studies.errors import StudyError
 from dmr.studies.study_file.dotted_keys import set_key
 from dmr.studies.study_file.plan import StudyPlan, load_plan, make_plan
@@ -507,6 +514,75 @@ def test_the_place_of_the_data_is_remembered(pictures: Path, monkeypatch: pytest
     got = plan(dataset={"name": "arrays", "path": "pictures"})
     assert got.document["dataset"]["path"] == str(pictures.resolve())
     assert got.document["experiment"] == "pictures"
+
+
+def test_homes_in_paths(
+    pictures: Path, write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(MLP((5,), width=8, dropout=0.0).state_dict(), tmp_path / "mlp.pt")
+    encoder = {"camera": {"name": "cnn"}, "lidar": {"name": "mlp", "width": 8, "weights": "~/mlp.pt"}}
+    rate = {"model.encoder.lidar.weights": {"choice": ["~/mlp.pt", None]}}
+    file = write_study(dataset={"name": "arrays", "path": "x"}, model={"encoder": encoder}, search=rate, first=[])
+    got = load_plan(file, ["dataset.path=~/pictures"], None, None)
+    assert got.document["dataset"]["path"] == str(pictures.resolve())
+    assert got.document["model"]["encoder"]["lidar"]["weights"] == str((tmp_path / "mlp.pt").resolve())
+    settings = got.run_settings({"model.encoder.lidar.weights": "~/mlp.pt"}, 0)
+    build_encoder(got.dataset.modalities[1], settings.encoders["lidar"], torch.zeros(()), torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment"),
+    [
+        ("my set", "my_set"),
+        ("größe", "gr__e"),
+        (".hidden", "hidden"),
+        ("_-x", "x"),
+        ("日本", "dmr"),
+        ("a" * 101, "a" * 100),
+    ],
+)
+def test_the_experiment_of_any_data_set_may_be_written_in_a_file(pictures: Path, name: str, experiment: str) -> None:
+    description = yaml.safe_load((pictures / "dataset.yaml").read_text())
+    (pictures / "dataset.yaml").write_text(yaml.safe_dump(description | {"name": name}))
+    got = plan(dataset={"name": "arrays", "path": str(pictures)})
+    assert got.document["experiment"] == experiment
+    assert make_plan(got.document, "again").document == got.document
+
+
+# ---- what MLflow would cut or refuse ---------------------------------------------------------------------------------
+
+
+def test_values_of_the_longest_names_can_be_kept() -> None:
+    for metric in MAIN_METRICS.values():
+        assert len(best_metric("test", metric, "x" * MAX_FULL_NAME)) <= MAX_ENTITY_KEY_LENGTH
+    for settings in ENCODERS.values():
+        longest = max(len(field.name) for field in fields(settings))
+        name = f"log10_model.encoder.{'x' * MAX_MODALITY_NAME}.{'x' * longest}"
+        assert len(name) <= MAX_ENTITY_KEY_LENGTH
+    assert MAX_NAME <= MAX_DATASET_NAME_SIZE
+    assert MAX_TAG <= MAX_TAG_VAL_LENGTH
+
+
+def test_modalities_whose_values_could_not_be_kept(pictures: Path) -> None:
+    names = [f"modality_of_a_long_name_{n:02d}" for n in range(9)]
+    modalities = [{"name": name, "kind": "vector", "shape": [5]} for name in names]
+    (pictures / "dataset.yaml").write_text(yaml.safe_dump({"num_classes": 2, "modalities": modalities}))
+    for name in names:
+        (pictures / "train" / f"{name}.npy").symlink_to(pictures / "train" / "lidar.npy")
+    with pytest.raises(StudyError) as caught:
+        plan(dataset={"name": "arrays", "path": str(pictures)})
+    assert caught.value.lines == (
+        "pictures: the names of 9 modalities have 234 letters together; allowed are 222, since MLflow keeps no value "
+        "under a longer name: shorten them",
+    )
+
+
+def test_more_searched_keys_than_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = {"model.prior_std": {"uniform": [0.1, 2.0]}, "train.learning_rate": {"log_uniform": [1e-4, 1.0]}}
+    letters = len(json.dumps(plan(search=search).space.keys))
+    monkeypatch.setattr("dmr.studies.study_file.cross_checks.MAX_TAG", letters - 1)
+    refuses(f"search: the list of its 2 keys has {letters} letters; allowed are {letters - 1}", search=search)
 
 
 # ---- the command line's own ways into a file -------------------------------------------------------------------------

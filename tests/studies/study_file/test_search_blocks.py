@@ -174,7 +174,7 @@ def test_shares(budget: int, parts: int, each: list[int]) -> None:
             {},
             "search[0].name: got 'a/b'; allowed are letters, digits and . _ - (up to 100, the first a letter or digit)",
         ),
-        ([{"name": 3}], {}, "search[0].name: got 3; allowed are letters, ..."),
+        ([{"name": 3}], {}, 'search[0].name: got 3; allowed: text; quote it, as in "3"'),
         ([{"model.method": "dropuot"}], {}, "search[0].model.method: got 'dropuot'; did you mean dropout?"),
         ([{"model.hard_mod": "released"}], {}, "search[0].model.hard_mod: no such key; did you mean hard_mode?"),
         (

@@ -120,8 +120,10 @@ def test_unknown_keys_are_told_the_nearest(keys: dict[str, Any], message: str) -
         ({"seed": 1.0}, "seed: got 1.0; allowed: a whole number"),
         ({"seed": True}, "seed: got True; allowed: a whole number"),
         ({"seed": None}, "seed: got None; allowed: a whole number"),
-        ({"name": 3}, "name: got 3; allowed: text"),
-        ({"name": False}, "name: got False; allowed: text"),
+        ({"name": 3}, 'name: got 3; allowed: text; quote it, as in "3"'),
+        ({"name": False}, 'name: got False; allowed: text; quote it, as in "no"'),
+        ({"name": ["s"]}, "name: got ['s']; allowed: text"),
+        ({"experiment": True}, 'experiment: got True; allowed: text; quote it, as in "yes"'),
         ({"train": {"learning_rate": "1e-3"}}, "train.learning_rate: got '1e-3'; allowed: a number"),
         ({"train": {"learning_rate": True}}, "train.learning_rate: got True; allowed: a number"),
         ({"train": {"learning_rate": [0.1]}}, "train.learning_rate: got [0.1]; allowed: a number"),
@@ -131,19 +133,19 @@ def test_unknown_keys_are_told_the_nearest(keys: dict[str, Any], message: str) -
         ({"train": None}, "train: got None; allowed: a mapping"),
         ({"dataset": "digits"}, "dataset: got 'digits'; allowed: a mapping"),
         ({"dataset": None}, "dataset: got None; allowed: a mapping"),
-        ({"dataset": {"name": "arrays", "path": 3}}, "dataset.path: got 3; allowed: text"),
+        ({"dataset": {"name": "arrays", "path": 3}}, 'dataset.path: got 3; allowed: text; quote it, as in "3"'),
         ({"model": ["dmrnet"]}, "model: a mapping is needed, got ['dmrnet']"),
         ({"model": {"encoder": "mlp"}}, "model.encoder: a mapping is needed, got 'mlp'"),
         ({"model": {"encoder": None}}, "model.encoder: a mapping is needed, got None"),
         ({"search": 1}, "search: got 1; allowed: a mapping"),
         ({"search": [1]}, "search[0]: got 1; allowed: a mapping"),
         ({"search": []}, "search: got []; allowed: a mapping, or a list with at least 1 mapping"),
-        ({"search": {1: {"int": [0, 1]}}}, "search[1]: got 1; allowed: text"),
+        ({"search": {1: {"int": [0, 1]}}}, 'search[1]: got 1; allowed: text; quote it, as in "1"'),
         ({"first": "defaults"}, "first: got 'defaults'; allowed: a list"),
         ({"objective": ACCURACY}, f"objective: got '{ACCURACY}'; allowed: a list"),
         ({"objective": [ACCURACY]}, f"objective[0]: got '{ACCURACY}'; allowed: a mapping"),
         ({"objective": []}, "objective: got []; allowed: a list with at least 1 entry"),
-        ({"deployment": {1: 0.5}}, "deployment[1]: got 1; allowed: text"),
+        ({"deployment": {1: 0.5}}, 'deployment[1]: got 1; allowed: text; quote it, as in "1"'),
         ({"deployment": ["top_left"]}, "deployment: got ['top_left']; allowed: a mapping"),
         ({"scheduler": "asha"}, "scheduler: got 'asha'; allowed: a mapping"),
         ({"train": {"epochs": "x" * 500}}, "train.epochs: got 'xxx...; allowed: a whole number"),
@@ -326,9 +328,9 @@ def test_a_file_without_a_data_set() -> None:
         validate_study({"name": "s"})
 
 
-@pytest.mark.parametrize("key", [3, None, True])
-def test_keys_that_are_no_text(key: Any) -> None:
-    with pytest.raises(InvalidStudy, match=r"allowed: keys that are text$") as caught:
+@pytest.mark.parametrize(("key", "quoted"), [(3, "3"), (None, "null"), (True, "yes")])
+def test_keys_that_are_no_text(key: Any, quoted: str) -> None:
+    with pytest.raises(InvalidStudy, match=rf'allowed: keys that are text; quote it, as in "{quoted}"$') as caught:
         validate_study({"name": "s", "dataset": {"name": "digits"}, key: 1})
     assert len(caught.value.lines) == 1
 
