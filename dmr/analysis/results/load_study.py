@@ -22,6 +22,8 @@ from dmr.analysis.results.record_names import (
     VALUES,
     Tag,
     children_filter,
+    deleted_experiment,
+    deleted_run,
     key_filter,
     parse_best_metric,
     runs_filter,
@@ -61,6 +63,7 @@ def load_study(
         LookupError: there is no such store, experiment, or study in it, or the store cannot be read.
     """
     from mlflow import MlflowClient
+    from mlflow.entities import ViewType
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -72,8 +75,11 @@ def load_study(
         client = MlflowClient(tracking_uri)
         ids = _experiment_ids(client, store, experiment)
         which = runs_filter(study, STUDY_STAGE) if key is None else key_filter(key)
-        parents = client.search_runs(ids, which, max_results=1, order_by=["attributes.start_time DESC"])
+        newest = ["attributes.start_time DESC"]
+        parents = client.search_runs(ids, which, max_results=1, order_by=newest)
         if not parents:
+            for run in client.search_runs(ids, which, ViewType.DELETED_ONLY, max_results=1, order_by=newest):
+                raise LookupError(f"{store}: study {study!r}: {deleted_run(run.info.run_id)}")
             where = "" if experiment is None else f"experiment {experiment!r} has "
             raise LookupError(f"{store}: {where}no study {study!r}")
         return _read(client, ids, study, parents[0], stage, metrics)
@@ -88,6 +94,8 @@ def _experiment_ids(client: Any, store: str, name: str | None) -> list[str]:
     found = client.get_experiment_by_name(name)
     if found is None:
         raise LookupError(f"{store}: no experiment {name!r}")
+    if found.lifecycle_stage != "active":
+        raise LookupError(f"{store}: {deleted_experiment(name, found.experiment_id)}")
     return [found.experiment_id]
 
 

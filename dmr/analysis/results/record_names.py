@@ -114,3 +114,14 @@ def key_filter(key: str) -> str:
 def children_filter(parent_run_id: str, stage: str | None = None) -> str:
     """The MLflow filter of a study's trials, by the id of the study's own run."""
     return f"tags.{Tag.PARENT} = '{parent_run_id}'" + (f" and tags.{Tag.STAGE} = '{stage}'" if stage else "")
+
+
+def deleted_run(run_id: str, what: str = "the study's run") -> str:
+    """What to say of a run that people have deleted."""
+    return f"{what} was deleted in MLflow; restore it: mlflow runs restore --run-id {run_id}"
+
+
+def deleted_experiment(name: str, experiment_id: str) -> str:
+    """What to say of an experiment that people have deleted."""
+    restore = f"mlflow experiments restore --experiment-id {experiment_id}"
+    return f"experiment {name!r} was deleted in MLflow; restore it: {restore}"

@@ -13,7 +13,7 @@ from rich.table import Table
 from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
 from dmr.analysis.store_uris import sqlite_uri
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
-from dmr.studies.driver.run_study import RunResult, tracking_error_line
+from dmr.studies.driver.run_study import RunResult, tracking_error_line, tracking_note_lines
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
@@ -66,6 +66,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
 
     if result.tracking_error:
         tell(f"{tracking_error_line(result.tracking_error, folder)}; `dmr resume {name}` sends it")
+    for note in tracking_note_lines(result.tracking_notes, folder):
+        tell(note)
     if result.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if result.outcome == "interrupted" else 1
@@ -76,7 +78,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         results = load_study(uri, name, experiment=experiment, key=folder.study_key)
     except LookupError as error:
         tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
-        return 0 if result.succeeded else 1
+        return int(result.refused or not result.succeeded)
     trials = results.table.groupby("trial")[["status", *results.searched]].first()
     failed = trials.index[trials["status"].isin(FAILURES)]
     if len(failed):
@@ -85,7 +87,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
     Console(highlight=False).print(_trial_table(results, trials))
-    code, confirmed = 0, ""
+    code, confirmed = int(result.refused), ""
     if plan.study.confirm is not None and result.confirmed is not None:
         from dmr.studies.reporting.confirm_table import confirm_table
 
@@ -95,7 +97,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         confirmed = f", {count} confirm runs"
         if failures.any():
             tell(f"{failures.sum()} confirm runs failed; see {folder.log}")
-        code = int(not (runs.table["split"] == "test").any())
+        code |= int(not (runs.table["split"] == "test").any())
     tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
     for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
         if file.exists():

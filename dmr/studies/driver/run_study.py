@@ -38,17 +38,22 @@ class RunResult(NamedTuple):
 
     Attributes:
         succeeded: a trial of the search has.
-        tracking_error: why MLflow lacks something.
+        tracking_error: why MLflow lacks something that it can still be sent.
+        tracking_notes: what else there is to say of what it has.
+        refused: whether it lacks something for good.
         confirmed: what was trained again; None where there is no confirmation.
     """
 
     outcome: StageEnd
     succeeded: bool
     tracking_error: str | None
+    tracking_notes: list[str]
+    refused: bool
     confirmed: list[Configuration] | None
 
 
 CLOSE_SECONDS = 30.0
+SHOWN_NOTES = 10
 ENGINE_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
@@ -79,7 +84,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunR
         uris = open_places(folder)
         if stored is not None:
             load_search(folder)
-        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
+        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], folder.study_key)
         if uris.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(uris.optuna_url)
     if address is None:
@@ -157,7 +162,8 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id:
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS if tracker.error is None else 1.0)
     confirmed = confirmation.configurations if confirmation is not None else None
-    return RunResult(outcome, search.best is not None, None if sent else tracker.error, confirmed)
+    unsent, succeeded = None if sent else tracker.error, search.best is not None
+    return RunResult(outcome, succeeded, unsent, tracker.notes, tracker.refused > 0, confirmed)
 
 
 def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, stderr: TextIO, engine: ExitStack) -> StageEnd:
@@ -186,3 +192,9 @@ def _open_confirmation(search: SearchStage) -> ConfirmStage:
 def tracking_error_line(error: str, folder: StudyFolder) -> str:
     """What there is to say where MLflow could not be told everything."""
     return f"MLflow: {error}: the records it has not received are in {folder.journal}"
+
+
+def tracking_note_lines(notes: list[str], folder: StudyFolder) -> list[str]:
+    """What there is to say of what MLflow refused, or had to be told again."""
+    more = f"{len(notes) - SHOWN_NOTES} more lines on MLflow are in {folder.log}"
+    return [*notes[:SHOWN_NOTES], *([more] if len(notes) > SHOWN_NOTES else [])]

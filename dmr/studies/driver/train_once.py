@@ -19,7 +19,7 @@ from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.ray_cluster import check_fits, local_need
-from dmr.studies.driver.run_study import CLOSE_SECONDS, open_places, tracking_error_line
+from dmr.studies.driver.run_study import CLOSE_SECONDS, open_places, tracking_error_line, tracking_note_lines
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.trial_files import BEST
@@ -75,9 +75,10 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
     folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
+    begun = None if folder.journal_id is None else f"{folder.journal_id}/{KEY}"
     with engine_noise_to(Path(os.devnull)):
         uris = open_places(folder)
-        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"])
+        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], begun)
     report, outcome = None, TrialOutcome("completed")
     with folder.lock.held(), logging_to(folder.log):
         folder.remember(uris)
@@ -104,13 +105,15 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
             sent = tracker.close(timeout=CLOSE_SECONDS)
     if not sent:
         console.print(tracking_error_line(str(tracker.error), folder), markup=False, soft_wrap=True)
+    for note in tracking_note_lines(tracker.notes, folder):
+        console.print(note, markup=False, soft_wrap=True)
     if report is None:
         console.print(f"{plan.study.name}: {outcome.reason}: {outcome.message}", markup=False, soft_wrap=True)
         return 1
     Console(highlight=False).print(combination_table(plan, report))
     console.print(f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}", markup=False, soft_wrap=True)
     console.print(f"checkpoint: {folder.path / BEST}", markup=False, soft_wrap=True)
-    return 0
+    return int(tracker.refused > 0)
 
 
 def combination_table(plan: StudyPlan, report: EpochReport) -> Table:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dmr.analysis.results.record_names import Tag
+from dmr.analysis.results.record_names import Tag, deleted_experiment, deleted_run, key_filter
 from dmr.analysis.store_uris import sqlite_file, sqlite_uri
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
@@ -34,11 +34,15 @@ CLIENT_SETTINGS = {
 }
 
 
-def open_mlflow(tracking_uri: str, experiment: str) -> str:
+def open_mlflow(tracking_uri: str, experiment: str, key: str | None = None) -> str:
     """Create the store and the experiment where they are missing; returns the experiment's id.
 
+    Args:
+        key: the tag `dmr.key` of the run that is gone on with, where it was begun before.
+
     Raises:
-        StudyError: within about 15 s, if the store cannot be reached or written.
+        StudyError: within about 15 s, if the store cannot be reached or written; or people have deleted the experiment
+            or the run.
     """
     shown = mask_password(tracking_uri)
     scheme = tracking_uri.split(":", 1)[0] if ":" in tracking_uri else ""
@@ -50,19 +54,23 @@ def open_mlflow(tracking_uri: str, experiment: str) -> str:
     if file is not None:
         _check_sqlite(file, shown)
     check_database(tracking_uri)
+    from mlflow.entities import ViewType
+
     try:
         with nullcontext() if file is None else _alone(file):
             client = open_client(tracking_uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
                 return str(client.create_experiment(experiment, _artifact_location(file, experiment), tags=KIND))
+            ids = [found.experiment_id]
+            deleted = client.search_runs(ids, key_filter(key), ViewType.DELETED_ONLY, max_results=1) if key else []
     except Exception as error:  # MLflow passes on whatever its store and HTTP libraries raise
         line = ask_for_password(first_line(error), "MLFLOW_TRACKING_URI")
         raise StudyError(f"MLflow store {shown}: cannot be used: {line}") from None
     if found.lifecycle_stage != "active":
-        raise StudyError(
-            f"MLflow store {shown}: experiment {experiment!r} was deleted; restore it, or name another (`experiment:`)"
-        )
+        raise StudyError(f"MLflow store {shown}: {deleted_experiment(experiment, found.experiment_id)}")
+    if deleted:
+        raise StudyError(f"MLflow store {shown}: {deleted_run(deleted[0].info.run_id)}")
     return str(found.experiment_id)
 
 

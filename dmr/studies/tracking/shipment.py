@@ -1,15 +1,19 @@
-"""Records of the journal on their way to MLflow: found again where they may be there already, sent in batches."""
+"""Records of the journal on their way to MLflow: found again where they may be there already, sent in batches.
+
+What MLflow refuses for good is left out alone: a batch is sent by halves until the record that it refuses is found.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dmr.analysis.results.record_names import Tag, key_filter
+from dmr.analysis.results.record_names import Tag, deleted_run, key_filter
 from dmr.studies.storage.mlflow_store import NOT_OFFERED
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.tracking.journal import Record
@@ -17,20 +21,31 @@ from dmr.studies.tracking.logged_models import ship_model
 
 log = logging.getLogger("dmr")
 
-MAX_METRICS, MAX_OTHERS = 1_000, 100  # of one call
-NEVER_ACCEPTED = "INVALID_PARAMETER_VALUE"
+MAX_METRICS, MAX_OTHERS = 900, 100  # of one call, which takes 1 000 of all kinds
+REFUSED = "INVALID_PARAMETER_VALUE"
+KINDS = {"Metric": "metric", "Param": "parameter", "RunTag": "tag", "DatasetInput": "input"}
 
 T = TypeVar("T")
 
 
 @dataclass
 class StoreIds:
-    """What MLflow calls our runs and models, by their keys; and those that it may have without our knowing."""
+    """What MLflow calls our runs and models, by their keys; those that it may have without our knowing; what it has
+    refused for good, by name, with its reason; and the last model of each folder of files.
+    """
 
     runs: dict[str, str] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     runs_may_exist: set[str] = field(default_factory=set)
     models_may_exist: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """The store has lost what it had."""
+        self.runs.clear()
+        self.models.clear()
+        self.refused.clear()
 
 
 class Shipment:
@@ -43,15 +58,18 @@ class Shipment:
         journal_id: str,
         ids: StoreIds,
         append: Callable[..., None],
+        note: Callable[[str], None],
     ) -> None:
         """Args:
         client: MLflow's.
         append: writes a record to the journal, as `Tracker` does.
+        note: tells people a line.
         """
         self.client, self.experiment_id, self.journal_id = client, experiment_id, journal_id
-        self.ids, self.append = ids, append
+        self.ids, self.append, self.note = ids, append, note
         self.metrics: dict[str, list[Any]] = defaultdict(list)
         self.tags: dict[str, list[Any]] = defaultdict(list)
+        self.key = ""  # of the run that is being told something
 
     def take(self, record: Record) -> None:
         from mlflow.entities import Metric, RunTag
@@ -73,33 +91,41 @@ class Shipment:
 
     def send(self, key: str) -> None:
         """Send what is gathered for a run."""
-        run_id = self.ids.runs.get(key)
         metrics, tags = self.metrics.pop(key, []), self.tags.pop(key, [])
+        if self.ids.refused:
+            metrics = [metric for metric in metrics if _named(metric) not in self.ids.refused]
         while metrics or tags:
-            self._call(self.client.log_batch, run_id, metrics=metrics[:MAX_METRICS], tags=tags[:MAX_OTHERS])
+            self._deliver(key, partial(self._log_batch, key), [*metrics[:MAX_METRICS], *tags[:MAX_OTHERS]])
             metrics, tags = metrics[MAX_METRICS:], tags[MAX_OTHERS:]
+
+    def _log_batch(self, key: str, entries: Sequence[Any]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        kinds = {"metrics": Metric, "params": Param, "tags": RunTag}
+        parts = {kind: [one for one in entries if isinstance(one, made)] for kind, made in kinds.items()}
+        self.client.log_batch(self.ids.runs.get(key), **parts)
 
     def _start(self, key: str, record: Record) -> None:
         from mlflow.entities import Param
 
+        self.key = key
         run_id = self.ids.runs.get(key)
-        if run_id is not None:
-            self._call(self.client.update_run, run_id, status="RUNNING")
+        if run_id is None:
+            self._create_run(record)
         else:
-            run_id = self._create_run(record)
+            self._do(key, "status", partial(self.client.update_run, run_id, status="RUNNING"))
         params = [Param(name, value) for name, value in record["params"].items()]
         for start in range(0, len(params), MAX_OTHERS):
-            self._call(self.client.log_batch, run_id, params=params[start : start + MAX_OTHERS])
+            self._deliver(key, partial(self._log_batch, key), params[start : start + MAX_OTHERS])
 
-    def _create_run(self, record: Record) -> str:
+    def _create_run(self, record: Record) -> None:
         """The run of a start record: found again where an earlier process may have created it, else created."""
         key = record["key"]
         tag = f"{self.journal_id}/{key}"
-        run_id = self._find(tag) if key in self.ids.runs_may_exist else None
+        parent = {} if record["parent"] is None else {Tag.PARENT: self.ids.runs.get(record["parent"], "")}
+        run_id = self._find(tag, parent) if key in self.ids.runs_may_exist else None
         if run_id is None:
-            tags = record["tags"] | {Tag.KEY: tag, "mlflow.runName": record["name"]}
-            if record["parent"] is not None:
-                tags[Tag.PARENT] = self.ids.runs.get(record["parent"], "")
+            tags = record["tags"] | parent | {Tag.KEY: tag, "mlflow.runName": record["name"]}
             self.ids.runs_may_exist.add(key)  # a server may have made it although the call fails
             run_id = str(
                 self.client.create_run(
@@ -108,7 +134,6 @@ class Shipment:
             )
         self.append({"op": "run", "key": key, "id": run_id}, durable=True)
         self.ids.runs[key] = run_id
-        return run_id
 
     def _create_model(self, record: Record) -> None:
         """The model of a record, with its files, as an output of its run; found again where an earlier process may have
@@ -120,12 +145,23 @@ class Shipment:
             may_exist = model in self.ids.models_may_exist
             self.ids.models_may_exist.add(model)  # a server may have made it although a call fails
             run_id = self.ids.runs[record["key"]]
+            if self.ids.folders.get(record.get("path", "")) != model:  # a later model's files are there now
+                record = {name: value for name, value in record.items() if name != "path"}
             model_id = ship_model(self.client, self.experiment_id, run_id, record, tag, may_exist)
             self.append({"op": "model_id", "key": model, "id": model_id})
 
-    def _find(self, tag: str) -> str | None:
-        found = self.client.search_runs([self.experiment_id], key_filter(tag), max_results=1)
-        return str(found[0].info.run_id) if found else None
+    def _find(self, tag: str, parent: dict[str, str]) -> str | None:
+        """The run with this key, deleted or not; it becomes a child of the `parent` there is now."""
+        from mlflow.entities import ViewType
+
+        found = self.client.search_runs([self.experiment_id], key_filter(tag), ViewType.ALL, max_results=1)
+        if not found:
+            return None
+        info, tags = found[0].info, found[0].data.tags
+        for name, run_id in parent.items():
+            if tags.get(name) != run_id and info.lifecycle_stage == "active":
+                self.client.set_tag(info.run_id, name, run_id)
+        return str(info.run_id)
 
     def _input(self, key: str, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -135,28 +171,76 @@ class Shipment:
         for fields in record["datasets"]:
             own = {name: value for name, value in fields.items() if name != "context"}
             inputs.append(DatasetInput(Dataset(**own), [InputTag(MLFLOW_DATASET_CONTEXT, fields["context"])]))
-        self._call(self.client.log_inputs, self.ids.runs.get(key), inputs, may_lack=True)
+        send = partial(self.client.log_inputs, self.ids.runs.get(key))
+        self._deliver(key, lambda some: send(list(some)), inputs, may_lack=True)
 
     def _model(self, key: str, record: Record) -> None:
-        self._call(self._create_model, record, may_lack=True)
+        self._do(key, f"model {record['model']}", partial(self._create_model, record), may_lack=True)
 
     def _artifact(self, key: str, record: Record) -> None:
         if not Path(record["path"]).is_file():
             log.info("%s is gone and was not logged to MLflow", record["path"])
             return
-        self._call(self.client.log_artifact, self.ids.runs.get(key), record["path"])
+        artifact = partial(self.client.log_artifact, self.ids.runs.get(key), record["path"])
+        self._do(key, f"artifact {Path(record['path']).name}", artifact)
 
     def _end(self, key: str, record: Record) -> None:
-        self._call(self.client.set_terminated, self.ids.runs.get(key), status=record["status"], end_time=record["t"])
+        end = partial(self.client.set_terminated, self.ids.runs.get(key), status=record["status"], end_time=record["t"])
+        self._do(key, "status", end)
 
-    def _call(self, function: Callable[..., T], *args: Any, may_lack: bool = False, **kwargs: Any) -> T | None:
-        """Call MLflow; what it will never accept, or an older server `may_lack`, is left out with a line in the log."""
+    def _do(self, key: str, what: str, call: Callable[[], object], may_lack: bool = False) -> None:
+        """Tell MLflow one thing that has no parts."""
+        self._deliver(key, lambda _: call(), [what], may_lack)
+
+    def _deliver(
+        self, key: str, send: Callable[[Sequence[T]], object], parts: Sequence[T], may_lack: bool = False
+    ) -> None:
+        """Send what belongs to a run. What is refused is sent by halves until each refused part is alone; it is named
+        to people and left out, as is what an older server `may_lack` a call for.
+        """
         from mlflow.exceptions import MlflowException
 
+        self.key = key
         try:
-            return function(*args, **kwargs)
+            send(parts)
         except MlflowException as error:
-            if error.error_code != NEVER_ACCEPTED and not (may_lack and error.error_code == NOT_OFFERED):
+            if may_lack and error.error_code == NOT_OFFERED:
+                self.note(f"MLflow's server is an older one and takes no {_kind(parts[0])}")
+            elif error.error_code != REFUSED:
                 raise
-            log.warning("MLflow did not accept a record: %s", first_line(error))
-            return None
+            elif self._is_deleted(key):
+                return
+            elif len(parts) > 1:
+                middle = len(parts) // 2
+                self._deliver(key, send, parts[:middle], may_lack)
+                self._deliver(key, send, parts[middle:], may_lack)
+            elif _named(parts[0]) not in self.ids.refused:
+                reason = f"{key}: MLflow refuses its {_named(parts[0])[:200]}: {first_line(error)}"
+                self.append({"op": "refused", "name": _named(parts[0]), "reason": reason})
+
+    def _is_deleted(self, key: str) -> bool:
+        """Whether people have deleted a trial's run in MLflow: then it is told nothing more.
+
+        Raises:
+            LookupError: it is the study's own: nothing is sent until that is restored.
+        """
+        study, run_id = next(iter(self.ids.runs.values())), self.ids.runs[key]
+        for one in (study, run_id):
+            if self.client.get_run(one).info.lifecycle_stage != "active":
+                if one == study:
+                    raise LookupError(deleted_run(study))
+                self.note(f"{key}: {deleted_run(run_id, 'its run')}; it lacks what was recorded meanwhile")
+                return True
+        return False
+
+
+def _kind(part: Any) -> str:
+    """What people call a part of a run's record."""
+    return part.partition(" ")[0] if isinstance(part, str) else KINDS[type(part).__name__]
+
+
+def _named(part: Any) -> str:
+    """`metric val/loss`, or another part of a run's record with its name."""
+    if isinstance(part, str):
+        return part
+    return f"{_kind(part)} {part.dataset.name if hasattr(part, 'dataset') else part.key}"

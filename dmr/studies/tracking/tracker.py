@@ -3,7 +3,8 @@
 Nothing here raises into the caller or blocks it. What could not be shipped stays in the journal and is shipped exactly
 once later, by this process or by the next one that opens the journal: MLflow drops a metric row whose key, timestamp,
 step and value it already has and an input it already has, and a run or a model is found again by its tag before one is
-created a second time.
+created a second time. A store that has lost the runs gets them from the journal once more. What it refuses for good is
+left out and remembered.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dmr.files import write_text
-from dmr.studies.storage.mlflow_store import open_client
+from dmr.studies.storage.mlflow_store import open_client, open_mlflow
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.tracking.journal import Journal, Record
 from dmr.studies.tracking.shipment import Shipment, StoreIds
@@ -28,6 +29,7 @@ MAX_PARAM = 6_000  # letters of a parameter that MLflow takes
 SHIP_EVERY = 0.5
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
 
+NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 PARENT = "study"  # the key of the study's own run
 
 
@@ -39,18 +41,18 @@ class Tracker:
         self.error: str | None = None
         self.journal_failed = False
         self._uri, self.experiment_id = tracking_uri, experiment_id
+        self._experiment: str | None = None  # its name, once the store was looked at
+        self._store_file = _sqlite_file(tracking_uri)
         self._offset_file = journal.with_suffix(".shipped")
         self._groups: set[tuple[str, int, str]] = set()
         self._inputs: set[tuple[str, str]] = set()
         self._ids = StoreIds()
         self._modelled: set[str] = set()
-        started = set()
+        self._started: set[str] = set()
+        self._notes: dict[str, None] = {}
         for record in self.journal.read_all():
             self._remember(record)
-            if record["op"] == "start":
-                started.add(record["key"])
-        self._ids.runs_may_exist = started - set(self._ids.runs)
-        self._ids.models_may_exist = self._modelled - set(self._ids.models)
+        self._seek()
         self._shipped = self._read_offset()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
@@ -139,21 +141,35 @@ class Tracker:
         return model in self._modelled
 
     @property
+    def refused(self) -> int:
+        """What MLflow will never have."""
+        return len(self._ids.refused)
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines for people: what MLflow refuses, and what else it did not keep or had to be told again."""
+        return [*self._notes, *self._ids.refused.values()]
+
+    @property
     def pending(self) -> int:
         """Bytes of the journal that are not in MLflow yet."""
         return self.journal.end - self._shipped
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all is in MLflow; False if it is not by then."""
-        until = time.monotonic() + timeout
+        """Wait until all is in MLflow; False if nothing more has come there for so many seconds."""
+        left, until = self.pending, time.monotonic() + timeout
         while self.pending and time.monotonic() < until and self._thread.is_alive():
             self._wake.set()
             time.sleep(0.02)
+            if self.pending != left:
+                left, until = self.pending, time.monotonic() + timeout
         return not self.pending
 
     def close(self, timeout: float) -> bool:
         """Ship what can be shipped, stop; False if something stays in the journal."""
         done = self.flush(timeout)
+        if not done and self.error is None:
+            self.error = f"it takes longer than {timeout:.0f} s"
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout=30.0)
@@ -181,8 +197,26 @@ class Tracker:
             self._inputs |= {(record["key"], dataset["digest"]) for dataset in record["datasets"]}
         elif record["op"] == "model":
             self._modelled.add(record["model"])
+            if "path" in record:
+                self._ids.folders[record["path"]] = record["model"]
         elif record["op"] == "model_id":
             self._ids.models[record["key"]] = record["id"]
+        elif record["op"] == "start":
+            self._started.add(record["key"])
+        elif record["op"] == "refused":
+            self._ids.refused[record["name"]] = record["reason"]
+        elif record["op"] == "store":
+            self._ids.forget()
+
+    def _seek(self) -> None:
+        """What is not known to be in the store is looked for there before it is made."""
+        self._ids.runs_may_exist = set(self._started) - set(self._ids.runs)
+        self._ids.models_may_exist = set(self._modelled) - set(self._ids.models)
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes[text] = None
+            log.info("%s", text)
 
     def _work(self) -> None:
         wait = RETRY_AFTER
@@ -204,14 +238,37 @@ class Tracker:
 
     def _ship(self) -> None:
         """Ship the next records; the offset moves only when all of them are in MLflow."""
+        from mlflow.exceptions import MlflowException
+
+        if self._store_file != _sqlite_file(self._uri):
+            raise OSError("the store's file was deleted or replaced")  # what is written now nobody could read
         client = open_client(self._uri)
-        shipment = Shipment(client, self.experiment_id, self.journal.id, self._ids, self._append)
+        if self._experiment is None:
+            self._experiment = str(client.get_experiment(self.experiment_id).name)
+            if _has_lost(client, next(iter(self._ids.runs.values()), None)):
+                self._ship_again()
+        shipment = Shipment(client, self.experiment_id, self.journal.id, self._ids, self._append, self._note)
         after = self._shipped
-        for record, after in self.journal.read(self._shipped):  # noqa: B007
-            shipment.take(record)
-        shipment.send_all()
+        try:
+            for record, after in self.journal.read(self._shipped):  # noqa: B007
+                shipment.take(record)
+            shipment.send_all()
+        except MlflowException as error:
+            if error.error_code != NOT_THERE or not _has_lost(client, self._ids.runs.get(shipment.key)):
+                raise
+            self._ship_again()
+            return
         self._shipped = after
         self._write_offset()
+
+    def _ship_again(self) -> None:
+        """The store has lost runs: all of the journal goes there once more, and what is there still is found again."""
+        self.experiment_id = open_mlflow(self._uri, str(self._experiment))
+        write_text(self._offset_file, "0")
+        self._shipped = 0
+        self._append({"op": "store"}, durable=True)
+        self._seek()
+        self._note("MLflow's store had lost runs of this study: all of them are written again from its journal")
 
     def _read_offset(self) -> int:
         try:
@@ -224,6 +281,29 @@ class Tracker:
             write_text(self._offset_file, str(self._shipped))
         except OSError as error:
             log.info("%s: %s; records will be sent again, which is harmless", self._offset_file, error)
+
+
+def _has_lost(client: Any, run_id: str | None) -> bool:
+    """Whether the store does not know a run that it has made."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if run_id is not None:
+            client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != NOT_THERE:
+            raise
+        return True
+    return False
+
+
+def _sqlite_file(uri: str) -> tuple[int, int] | None:
+    """Which file a store is that is one, so that another one in its place is known."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _texts(params: Mapping[str, Any]) -> dict[str, str]:

@@ -80,8 +80,8 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
     runs = [run for run in _confirm_runs(folder) if confirm_run_key(run).trial == best]
     confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
     key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
-    run_id = next((known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key), None)
-    return _run_of(folder, key, run_id)
+    ids = [known for other, known in _runs(folder.journal, f'"op":"run","key":"{key}"') if other == key]
+    return _run_of(folder, key, ids[-1] if ids else None)  # a store that lost the run has another one now
 
 
 def _best(trials: list[FrozenTrial], sign: float) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.mlflow_store import check_database, delete_runs, open_mlflow
+from dmr.studies.tracking import journal as journal_module
 from dmr.studies.tracking.journal import Journal
 from dmr.studies.tracking.tracker import Tracker
 
@@ -28,6 +32,39 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A store's URI and an experiment's id."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     return uri, open_mlflow(uri, "e")
+
+
+@pytest.fixture
+def lost(store: tuple[str, str], tmp_path: Path) -> tuple[str, str]:
+    """A store of the test's own: `lose` takes its runs away."""
+    MlflowClient(store[0]).search_experiments()
+    for name in ("own.db", "unused.db"):
+        with sqlite3.connect(store[0].removeprefix("sqlite:///")) as source, sqlite3.connect(tmp_path / name) as own:
+            source.backup(own)
+            own.executescript("".join(f"DELETE FROM {table};" for table in EMPTIED))
+    return f"sqlite:///{tmp_path / 'own.db'}", store[1]
+
+
+EMPTIED = (
+    *("logged_model_metrics", "logged_model_params", "logged_model_tags", "logged_models"),
+    *("input_tags", "inputs", "datasets", "params", "tags", "latest_metrics", "metrics", "runs"),
+)
+
+
+def lose(path: Path, *more: str) -> None:
+    """Make the store one that has no runs."""
+    with sqlite3.connect(path / "unused.db") as unused, sqlite3.connect(path / "own.db") as own:
+        for statement in more:
+            unused.execute(statement)
+        unused.commit()
+        unused.backup(own)
+
+
+def points(store: tuple[str, str], tracker: Tracker) -> tuple[int, list[tuple[int, int]]]:
+    """When a trial began, and its epochs with their times."""
+    client, run_id = MlflowClient(store[0]), str(tracker.run_id("search/0"))
+    history = client.get_metric_history(run_id, "loss")
+    return client.get_run(run_id).info.start_time, [(point.step, point.timestamp) for point in history]
 
 
 def record(tracker: Tracker, files: Path) -> None:
@@ -203,3 +240,129 @@ def test_a_line_torn_by_a_kill_is_cut_off(tmp_path: Path) -> None:
     assert [r["op"] for r in again.read_all()] == ["journal", "tags", "end"]
     assert again.id == journal.id
     again.close()
+
+
+@pytest.mark.parametrize("more", [(), ("DELETE FROM experiment_tags", "DELETE FROM experiments")])
+def test_a_store_that_has_lost_the_runs_gets_them_from_the_journal(
+    lost: tuple[str, str], tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *lost)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    before, run_id = points(lost, tracker), tracker.run_id("search/0")
+    lose(tmp_path, *more)
+    for _ in range(2):
+        lost = (lost[0], open_mlflow(lost[0], "e"))
+        again = Tracker(tmp_path / "journal.jsonl", *lost)
+        record(again, tmp_path / "files")
+        assert again.close(timeout=30.0)
+        check(lost, again)
+        assert points(lost, again) == before
+        assert again.run_id("search/0") != run_id
+    assert again.notes == []
+
+
+@pytest.mark.parametrize("killed_at", ["store", "run", "model_id"])
+def test_a_driver_killed_while_it_writes_runs_again_leaves_each_of_them_once(
+    lost: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *lost)
+    record(tracker, tmp_path / "files")
+    assert tracker.close(timeout=30.0)
+    lose(tmp_path)
+    real = Journal.append
+
+    def killed(self: Journal, one: dict[str, Any], durable: bool = False) -> None:
+        if one["op"] == killed_at:
+            raise RuntimeError("killed")
+        real(self, one, durable)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", killed)
+        dying = Tracker(tmp_path / "journal.jsonl", *lost)
+        dying.tags("study", {})
+        assert not dying.close(timeout=1.0)
+        assert dying.run_id("search/0") != tracker.run_id("search/0") or killed_at == "store"
+    again = Tracker(tmp_path / "journal.jsonl", *lost)
+    record(again, tmp_path / "files")
+    assert again.close(timeout=30.0)
+    check(lost, again)
+
+
+@pytest.mark.parametrize("table", ["all", "search/0", "study"])
+def test_runs_that_go_while_the_driver_runs_are_written_again(
+    lost: tuple[str, str], tmp_path: Path, table: str
+) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *lost)
+    record(tracker, tmp_path / "files")
+    assert tracker.flush(timeout=30.0)
+    if table == "all":
+        lose(tmp_path)
+    else:  # as `mlflow gc` does
+        client: Any = MlflowClient(lost[0])
+        client.delete_run(tracker.run_id(table))
+        client._tracking_client.store._hard_delete_run(tracker.run_id(table))
+        for model in models(lost, tracker):
+            if model.tags["dmr.key"].endswith("winner" if table == "study" else table):
+                client.delete_logged_model(model.model_id)
+                client._tracking_client.store._hard_delete_logged_model(model.model_id)
+    tracker.tags("study" if table == "all" else table, {"more": "1"})
+    assert tracker.close(timeout=30.0)
+    check(lost, tracker)
+    assert [line for line in tracker.notes if "had lost runs" in line] == tracker.notes != []
+
+
+def test_nothing_is_written_to_a_file_that_was_deleted(lost: tuple[str, str], tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *lost)
+    record(tracker, tmp_path / "files")
+    assert tracker.flush(timeout=30.0)
+    shutil.move(tmp_path / "own.db", tmp_path / "away.db")
+    tracker.tags("search/0", {"more": "1"})
+    assert not tracker.close(timeout=1.0)
+    assert tracker.error == "the store's file was deleted or replaced"
+    shutil.move(tmp_path / "away.db", tmp_path / "own.db")
+    again = Tracker(tmp_path / "journal.jsonl", *lost)
+    assert again.close(timeout=30.0)
+    check(lost, again)
+    assert MlflowClient(lost[0]).get_run(str(again.run_id("search/0"))).data.tags["more"] == "1"
+
+
+def test_a_model_whose_folder_has_another_ones_files_by_now_has_none(store: tuple[str, str], tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    tracker.start("study", name="s", tags={}, params={})
+    assert tracker.flush(timeout=30.0)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/MLmodel").write_text("flavors: {}")
+    monitor = Journal(tmp_path / "other.jsonl")
+    for model in ("earlier", "later"):
+        fields = {"op": "model", "key": "study", "model": model, "name": model, "tags": {}, "params": {}, "t": 1}
+        monitor.append(fields | {"path": str(tmp_path / "files")})
+    lines = (tmp_path / "other.jsonl").read_bytes().splitlines(keepends=True)[1:]
+    assert tracker.close(timeout=30.0)
+    with open(tmp_path / "journal.jsonl", "ab") as file:
+        file.writelines(lines)
+    again = Tracker(tmp_path / "journal.jsonl", *store)
+    again.tags("study", {})
+    assert again.close(timeout=30.0)
+    client = MlflowClient(store[0])
+    files = {
+        m.tags["dmr.key"].split("/")[1]: client.list_logged_model_artifacts(m.model_id) for m in models(store, again)
+    }
+    assert {name: len(found) for name, found in files.items()} == {"earlier": 0, "later": 1}
+
+
+def test_a_flush_waits_as_long_as_records_arrive(
+    store: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "READ_AT_ONCE", 1)
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    record(tracker, tmp_path / "files")
+    real = Tracker._ship
+
+    def slow(self: Tracker) -> None:
+        time.sleep(0.3)
+        real(self)
+
+    monkeypatch.setattr(Tracker, "_ship", slow)
+    assert tracker.close(timeout=2.0)
+    check(store, tracker)
