@@ -33,6 +33,11 @@ SAMPLES: Final = "samples.npz"  # scores of each test sample
 
 METHOD_PARAM: Final = "model.method"  # the parameter of a run that names its method, whatever its block
 BEST_PREFIX: Final = "best/"  # of metrics at a run's best epoch
+
+# Metrics of the study's own run, by the number of the trial: the search so far, for MLflow's charts.
+SEARCH_BEST_PREFIX: Final = "search/best/"  # before the first objective: the best value of this trial and all before it
+SEARCH_SECONDS: Final = "search/seconds"  # how long these trials ran, summed
+
 SHAPLEY: Final = "shapley_"  # before a modality: columns of a comparison's summary
 
 

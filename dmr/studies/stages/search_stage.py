@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from dmr.analysis.results.record_names import DEFAULTS, STUDY_STAGE, Tag
+from dmr.analysis.results.record_names import DEFAULTS, SEARCH_BEST_PREFIX, SEARCH_SECONDS, STUDY_STAGE, Tag
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
@@ -26,9 +26,17 @@ from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.provenance import versions
 from dmr.studies.tracking.run_logging import stage_tags
 from dmr.studies.tracking.tracker import PARENT, Tracker
-from dmr.studies.trial_outcomes import StopReason
+from dmr.studies.trial_outcomes import StopReason, TrialOutcome
 
 log = logging.getLogger("dmr")
+
+
+class ChartPoint(NamedTuple):
+    """How far the first `trials` of a search came: the best value of the first objective, and how long they ran."""
+
+    trials: int
+    best: float | None
+    seconds: float
 
 
 class SearchStage(Stage):
@@ -53,6 +61,8 @@ class SearchStage(Stage):
         """
         super().__init__(plan, storage, tracker, folder, plan.study.name, may_exist)
         self.exhausted = False
+        self.ended: dict[int, BestValues | None] = {}
+        self.charted = ChartPoint(0, None, 0.0)
         budget = plan.study.budget.trials
         self.proposer = Proposer(self.study, plan.space, plan.study.sampler, plan.study.seed, plan.blocks, budget)
         self.retention = CheckpointRetention(plan.study.checkpoints.keep)
@@ -70,6 +80,7 @@ class SearchStage(Stage):
             if trial.state.is_finished():
                 remove_checkpoints(self.folder.run(self.stage, trial.number), self.retention.holds(trial.number))
         self._open_parent()
+        self._chart()
         for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two
             self.proposer.enqueue(point)
 
@@ -95,6 +106,10 @@ class SearchStage(Stage):
     def complete(self) -> bool:
         """Whether the study has come to its end with this budget, perhaps early: by time, or in a finite space."""
         return self.study.user_attrs.get(ENDED) == self._budget or super().complete
+
+    def finish(self, number: int, outcome: TrialOutcome) -> None:
+        super().finish(number, outcome)
+        self._chart()
 
     def close(self) -> None:
         self.retry_queue.put(lambda: self.study.set_user_attr(ENDED, self._budget))
@@ -150,11 +165,24 @@ class SearchStage(Stage):
 
     def _count(self, number: int, reason: StopReason, best: BestValues | None) -> None:
         super()._count(number, reason, best)
+        self.ended[number] = best
         if best is None:
             return
         direction = self.objectives[0].direction
         if self.best is None or direction.better(best.objective, than=self.best.values.objective):
             self.best = BestTrial(number, best)
+
+    def _chart(self) -> None:
+        """Draw the search on the study's own run: a point per trial, once it and all before it have ended."""
+        objective = self.objectives[0]
+        while self.charted.trials in self.ended:
+            number, best, seconds = self.charted
+            if (values := self.ended[number]) is not None:
+                best = objective.direction.best((values.objective, values.objective if best is None else best))
+            seconds += self.tracker.seconds(f"{self.stage}/{number}")
+            found = {} if best is None else {f"{SEARCH_BEST_PREFIX}{objective.metric}": best}
+            self.tracker.metrics(PARENT, {SEARCH_SECONDS: seconds, **found}, step=number)
+            self.charted = ChartPoint(number + 1, best, seconds)
 
     def _open_parent(self) -> None:
         combinations = self.plan.combinations

@@ -13,6 +13,7 @@ import logging
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class Tracker:
         self._ids = StoreIds()
         self._modelled: set[str] = set()
         self._started: set[str] = set()
+        self._seen: dict[str, int] = {}  # when a run that goes on was heard of last
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._notes: dict[str, None] = {}
         for record in self.journal.read_all():
             self._remember(record)
@@ -136,6 +139,10 @@ class Tracker:
             if record["op"] == "metrics":
                 yield record["key"], record["step"], record["values"]
 
+    def seconds(self, key: str) -> float:
+        """How long a run has run: without the time between a driver that died and the next one."""
+        return self._seconds[key]
+
     def has_model(self, model: str) -> bool:
         """Whether it was recorded."""
         return model in self._modelled
@@ -189,6 +196,10 @@ class Tracker:
         self._wake.set()
 
     def _remember(self, record: Record) -> None:
+        if record["op"] in ("start", "metrics", "end"):
+            key, now = record["key"], record["t"]
+            self._seconds[key] += 0.0 if record["op"] == "start" else (now - self._seen.get(key, now)) / 1_000
+            self._seen[key] = now
         if record["op"] == "run":
             self._ids.runs[record["key"]] = record["id"]
         elif record["op"] == "metrics":

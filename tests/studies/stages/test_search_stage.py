@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from dmr.checkpoints import save_checkpoint
@@ -203,3 +204,42 @@ def test_a_checkpoint_goes_only_when_optuna_knows_and_else_when_the_study_is_ope
     again.end(1, 0.6, TrialOutcome("completed"))
     again.end(3, 0.2, TrialOutcome("completed"))
     assert again.left() == ["0/best", "1/best"]
+
+
+def test_the_studys_run_has_the_history_of_the_search_once_whenever_the_driver_was_killed(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    """A point per trial: the best value so far and the seconds of trials, in the order of the trials."""
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    first = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    first.open()
+    for value in (0.5, 0.4, 0.7):
+        record = first.begin()
+        assert record is not None
+        found = METRICS | {"val/accuracy_mean": value}
+        first.epoch(record.number, EpochReport(0, found, 0, found, BEST_VALUES))
+
+    def charts() -> dict[str, list[tuple[int, float]]]:
+        assert tracker.flush(timeout=30.0)
+        client, run_id = MlflowClient(tracker._uri), str(tracker.run_id("study"))
+        names = client.get_run(run_id).data.metrics
+        return {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
+
+    first.finish(1, TrialOutcome("completed"))
+    assert charts() == {}  # the trial before it still runs
+    first.finish(0, TrialOutcome("error", "it broke"))
+    assert charts()["search/best/val/accuracy_mean"] == [(1, 0.4)]
+    second = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    second.open()
+    record = second.begin()
+    assert record is not None
+    found = METRICS | {"val/accuracy_mean": 0.7}
+    second.epoch(record.number, EpochReport(0, found, 0, found, BEST_VALUES))
+    second.finish(record.number, TrialOutcome("completed"))
+    SearchStage(plan, storage, tracker, folder, may_exist=True).open()
+    drawn = charts()
+    assert drawn["search/best/val/accuracy_mean"] == [(1, 0.4), (2, 0.7)]
+    assert [step for step, _ in drawn["search/seconds"]] == [0, 1, 2]
+    seconds = [value for _, value in drawn["search/seconds"]]
+    assert seconds[-1] == pytest.approx(sum(tracker.seconds(f"search/{number}") for number in range(3)))
+    assert seconds == sorted(seconds)

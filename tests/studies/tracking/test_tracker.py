@@ -366,3 +366,22 @@ def test_a_flush_waits_as_long_as_records_arrive(
     monkeypatch.setattr(Tracker, "_ship", slow)
     assert tracker.close(timeout=2.0)
     check(store, tracker)
+
+
+def test_the_time_between_two_drivers_is_not_a_trials(store: tuple[str, str], tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    start = {"op": "start", "key": "search/0", "name": "s", "params": {}, "tags": {}, "parent": None}
+    metrics = {"op": "metrics", "key": "search/0", "group": "loss", "values": {"loss": 1.0}}
+    for record in (
+        start | {"t": 1_000},
+        metrics | {"step": 0, "t": 3_000},
+        start | {"t": 60_000},
+        metrics | {"step": 1, "t": 60_500},
+        {"op": "end", "key": "search/0", "status": "FINISHED", "t": 61_000},
+        {"op": "tags", "key": "search/0", "tags": {"config": "earlier"}, "t": 90_000},
+    ):
+        journal.append(record)
+    journal.close()
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    assert tracker.seconds("search/0") == 3.0
+    assert tracker.close(timeout=30.0)
