@@ -100,12 +100,16 @@ def _experiment_ids(client: Any, store: str, name: str | None) -> list[str]:
 
 
 def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | None, metrics: str) -> StudyResults:
+    from mlflow.entities import ViewType
+
     tags = parent.data.tags
     searched = tuple(json.loads(tags[Tag.SEARCHED]))
     modalities = tuple(json.loads(tags[Tag.MODALITIES]))
     rows: list[tuple[Any, ...]] = []
     cells = _Cells()
-    for run in _pages(client, ids, children_filter(parent.info.run_id, stage)):
+    children = children_filter(parent.info.run_id, stage)
+    deleted = client.search_runs(ids, children, ViewType.DELETED_ONLY)
+    for run in _pages(client, ids, children):
         rows.append(_run_row(run, searched))
         values = _best_values(run)
         if metrics == "all" and values:  # a run without them has no such file
@@ -127,6 +131,7 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
         tags=dict(tags),
         runs=runs[list(RUN_COLUMNS)].set_index("run"),
         table=_tidy(runs, cells, searched, modalities),
+        deleted=tuple((run.info.run_name, run.info.run_id) for run in deleted),
     )
 
 

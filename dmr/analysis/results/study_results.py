@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 
-from dmr.analysis.results.record_names import DEFAULTS, SUMMARIES, config_names, summary_metric
+from dmr.analysis.results.record_names import DEFAULTS, SUMMARIES, config_names, deleted_run, summary_metric
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
 
@@ -36,6 +36,7 @@ class StudyResults:
         table: tidy, one row per (run, split, metric, combination). Summaries over combinations, such as
             `accuracy_mean`, have no combination; a run without values has one row without split, metric, combination
             and value.
+        deleted: names and ids of runs that are left out, since people have deleted them in MLflow.
     """
 
     study: str
@@ -50,6 +51,15 @@ class StudyResults:
     tags: dict[str, str]
     runs: pd.DataFrame
     table: pd.DataFrame
+    deleted: tuple[tuple[str, str], ...] = ()
+
+    def deleted_line(self) -> str:
+        """What to say of the runs that are left out; empty where there is none."""
+        if not self.deleted:
+            return ""
+        (name, run_id), more = self.deleted[0], len(self.deleted) - 1
+        others = f", and {more} more runs" if more else ""
+        return f"{self.study}: left out: {name}: {deleted_run(run_id, 'its run')}{others}"
 
 
 def stage_of(results: StudyResults, stage: str) -> StudyResults:

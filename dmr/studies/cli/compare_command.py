@@ -50,7 +50,7 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     """
     from dmr.analysis.comparison.comparison import compare
     from dmr.analysis.results.artifacts import samples_reader
-    from dmr.studies.reporting.stored_results import load_results
+    from dmr.studies.cli.reading_commands import shown_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
@@ -61,7 +61,7 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     results: list[StudyResults] = []
     readers: dict[str, Callable[[str], Samples | None]] = {}
     for folder in folders:
-        results.append(load_results(folder.name, storage, None))
+        results.append(shown_results(folder.name, storage, None))
         readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.store_uris().tracking_uri))
     try:
         return compare(

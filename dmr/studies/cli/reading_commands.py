@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dmr.analysis.results.record_names import CONFIRM, SEARCH
 from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
+
+if TYPE_CHECKING:
+    from dmr.analysis.results.study_results import StudyResults
+
+
+def shown_results(
+    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
+) -> StudyResults:
+    """A study of a storage; people are told which of its runs are left out.
+
+    Raises:
+        StudyError: there is no such study, or its MLflow store cannot be read.
+    """
+    from dmr.studies.reporting.stored_results import load_results
+
+    results = load_results(name, storage, stage, metrics)
+    if line := results.deleted_line():
+        stderr_console().print(line, markup=False, soft_wrap=True)
+    return results
 
 
 @command("table")
@@ -26,9 +45,7 @@ def table(
     storage: StorageOption = None,
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
-    from dmr.studies.reporting.stored_results import load_results
-
-    results = load_results(name, storage, stage, metrics)
+    results = shown_results(name, storage, stage, metrics)
     if output == "csv":
         typer.echo(results.table.to_csv(index=False), nl=False)
     elif output == "json":
@@ -54,7 +71,6 @@ def heatmap(
     from dmr.analysis.figures.trial_heatmap import write_heatmap
     from dmr.analysis.results.record_names import DEFAULTS
     from dmr.analysis.results.study_results import default_trials, stage_of
-    from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
@@ -65,7 +81,7 @@ def heatmap(
         reference = int(difference_to)
     else:
         raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
-    results = load_results(name, storage, SEARCH if difference_to is None else None)
+    results = shown_results(name, storage, SEARCH if difference_to is None else None)
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
         typer.echo(write_heatmap(stage_of(results, SEARCH), path, top, reference, default_trials(results)))
@@ -93,12 +109,11 @@ def figures(
     from dmr.analysis.figures.style import save_figure
     from dmr.analysis.results.artifacts import read_artifact
     from dmr.analysis.results.study_results import stage_of
-    from dmr.studies.reporting.stored_results import load_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder(resolve_storage(storage), name)
-    results = load_results(name, storage, None)
+    results = shown_results(name, storage, None)
     client = MlflowClient(folder.store_uris().tracking_uri)
     search, confirm = stage_of(results, SEARCH), stage_of(results, CONFIRM)
     comparison, _ = compared(results, search, lambda run: None)

@@ -79,6 +79,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     except LookupError as error:
         tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
         return int(result.refused or not result.succeeded)
+    if line := results.deleted_line():
+        tell(line)
     trials = results.table.groupby("trial")[["status", *results.searched]].first()
     failed = trials.index[trials["status"].isin(FAILURES)]
     if len(failed):

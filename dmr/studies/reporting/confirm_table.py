@@ -30,6 +30,11 @@ class ConfirmRow(NamedTuple):
     worst: float | None
     full: float | None
 
+    def mean_text(self) -> str:
+        """The mean with its interval, where there is one."""
+        interval = "" if self.low is None else f" ({self.low:.4f}–{self.high:.4f})"
+        return f"{self.mean:.4f}{interval}"
+
     def texts(self) -> list[str]:
         """Of trial, seeds, mean, interval, worst, full."""
         trial = str(self.configuration.trial) if self.configuration.trial != NO_TRIAL else "-"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, SEARCH, Tag, runs_filter
+from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, DEFAULTS, SEARCH, Tag, config_names, runs_filter
 from dmr.direction import Direction
 from dmr.studies.reporting.confirm_table import NUMBERS, ConfirmRow
 from dmr.studies.trial_outcomes import FAILURES
@@ -26,11 +26,42 @@ def study_note(
     Args:
         model: the id of the winner's model.
     """
-    parts = [_best(results, experiment_id), _ended(results)]
+    parts = [_finding(results, confirmed), _best(results, experiment_id), _ended(results)]
     if confirmed:
         parts.append(_confirmed(results, confirmed))
     parts += [_filters(results, bool(confirmed)), _reproduce(results, model)]
     return "\n\n".join(parts)
+
+
+def _finding(results: StudyResults, confirmed: Sequence[ConfirmRow]) -> str:
+    """What was found, in two sentences: the best trial against the file's defaults, and what a confirmation says."""
+    from dmr.analysis.results.study_results import default_trials, trial_values
+
+    values = trial_values(results)
+    if values.empty:
+        return "Nothing was found: no trial has succeeded."
+    trial, metric = int(values.index[0]), results.objectives[0]["metric"]
+    method = str(results.runs.loc[results.runs["trial"] == trial, "method"].iloc[0])
+    found = f"Trial {trial} (`{method}`) was the best of {len(results.runs)} by {metric}: {values[metric].iloc[0]:.4f}"
+    defaults = default_trials(results).get(method)
+    if defaults == trial:
+        found += "; it has the file's defaults, so searching found nothing better"
+    elif defaults is not None and defaults in values.index:
+        found += f", where the file's defaults (trial {defaults}) have {float(values[metric].loc[defaults]):.4f}"
+    return f"**{found}.** {_tested(results, trial, method, confirmed)}"
+
+
+def _tested(results: StudyResults, trial: int, method: str, confirmed: Sequence[ConfirmRow]) -> str:
+    """What a confirmation says of a trial, against the file's defaults."""
+    if not confirmed:
+        return f"It is not confirmed on test: `dmr confirm {results.study}` trains it again with fresh seeds."
+    own = [row for row in confirmed if row.configuration.method == method and row.mean is not None]
+    best = next((row for row in own if row.configuration.trial == trial), None)
+    if best is None:
+        return "Its confirmation has no result."
+    text = f"Confirmed on test (seeds: {best.seeds}): mean {results.main_metric} {best.mean_text()}"
+    default = next((row for row in own if DEFAULTS in config_names(row.configuration.name) and row != best), None)
+    return f"{text}{'' if default is None else f', of the defaults {default.mean_text()}'}."
 
 
 def _best(results: StudyResults, experiment_id: str) -> str:

@@ -21,6 +21,7 @@ from dmr.studies.reporting.publish import publish
 from dmr.studies.stages.confirm_stage import ConfirmStage
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_mlflow
+from dmr.studies.storage.optuna_attributes import best_of
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.dataset_inputs import searched_inputs
@@ -121,6 +122,12 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     assert best is not None
     note = study.parent.data.tags[NOTE]
     assert f"val/accuracy_mean {best.values.objective:.4f}" in note
+    values = [best_of(trial) for trial in study.stage.study.get_trials()]
+    default = "; it has the file's defaults, so searching found nothing better"
+    if best.number == 1:
+        default = f", where the file's defaults (trial 0) have {values[0].objective:.4f}"
+    found = f"Trial {best.number} (`dropout`) was the best of 2 by val/accuracy_mean: {best.values.objective:.4f}"
+    assert note.startswith(f"**{found}{default}.** It is not confirmed on test: `dmr confirm s.1` trains it again")
     assert (
         f"[trial {best.number}](#/experiments/{study.experiment}/runs/{study.tracker.run_id(f'search/{best.number}')})"
         in note
@@ -140,9 +147,14 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     study.begin()  # everything is sent again
     note = study.parent.data.tags[NOTE]
     (winner,) = [model for model in study.models() if model.name == "s-1-winner"]
-    assert "Confirmed on test" in note
-    assert f"models:/{winner.model_id}" in note
     run = study.client.get_run(str(winner.tags["run"]))
+    tested = run.data.metrics["best/test/accuracy_mean"]
+    assert note.splitlines()[0].startswith(
+        f"**{found}{default}.** Confirmed on test (seeds: 1): mean accuracy {tested:.4f}"
+    )
+    assert ("of the defaults" in note.splitlines()[0]) == (best.number == 1)
+    assert "### Confirmed on test" in note
+    assert f"models:/{winner.model_id}" in note
     assert (run.data.tags["stage"], run.data.tags["trial"]) == ("confirm", str(best.number))
     assert f"{run.data.metrics['best/test/accuracy_mean']:.4f}" in note
     assert len(study.models()) == 2 + confirmation.total + 1
@@ -200,7 +212,7 @@ def test_a_study_in_which_every_trial_failed_has_a_note_that_says_so(
         study.stage.finish(record.number, TrialOutcome("diverged", "the loss is not finite"))
     publish(study.stage)
     note = study.parent.data.tags[NOTE]
-    assert note.startswith("### No trial has succeeded")
+    assert note.startswith("Nothing was found: no trial has succeeded.\n\n### No trial has succeeded")
     assert "Failed: 0, 1." in note
     run = study.client.get_run(str(study.tracker.run_id("search/1")))
     assert run.data.tags[NOTE].endswith("diverged: `the loss is not finite`")
