@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--experiment", help="default: the newest study of each name in any experiment")
     parser.add_argument("--out", type=Path, default=Path("comparison.png"))
     given = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names with letters that a terminal lacks
     try:
         check_target(given.out)
         both = [load_study(given.tracking_uri, name, experiment=given.experiment, stage=None) for name in given.studies]

@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--tracking-uri", help="default: where the study was written, by its places.json")
     parser.add_argument("--out", type=Path, default=Path("docs/findings"))
     given = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names with letters that a terminal lacks
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.studies:
         try:
@@ -54,8 +55,8 @@ def main() -> None:
 
 def findings(folder: Path, uri: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """One row per configuration; one per configuration, combination and seed; such rows for the IoU of each class."""
-    document = yaml.safe_load((folder / "study.yaml").read_text())
-    uri = uri or str(json.loads((folder / "places.json").read_text())["tracking_uri"])
+    document = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    uri = uri or str(json.loads((folder / "places.json").read_text(encoding="utf-8"))["tracking_uri"])
     client = MlflowClient(uri)
     dataset = open_dataset(document["dataset"].pop("name"), document["dataset"], document["seed"])
     results = load_study(uri, folder.name, experiment=document["experiment"], stage="confirm")

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     parser.add_argument("--experiment", help="default: the newest study of this name in any experiment")
     given = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names with letters that a terminal lacks
     try:
         results = load_study(given.tracking_uri, given.study, experiment=given.experiment, stage=None)
         found, why_not = compared(results, stage_of(results, "search"), samples_reader(given.tracking_uri))

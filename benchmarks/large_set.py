@@ -73,7 +73,9 @@ def write_set(folder: Path, gigabytes: float) -> int:
                 file[start : start + BLOCK] = noise[: len(own)] + 30 * own
             file.flush()
     kinds = [{"name": name, "kind": "image", "shape": list(shape)} for name, (shape, _) in SHAPES.items()]
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({"name": folder.name, "num_classes": 4, "modalities": kinds}))
+    (folder / "dataset.yaml").write_text(
+        yaml.safe_dump({"name": folder.name, "num_classes": 4, "modalities": kinds}), encoding="utf-8"
+    )
     return sum(counts.values())
 
 
@@ -94,10 +96,10 @@ def run_study(place: Path, name: str, dataset: dict[str, str], concurrent: int) 
         "budget": {"trials": concurrent},
         "resources": {"cpus": os.cpu_count() / concurrent, "concurrent": concurrent},
     }
-    (place / f"{name}.yaml").write_text(yaml.safe_dump(document))
+    (place / f"{name}.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("dmr")), "run", f"{name}.yaml"]
     started = time.perf_counter()
-    with open(place / f"{name}.log", "w") as log:
+    with open(place / f"{name}.log", "w", encoding="utf-8") as log:
         process = psutil.Popen(command, cwd=place, stdout=log, stderr=subprocess.STDOUT)
         driver, trials = 0, {}
         while process.poll() is None:
@@ -109,12 +111,12 @@ def run_study(place: Path, name: str, dataset: dict[str, str], concurrent: int) 
                             trials[child.pid] = max(trials.get(child.pid, 0), anonymous_bytes(child.pid))
             time.sleep(0.2)
     if process.returncode:
-        raise RuntimeError((place / f"{name}.log").read_text())
+        raise RuntimeError((place / f"{name}.log").read_text(encoding="utf-8"))
     return Peaks(sorted(trials.values(), reverse=True)[:concurrent], driver, time.perf_counter() - started)
 
 
 def anonymous_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
 
 
@@ -129,7 +131,7 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="dmr_large_set_", dir=given.folder))
     rows = []
     try:
-        (place / "made.py").write_text(FUNCTION)
+        (place / "made.py").write_text(FUNCTION, encoding="utf-8")
         os.environ |= {
             "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}",
             "XDG_CACHE_HOME": str(place / "cache"),

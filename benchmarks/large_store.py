@@ -135,7 +135,7 @@ def measure(arguments: list[str], output: Path) -> Used:
         process = psutil.Popen(command, stdout=file, stderr=subprocess.PIPE)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError, StopIteration):
-                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
                 peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
                 times = process.cpu_times()[:2]
             time.sleep(0.01)

@@ -17,7 +17,8 @@ def write_no_op(folder: Path) -> Path:
         for name in ("a", "b"):
             np.save(data / split / f"{name}.npy", draw.standard_normal((32, 4)).astype(np.float32))
     modalities = "[{name: a, kind: vector, shape: [4]}, {name: b, kind: vector, shape: [4]}]"
-    (data / "dataset.yaml").write_text(f"task: classification\nnum_classes: 2\nmodalities: {modalities}\n")
+    text = f"task: classification\nnum_classes: 2\nmodalities: {modalities}\n"
+    (data / "dataset.yaml").write_text(text, encoding="utf-8")
     file = folder / "no_op.yaml"
-    file.write_text(f"dataset: {{name: arrays, path: {data}}}\nscheduler: {{name: none}}\n")
+    file.write_text(f"dataset: {{name: arrays, path: {data}}}\nscheduler: {{name: none}}\n", encoding="utf-8")
     return file

@@ -54,7 +54,7 @@ def watched_run(script: str, *arguments: object) -> tuple[Timed, Watched]:
             watched = watch(process)
             wall = time.time() - started
         if process.returncode:
-            sys.exit(output.read_text()[-3000:])
+            sys.exit(output.read_text(encoding="utf-8")[-3000:])
         return read_times(Path(name), wall), watched
 
 

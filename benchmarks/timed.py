@@ -43,7 +43,7 @@ class Timed:
 
 def read_times(folder: Path, wall: float) -> Timed:
     """What the trials of a study in `folder` have written."""
-    lines = [json.loads(line) for line in (folder / TIMES).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / TIMES).read_text(encoding="utf-8").splitlines()]
     lines.sort(key=lambda line: line["ended"])
     return Timed(wall, *([line[key] for line in lines] for key in ("began", "ended", "training")))
 
@@ -80,7 +80,7 @@ def timed_fit(
     clocked, began, started = Clocked(reporter), time.time(), time.perf_counter()
     report = fit(dataset, settings, device, clocked)
     training = time.perf_counter() - started - clocked.seconds
-    with open(folder / TIMES, "a") as file:
+    with open(folder / TIMES, "a", encoding="utf-8") as file:
         file.write(json.dumps({"began": began, "ended": time.time(), "training": training}) + "\n")
     return report
 

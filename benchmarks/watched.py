@@ -62,5 +62,5 @@ def watch(process: subprocess.Popen[Any]) -> Watched:
 
 def _memory(pid: int) -> dict[str, float]:
     """The lines of /proc/PID/status in kB, in MB."""
-    fields = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    fields = (line.split() for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
     return {field[0].rstrip(":"): 1024 * int(field[1]) / 1e6 for field in fields if field[-1] == "kB"}

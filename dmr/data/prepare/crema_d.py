@@ -155,7 +155,7 @@ def _frame_of_video(files: Files, name: str) -> bytes:
     files.read(name)
     with tempfile.TemporaryDirectory() as folder:
         command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(files.root / name), "-r", "1", "-q:v", "2"]
-        ran = subprocess.run([*command, f"{folder}/%05d.jpg"], capture_output=True, text=True, errors="replace")
+        ran = subprocess.run([*command, f"{folder}/%05d.jpg"], capture_output=True, encoding="utf-8", errors="replace")
         frames = sorted(Path(folder).iterdir())
         if ran.returncode != 0 or not frames:
             reason = (ran.stderr.strip().splitlines() or ["no frames"])[-1]

@@ -13,10 +13,12 @@ from dmr.studies.cli import (  # noqa: F401  # their commands
     study_commands,
 )
 from dmr.studies.cli.app import app
+from dmr.studies.cli.output_encoding import write_everything
 
 
 def main() -> None:
     """The entry point of `dmr`."""
+    write_everything()
     try:
         app()
     except KeyboardInterrupt:

@@ -41,7 +41,7 @@ def engine_noise_to(path: Path) -> Iterator[TextIO]:
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    stderr = os.fdopen(os.dup(kept[1]), "w", buffering=1, encoding="utf-8", errors="replace")
+    stderr = os.fdopen(os.dup(kept[1]), "w", buffering=1, encoding=sys.stderr.encoding, errors=sys.stderr.errors)
     try:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)

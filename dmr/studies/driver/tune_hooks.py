@@ -109,7 +109,7 @@ class TuneCallback(_LeftBehind, tune.Callback):
         if self._cannot_import(text):
             return
         files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one per rank
-        hung = "\n".join(file.read_text() for file in files if file.stat().st_size)
+        hung = "\n".join(file.read_text(encoding="utf-8") for file in files if file.stat().st_size)
         if hung:
             outcome = TrialOutcome("lost", "an epoch took longer than train.epoch_minutes", hung)
         else:

@@ -243,7 +243,7 @@ class StudyFolder:
     def seconds_run(self) -> float:
         """Seconds the study has run so far, summed over its drivers."""
         try:
-            return float((self.path / "seconds").read_text())
+            return float((self.path / "seconds").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return 0.0
 

@@ -99,7 +99,7 @@ class StudyLock:
     def end_leftovers(self) -> None:
         """Kill what a dead driver left running on this machine: processes known by their number and time of birth."""
         try:
-            noted = json.loads(self._processes.read_text())
+            noted = json.loads(self._processes.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
         if isinstance(noted, list):  # by an earlier version, which did not note the host

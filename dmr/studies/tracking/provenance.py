@@ -25,10 +25,10 @@ def user_name() -> str | None:
 def git_commit() -> str | None:
     """The commit checked out in the working directory, None where there is none."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found.stdout.strip() if found.returncode == 0 else None
+    return found.stdout.decode("ascii").strip() if found.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:

@@ -283,7 +283,7 @@ class Tracker:
 
     def _read_offset(self) -> int:
         try:
-            return min(int(self._offset_file.read_text()), self.journal.end)
+            return min(int(self._offset_file.read_text(encoding="utf-8")), self.journal.end)
         except (OSError, ValueError):
             return 0
 

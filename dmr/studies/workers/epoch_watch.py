@@ -19,7 +19,7 @@ class EpochWatch:
         if minutes is not None:
             folder.mkdir(parents=True, exist_ok=True)
             name = HUNG if rank == 0 else f"rank{rank}-{HUNG}"
-            self.file = open(folder / name, "w")  # noqa: SIM115  # open as long as the process may end
+            self.file = open(folder / name, "w", encoding="utf-8")  # noqa: SIM115  # open as long as the process may end
 
     def start(self) -> None:
         if self.minutes is not None:
