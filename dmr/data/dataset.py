@@ -46,7 +46,7 @@ class Modality:
 
 
 @dataclass(frozen=True)
-class _MappedFile:
+class MappedFile:
     """Where a memory map lies: `offset` in bytes, `order` that of the memory, C or F."""
 
     path: Path
@@ -134,19 +134,24 @@ def _rows_of(array: npt.NDArray[Any], rows: npt.NDArray[np.int64], order: npt.ND
     return torch.from_numpy(gathered)
 
 
-def _packed(array: npt.NDArray[Any]) -> npt.NDArray[Any] | _MappedFile:
-    """A memory map in one piece, a part of a larger one included, is pickled by where it lies, anything else whole."""
+def mapped_file(array: npt.NDArray[Any]) -> MappedFile | None:
+    """Where a memory map in one piece lies, a part of a larger one included; None of any other array."""
     contiguous = array.flags.c_contiguous or array.flags.f_contiguous
     if not isinstance(array, np.memmap) or array.filename is None or not contiguous:
-        return array
+        return None
     start = np.frombuffer(vars(array)["_mmap"], dtype=np.uint8).ctypes.data
     offset = array.ctypes.data - start + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
-    return _MappedFile(Path(str(array.filename)), offset, array.dtype, array.shape, order)
+    return MappedFile(Path(str(array.filename)), offset, array.dtype, array.shape, order)
 
 
-def _unpacked(array: npt.NDArray[Any] | _MappedFile) -> npt.NDArray[Any]:
-    if not isinstance(array, _MappedFile):
+def _packed(array: npt.NDArray[Any]) -> npt.NDArray[Any] | MappedFile:
+    """What is pickled of an array: of a memory map where it lies, anything else whole."""
+    return mapped_file(array) or array
+
+
+def _unpacked(array: npt.NDArray[Any] | MappedFile) -> npt.NDArray[Any]:
+    if not isinstance(array, MappedFile):
         return array
     return np.memmap(array.path, array.dtype, "r", array.offset, array.shape, array.order)
 

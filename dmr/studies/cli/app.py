@@ -55,6 +55,9 @@ AddressOption = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster; else RAY_ADDRESS, else a local Ray.")
 ]
 NameOption = Annotated[str | None, typer.Option(metavar="NAME", help="Replace the study's name.")]
+SameDataOption = Annotated[
+    bool, typer.Option("--same-data", help="Go on although the data differ from those it began with; they are kept.")
+]
 TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
 
 

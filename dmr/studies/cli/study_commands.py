@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from dmr.studies.cli.app import (
     AddressOption,
     NameArgument,
     NameOption,
+    SameDataOption,
     SetOption,
     StorageOption,
     StudyFileArgument,
@@ -36,6 +38,7 @@ def run(
     name: NameOption = None,
     storage: StorageOption = None,
     address: AddressOption = None,
+    same_data: SameDataOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the study; start nothing.")] = False,
 ) -> int:
     """Run a study: search, a table and a heatmap, and `confirm` if the file says so. Run again, it goes on."""
@@ -50,13 +53,18 @@ def run(
     if dry_run:
         return _show_plan(plan, folder, _address(address))
     if folder.exists:
-        _check_unchanged(plan, folder, str(study))
-    return _run(plan, folder, _address(address))
+        plan = _in_its_experiment(plan, folder)
+        _check_unchanged(plan, folder, str(study), same_data)
+    return _run(plan, folder, _address(address), same_data)
 
 
 @command("resume")
 def resume(
-    name: NameArgument, trials: TrialsOption = None, storage: StorageOption = None, address: AddressOption = None
+    name: NameArgument,
+    trials: TrialsOption = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+    same_data: SameDataOption = False,
 ) -> int:
     """Go on with a study after any interruption, or raise its budget."""
     from dmr.studies.storage.locations import resolve_storage
@@ -67,7 +75,7 @@ def resume(
     document = folder.document()
     if trials is not None:
         set_option(document, "budget.trials", trials, "--trials")
-    return _run(make_plan(document, str(folder.study_file)), folder, _address(address))
+    return _run(make_plan(document, str(folder.study_file)), folder, _address(address), same_data)
 
 
 @command("confirm")
@@ -79,6 +87,7 @@ def confirm(
     seeds: Annotated[int | None, typer.Option(min=1, help="With how many new seeds to train each.")] = None,
     storage: StorageOption = None,
     address: AddressOption = None,
+    same_data: SameDataOption = False,
 ) -> int:
     """Train the best configurations and the file's defaults again with fresh seeds, and evaluate them on test."""
     from dmr.studies.storage.locations import resolve_storage
@@ -93,12 +102,16 @@ def confirm(
     plan = make_plan(document | {"confirm": (document.get("confirm") or {}) | given}, str(folder.study_file))
     if folder.lock.driver() is None and not search_ended(document, load_search(folder)):
         raise StudyError(f"{name}: the search is not complete; go on with: dmr resume {name}")
-    return _run(plan, folder, _address(address))
+    return _run(plan, folder, _address(address), same_data)
 
 
 @command("train")
 def train(
-    study: StudyFileArgument, overrides: SetOption = None, name: NameOption = None, storage: StorageOption = None
+    study: StudyFileArgument,
+    overrides: SetOption = None,
+    name: NameOption = None,
+    storage: StorageOption = None,
+    same_data: SameDataOption = False,
 ) -> int:
     """One training run with the file's defaults, in this process, without a search."""
     from dmr.studies.driver.train_once import train_once
@@ -107,7 +120,7 @@ def train(
     from dmr.studies.study_file.ready_studies import find_study_file
 
     plan = load_plan(find_study_file(study), ["search={}", "first=[]", *(overrides or [])], None, name)
-    return train_once(plan, resolve_storage(storage), stderr_console())
+    return train_once(plan, resolve_storage(storage), stderr_console(), same_data)
 
 
 @command("studies")
@@ -224,33 +237,45 @@ def _address(address: str | None) -> str | None:
     return address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str) -> None:
-    """A study that exists may be run again with another budget or other resources, but not with other trials.
+def _in_its_experiment(plan: StudyPlan, folder: StudyFolder) -> StudyPlan:
+    """A study stays in its experiment, which is named after a data folder that may have moved."""
+    if plan.study.experiment is not None:
+        return plan
+    return replace(plan, document=plan.document | {"experiment": folder.document()["experiment"]})
+
+
+def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str, same_data: bool = False) -> None:
+    """A study that exists may be run again with another budget or other resources, or with its data in another place,
+    but not with other trials.
 
     Raises:
         StudyError: a line per changed key.
     """
-    from dmr.studies.study_file.changed_keys import changed_keys
+    from dmr.studies.storage.trained_data import kept_digests
+    from dmr.studies.study_file.changed_keys import changed_keys, with_data_of
     from dmr.studies.study_file.plan import make_plan
 
-    changed = changed_keys(folder.document(), plan.document)
+    known = same_data or kept_digests(folder) is not None
+    before = with_data_of(folder.document(), plan.document) if known else folder.document()
+    changed = changed_keys(before, plan.document)
     if changed:  # perhaps by keys that an earlier version did not have
         with suppress(StudyError):  # such as data that have moved: they are among the changes
-            before = make_plan(folder.document(), str(folder.study_file)).document
-            changed = changed_keys(before, plan.document)
+            changed = changed_keys(make_plan(before, str(folder.study_file)).document, plan.document)
     if changed:
+        moved = any(line.startswith("dataset.path:") for line in changed)
         raise StudyError(
             *(f"{where}: {line}" for line in changed),
             f"{where}: study {plan.study.name!r} exists in {folder.path} with other settings: "
-            "give this one another name (--name), or go on with `dmr resume`",
+            "give this one another name (--name), or go on with `dmr resume`"
+            f"{'; where only the data have moved, with --same-data' if moved else ''}",
         )
 
 
-def _run(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:
+def _run(plan: StudyPlan, folder: StudyFolder, address: str | None, same_data: bool) -> int:
     from dmr.studies.cli.study_screens import show_summary
     from dmr.studies.driver.run_study import run_study
 
-    return show_summary(plan, folder, run_study(plan, folder, address), stderr_console())
+    return show_summary(plan, folder, run_study(plan, folder, address, same_data), stderr_console())
 
 
 def _show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> int:

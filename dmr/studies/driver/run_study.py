@@ -26,6 +26,7 @@ from dmr.studies.storage.mlflow_store import follow_artifacts, no_such_store, op
 from dmr.studies.storage.optuna_storage import load_search, open_optuna, unusable
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
+from dmr.studies.storage.trained_data import check_same_data, remember_data
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.yaml_io import to_yaml
@@ -68,13 +69,18 @@ ENGINE_SETTINGS = {
 }
 
 
-def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None) -> RunResult:
+def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_data: bool = False) -> RunResult:
     """Run a study or go on with it, under its lock, until its budget is done or it is stopped.
 
+    Args:
+        same_data: the data are as good as those the study began with.
+
     Raises:
-        StudyError: another driver runs it, it is a copy, a store or cluster cannot be reached, or no trial fits the
-            cluster.
+        StudyError: it began with other data, another driver runs it, it is a copy, a store or cluster cannot be
+            reached, or no trial fits the cluster.
     """
+    if not same_data:
+        check_same_data(folder, plan.data_digests, plan.data_source)
     os.environ.update({key: os.environ.get(key, value) for key, value in ENGINE_SETTINGS.items()})
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
@@ -145,6 +151,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id:
             search = SearchStage(plan, storage, tracker, folder, may_exist or uris.optuna_url == folder.optuna_url)
             folder.remember(uris)
             write_text(folder.study_file, to_yaml(plan.document))
+            remember_data(folder, plan.data_digests)
             search.open()
             outcome = _run_stage(search, None, stderr, engine)
             if outcome == "complete" and plan.study.confirm is not None and search.best is not None:

@@ -22,6 +22,7 @@ from dmr.studies.driver.ray_cluster import check_fits, local_need
 from dmr.studies.driver.run_study import CLOSE_SECONDS, open_places, tracking_error_line, tracking_note_lines
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.storage.trained_data import check_same_data, remember_data
 from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
@@ -60,11 +61,15 @@ class TrackedReporter(FolderReporter):
         self.progress.update(self.task, completed=report.epoch + 1, description=text)
 
 
-def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
+def train_once(plan: StudyPlan, storage: Path, console: Console, same_data: bool = False) -> int:
     """Train, or go on with the same run after an interruption; returns the exit code.
 
+    Args:
+        same_data: the data are as good as those the run began with.
+
     Raises:
-        StudyError: MLflow cannot be reached, the folder is a copy, or the run is being trained by another process.
+        StudyError: MLflow cannot be reached, the folder is a copy, the run began with other data, or is being trained
+            by another process.
     """
     if plan.study.resources.distributed:
         console.print(
@@ -75,6 +80,8 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
     settings = plan.run_settings({}, plan.study.seed)
     digest = hashlib.sha256(json.dumps(plan.document, sort_keys=True).encode()).hexdigest()[:8]
     folder = StudyFolder(storage / plan.study.name, f"train-{digest}")
+    if not same_data:
+        check_same_data(folder, plan.data_digests, plan.data_source)
     begun = None if folder.journal_id is None else f"{folder.journal_id}/{KEY}"
     with engine_noise_to(Path(os.devnull)):
         uris = open_places(folder)
@@ -83,6 +90,7 @@ def train_once(plan: StudyPlan, storage: Path, console: Console) -> int:
     with folder.lock.held(), logging_to(folder.log):
         folder.remember(uris)
         write_text(folder.study_file, to_yaml(plan.document))
+        remember_data(folder, plan.data_digests)
         tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
         try:
             logger = RunLogger(tracker, plan)

@@ -66,6 +66,11 @@ class StudyFolder:
         return self.path / "study.yaml"
 
     @property
+    def data_file(self) -> Path:
+        """What the study trains on."""
+        return self.path / "data.json"
+
+    @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 

@@ -25,6 +25,13 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
+def with_data_of(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The document `before` with the path of its data as in `after`: what lies there is known by its content."""
+    if "path" not in before["dataset"] or "path" not in after["dataset"]:
+        return before
+    return before | {"dataset": before["dataset"] | {"path": after["dataset"]["path"]}}
+
+
 def _differences(before: Any, after: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     if key == ("search",) and isinstance(before, list) and isinstance(after, list):
         before, after = ({f"[{block['name']}]": block for block in blocks} for blocks in (before, after))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from dmr.studies.study_file.cross_checks import (
     check_searched,
     grace_epochs,
 )
+from dmr.studies.study_file.data_digests import data_digests
 from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
 from dmr.studies.study_file.first_points import first_point, first_points
@@ -58,6 +60,16 @@ class StudyPlan:
     dataset: MultimodalDataset
     first: tuple[dict[str, Any], ...]
     grace_epochs: int
+
+    @cached_property
+    def data_digests(self) -> dict[str, str]:
+        """What the data set is known by; all of it is read."""
+        return data_digests(self.dataset)
+
+    @property
+    def data_source(self) -> str:
+        """The data's folder, or the name of what makes them."""
+        return str(self.document["dataset"].get("path") or self.document["dataset"]["name"])
 
     @property
     def combinations(self) -> Combinations:

@@ -8,20 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from dmr.data.dataset import MultimodalDataset, Split
 from dmr.studies.study_file.plan import StudyPlan
 
 DIGEST_BYTES = 4  # as many as MLflow's own data sets have
-_INPUTS: dict[tuple[int, str], list[dict[str, str]]] = {}  # by a plan's id: a digest reads all of a split
+_INPUTS: dict[tuple[int, str], list[dict[str, str]]] = {}  # by a plan's id
 
 
 def searched_inputs(plan: StudyPlan) -> list[dict[str, str]]:
@@ -38,16 +34,19 @@ def _inputs(plan: StudyPlan, split: str) -> list[dict[str, str]]:
     """Of a split, computed once per plan."""
     key = (id(plan), split)
     if key not in _INPUTS:
-        _INPUTS[key] = dataset_inputs(plan.dataset, plan.document["dataset"], (split,))
+        _INPUTS[key] = dataset_inputs(plan.dataset, plan.document["dataset"], (split,), plan.data_digests)
         weakref.finalize(plan, _INPUTS.pop, key, None)
     return _INPUTS[key]
 
 
-def dataset_inputs(dataset: MultimodalDataset, given: Mapping[str, Any], splits: Iterable[str]) -> list[dict[str, str]]:
+def dataset_inputs(
+    dataset: MultimodalDataset, given: Mapping[str, Any], splits: Iterable[str], digests: Mapping[str, str]
+) -> list[dict[str, str]]:
     """The fields of MLflow's Dataset, and `context`, of each of the `splits` that there are.
 
     Args:
         given: the study file's `dataset`.
+        digests: the plan's `data_digests`.
     """
     source: dict[str, Any]
     if "path" in given:
@@ -61,7 +60,7 @@ def dataset_inputs(dataset: MultimodalDataset, given: Mapping[str, Any], splits:
     return [
         {
             "name": dataset.name,
-            "digest": split_digest(dataset, name),
+            "digest": split_digest(digests, name),
             "source_type": source_type,
             "source": json.dumps(source, default=str),
             "schema": json.dumps({"mlflow_colspec": _columns(dataset)}),
@@ -73,26 +72,10 @@ def dataset_inputs(dataset: MultimodalDataset, given: Mapping[str, Any], splits:
     ]
 
 
-def split_digest(dataset: MultimodalDataset, name: str) -> str:
-    """What a split is known by: the values of arrays in memory, size and time of the files of memory maps."""
-    split = dataset.splits[name]
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    described = [(modality.name, modality.kind, modality.shape) for modality in dataset.modalities]
-    digest.update(repr((name, dataset.task, dataset.class_names, dataset.ignore_index, described)).encode())
-    for array in (*(split.inputs[name] for name in dataset.modality_names), split.labels, split.rows, split.present):
-        digest.update(b"|")
-        if array is not None:
-            _add(digest, array)
-    return digest.hexdigest()
-
-
-def _add(digest: Any, array: npt.NDArray[Any]) -> None:
-    digest.update(repr((array.dtype.str, array.shape)).encode())
-    if isinstance(array, np.memmap) and array.filename is not None:
-        found = os.stat(array.filename)
-        digest.update(repr((found.st_size, found.st_mtime_ns, array.offset)).encode())
-    else:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+def split_digest(digests: Mapping[str, str], name: str) -> str:
+    """What a split is known by, as long as MLflow's own: from the facts of the data set and its own arrays' digests."""
+    own = {key: value for key, value in digests.items() if "/" not in key or key.startswith(f"{name}/")}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[: 2 * DIGEST_BYTES]
 
 
 def _columns(dataset: MultimodalDataset) -> list[dict[str, str]]:

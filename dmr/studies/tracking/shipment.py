@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dmr.analysis.results.record_names import Tag, deleted_run, key_filter
 from dmr.studies.storage.mlflow_store import NOT_OFFERED
 from dmr.studies.storage.store_passwords import first_line
-from dmr.studies.tracking.journal import Record
+from dmr.studies.tracking.journal import Journal, Record
 from dmr.studies.tracking.logged_models import ship_model
 
 log = logging.getLogger("dmr")
@@ -55,7 +54,7 @@ class Shipment:
         self,
         client: Any,
         experiment_id: str,
-        journal_id: str,
+        journal: Journal,
         ids: StoreIds,
         append: Callable[..., None],
         note: Callable[[str], None],
@@ -65,7 +64,8 @@ class Shipment:
         append: writes a record to the journal, as `Tracker` does.
         note: tells people a line.
         """
-        self.client, self.experiment_id, self.journal_id = client, experiment_id, journal_id
+        self.client, self.experiment_id = client, experiment_id
+        self.journal_id, self.folder = journal.id, journal.path.parent
         self.ids, self.append, self.note = ids, append, note
         self.metrics: dict[str, list[Any]] = defaultdict(list)
         self.tags: dict[str, list[Any]] = defaultdict(list)
@@ -147,6 +147,8 @@ class Shipment:
             run_id = self.ids.runs[record["key"]]
             if self.ids.folders.get(record.get("path", "")) != model:  # a later model's files are there now
                 record = {name: value for name, value in record.items() if name != "path"}
+            elif "path" in record:
+                record = record | {"path": str(self.folder / record["path"])}
             model_id = ship_model(self.client, self.experiment_id, run_id, record, tag, may_exist)
             self.append({"op": "model_id", "key": model, "id": model_id})
 
@@ -178,11 +180,12 @@ class Shipment:
         self._do(key, f"model {record['model']}", partial(self._create_model, record), may_lack=True)
 
     def _artifact(self, key: str, record: Record) -> None:
-        if not Path(record["path"]).is_file():
-            log.info("%s is gone and was not logged to MLflow", record["path"])
+        file = self.folder / record["path"]
+        if not file.is_file():
+            log.info("%s is gone and was not logged to MLflow", file)
             return
-        artifact = partial(self.client.log_artifact, self.ids.runs.get(key), record["path"])
-        self._do(key, f"artifact {Path(record['path']).name}", artifact)
+        artifact = partial(self.client.log_artifact, self.ids.runs.get(key), str(file))
+        self._do(key, f"artifact {file.name}", artifact)
 
     def _end(self, key: str, record: Record) -> None:
         end = partial(self.client.set_terminated, self.ids.runs.get(key), status=record["status"], end_time=record["t"])

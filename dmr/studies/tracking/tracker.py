@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmr.analysis.store_uris import sqlite_file
 from dmr.files import write_text
 from dmr.studies.storage.mlflow_store import open_client, open_mlflow
 from dmr.studies.storage.store_passwords import first_line
@@ -43,13 +44,13 @@ class Tracker:
         self.journal_failed = False
         self._uri, self.experiment_id = tracking_uri, experiment_id
         self._experiment: str | None = None  # its name, once the store was looked at
-        self._store_file = _sqlite_file(tracking_uri)
+        self._store_file = _file_state(tracking_uri)
         self._offset_file = journal.with_suffix(".shipped")
         self._groups: set[tuple[str, int, str]] = set()
         self._inputs: set[tuple[str, str]] = set()
         self._ids = StoreIds()
         self._modelled: set[str] = set()
-        self._started: set[str] = set()
+        self._params: dict[str, dict[str, str]] = {}  # of runs that have been begun
         self._seen: dict[str, int] = {}  # when a run that goes on was heard of last
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._notes: dict[str, None] = {}
@@ -70,10 +71,10 @@ class Tracker:
         params: Mapping[str, Any],
         parent: str | None = None,
     ) -> None:
-        """Begin a run, or go on with it where it was begun before."""
+        """Begin a run, or go on with it where it was begun before; its params are those that it began with."""
         self._append(
             {"op": "start", "key": key, "name": name, "tags": dict(tags), "parent": parent}
-            | {"params": _texts(params)},
+            | {"params": self._params.get(key, _texts(params))},
             durable=True,
         )
 
@@ -99,7 +100,7 @@ class Tracker:
         if model not in self._modelled:
             record = {"op": "model", "key": key, "model": model, "name": name, "tags": dict(tags)}
             record["params"] = _texts(params)
-            self._append(record | ({"path": str(path)} if path is not None else {}))
+            self._append(record | ({"path": self._place(path)} if path is not None else {}))
 
     def metrics(self, key: str, values: Mapping[str, float], *, step: int, model: str | None = None) -> None:
         """Record values at a step, and that they are those of a `model` recorded before. The same values at the same
@@ -119,7 +120,7 @@ class Tracker:
 
     def artifact(self, key: str, path: Path) -> None:
         """A local file, copied when it is shipped."""
-        self._append({"op": "artifact", "key": key, "path": str(path)})
+        self._append({"op": "artifact", "key": key, "path": self._place(path)})
 
     def end(self, key: str, status: str) -> None:
         """FINISHED, FAILED or KILLED."""
@@ -184,6 +185,11 @@ class Tracker:
         self.journal.close()
         return done
 
+    def _place(self, path: Path) -> str:
+        """A path, from the journal's folder on where it is in that: it may be moved before the record is sent."""
+        folder = self.journal.path.parent
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
     def _append(self, record: Record, durable: bool = False) -> None:
         record["t"] = time.time_ns() // 1_000_000
         try:
@@ -200,7 +206,9 @@ class Tracker:
             key, now = record["key"], record["t"]
             self._seconds[key] += 0.0 if record["op"] == "start" else (now - self._seen.get(key, now)) / 1_000
             self._seen[key] = now
-        if record["op"] == "run":
+        if record["op"] == "start":
+            self._params.setdefault(record["key"], record["params"])
+        elif record["op"] == "run":
             self._ids.runs[record["key"]] = record["id"]
         elif record["op"] == "metrics":
             self._groups.add((record["key"], record["step"], record["group"]))
@@ -212,8 +220,6 @@ class Tracker:
                 self._ids.folders[record["path"]] = record["model"]
         elif record["op"] == "model_id":
             self._ids.models[record["key"]] = record["id"]
-        elif record["op"] == "start":
-            self._started.add(record["key"])
         elif record["op"] == "refused":
             self._ids.refused[record["name"]] = record["reason"]
         elif record["op"] == "store":
@@ -221,7 +227,7 @@ class Tracker:
 
     def _seek(self) -> None:
         """What is not known to be in the store is looked for there before it is made."""
-        self._ids.runs_may_exist = set(self._started) - set(self._ids.runs)
+        self._ids.runs_may_exist = set(self._params) - set(self._ids.runs)
         self._ids.models_may_exist = set(self._modelled) - set(self._ids.models)
 
     def _note(self, text: str) -> None:
@@ -251,14 +257,14 @@ class Tracker:
         """Ship the next records; the offset moves only when all of them are in MLflow."""
         from mlflow.exceptions import MlflowException
 
-        if self._store_file != _sqlite_file(self._uri):
+        if self._store_file != _file_state(self._uri):
             raise OSError("the store's file was deleted or replaced")  # what is written now nobody could read
         client = open_client(self._uri)
         if self._experiment is None:
             self._experiment = str(client.get_experiment(self.experiment_id).name)
             if _has_lost(client, next(iter(self._ids.runs.values()), None)):
                 self._ship_again()
-        shipment = Shipment(client, self.experiment_id, self.journal.id, self._ids, self._append, self._note)
+        shipment = Shipment(client, self.experiment_id, self.journal, self._ids, self._append, self._note)
         after = self._shipped
         try:
             for record, after in self.journal.read(self._shipped):  # noqa: B007
@@ -308,10 +314,10 @@ def _has_lost(client: Any, run_id: str | None) -> bool:
     return False
 
 
-def _sqlite_file(uri: str) -> tuple[int, int] | None:
+def _file_state(uri: str) -> tuple[int, int] | None:
     """Which file a store is that is one, so that another one in its place is known."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or not path.exists():
+    path = sqlite_file(uri)
+    if path is None or not path.exists():
         return None
     found = path.stat()
     return found.st_dev, found.st_ino

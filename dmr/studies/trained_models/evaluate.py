@@ -49,6 +49,8 @@ def evaluate_run(
         StudyError: the split, the data, a combination or the checkpoint cannot be used.
     """
     split, dataset = _data_of(run, split, data)
+    if data is None:
+        run.warn_of_changed_data()
     wanted = parse_combinations(combinations, dataset.modality_names)
     state = network_state(run.checkpoint)
     gpu = run.plan.study.resources.gpus > 0 and torch.cuda.is_available()

@@ -45,6 +45,7 @@ def export_run(run: TrainedRun, out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(f"-o {out}: is there and not empty; name another folder")
+    run.warn_of_changed_data()  # class names, for one, are those that the data have now
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow.pyfunc  # noqa: F401  # sets the levels of its loggers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from dmr.studies.search.ranking import Ranked, best_first
 from dmr.studies.storage.optuna_attributes import CONFIRM, best_of, confirm_run_key, point_of_confirm_run
 from dmr.studies.storage.optuna_storage import load_confirmation, load_search
 from dmr.studies.storage.study_folder import FolderRenamed, StageName, StudyFolder
+from dmr.studies.storage.trained_data import changed_data
 from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import PARENT
 from dmr.training import RunSettings
+
+log = logging.getLogger("dmr")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class TrainedRun:
     run_id: str | None
     settings: RunSettings
     checkpoint: Path
+
+    def warn_of_changed_data(self) -> None:
+        """Log a line for everything in which the data are not those that it was trained with any more."""
+        if self.folder.data_file.exists():
+            for line in changed_data(self.folder, self.plan.data_digests, self.plan.data_source):
+                log.warning("%s was trained with other data: %s", self.label, line)
 
 
 def find_run(run_id: str, storage: Path) -> TrainedRun:

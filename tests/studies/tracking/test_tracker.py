@@ -125,6 +125,19 @@ def test_what_is_recorded_twice_is_there_once(store: tuple[str, str], tmp_path: 
     check(store, tracker)
 
 
+def test_a_run_that_goes_on_keeps_the_parameters_it_began_with(
+    store: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow takes none that differ, such as the path of data that have moved."""
+    for path in ("before", "after"):
+        tracker = Tracker(tmp_path / "journal.jsonl", *store)
+        tracker.start("search/0", name="s-0", tags={}, params={"dataset.path": path, "a": 1})
+        assert tracker.close(timeout=30.0)
+    run = MlflowClient(store[0]).get_run(str(tracker.run_id("search/0")))
+    assert run.data.params == {"dataset.path": "before", "a": "1"}
+    assert caplog.text == ""
+
+
 def test_a_journal_without_its_offset_is_sent_again_and_changes_nothing(store: tuple[str, str], tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "journal.jsonl", *store)
     record(tracker, tmp_path / "files")
