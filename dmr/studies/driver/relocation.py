@@ -14,6 +14,7 @@ from dmr.studies.storage.mlflow_store import check_database, follow_artifacts, o
 from dmr.studies.storage.optuna_storage import open_optuna
 from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.trained_data import check_same_data
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.yaml_io import to_yaml
 
@@ -39,7 +40,9 @@ def relocate(folder: StudyFolder, mlflow: str | None, optuna_url: str | None, da
             if "path" not in document["dataset"]:
                 raise StudyError(f"--data {data}: the data of study {folder.name!r} do not lie in a folder")
             document["dataset"]["path"] = str(data)
-            document = make_plan(document, f"--data {data}").document
+            plan = make_plan(document, f"--data {data}")
+            check_same_data(folder, plan.data_digests, plan.data_source)
+            document = plan.document
         file, before = sqlite_file(uris.tracking_uri), folder.tracking_file_before()
         if file is not None and before is not None and file.exists():
             follow_artifacts(file, before)
