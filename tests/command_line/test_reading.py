@@ -12,6 +12,7 @@ import optuna
 import pandas as pd
 import pytest
 from click.testing import Result
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from dmr.combinations import all_combinations
@@ -154,3 +155,59 @@ def test_status_and_list_count_trials_by_how_they_ended(place: Path) -> None:
     assert shown["begun"][1] == "trials: 1 waiting"  # the file's defaults come first
     assert not any(line.startswith("best") for name in ("nothing", "begun", "running") for line in shown[name])
     assert read(place, "list").stdout.splitlines() == sorted(lines[0] for lines in shown.values())
+
+
+COMMANDS = (["table", "one"], ["heatmap", "one"], ["figures", "one"], ["report", "one"], ["compare", "one"])
+
+
+@pytest.mark.parametrize("what", ["run", "experiment"])
+def test_a_study_that_was_deleted_in_mlflow_is_one_line_that_says_how_to_restore_it(place: Path, what: str) -> None:
+    """For every command that reads it, and for `resume`, which starts nothing."""
+    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    folder = StudyFolder(place / "dmr_runs", "one")
+    experiment = client.get_experiment_by_name("reading").experiment_id
+    (run,) = client.search_runs([experiment], f"tags.`dmr.key` = '{folder.study_key}'")
+    before = read(place, "table", "one").stdout
+    if what == "run":
+        client.delete_run(run.info.run_id)
+        text = f"the study's run was deleted in MLflow; restore it: mlflow runs restore --run-id {run.info.run_id}"
+    else:
+        client.delete_experiment(experiment)
+        text = "experiment 'reading' was deleted in MLflow; restore it: "
+        text += f"mlflow experiments restore --experiment-id {experiment}"
+    journal = folder.journal.read_bytes()
+    for command in (*COMMANDS, ["resume", "one"]):
+        done = dmr(place, *command)
+        assert (done.exit_code, done.stdout) == (2, ""), command
+        (line,) = done.stderr.splitlines()
+        assert line.endswith(text), command
+        assert "mlflow.db: " in line
+    assert folder.journal.read_bytes() == journal
+    if what == "run":
+        client.restore_run(run.info.run_id)
+    else:
+        client.restore_experiment(experiment)
+    assert read(place, "table", "one").stdout == before
+
+
+def test_a_trial_that_was_deleted_in_mlflow_is_named(place: Path, tmp_path: Path) -> None:
+    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    table = pd.read_csv(io.StringIO(read(place, "table", "mixed").stdout))
+    runs = table.groupby("trial")["run"].first()
+    for run in (runs[1], runs[0]):
+        client.delete_run(run)
+    try:
+        left_out = dmr(place, "table", "mixed")
+        line = left_out.stderr.strip()
+        assert set(pd.read_csv(io.StringIO(left_out.stdout))["trial"]) == set(table["trial"]) - {0, 1}
+        assert line.startswith("mixed: left out: mixed-000")
+        assert line.endswith(", and 1 more")
+        client.restore_run(runs[0])
+        line = "mixed: left out: mixed-0001: its run was deleted in MLflow; "
+        line += f"restore it: mlflow runs restore --run-id {runs[1]}"
+        for command in (["heatmap", "mixed", "-o", tmp_path / "h.png"], ["figures", "mixed", "-o", tmp_path]):
+            assert dmr(place, *command).stderr.splitlines()[0] == line
+    finally:
+        for run in runs[:2]:
+            client.restore_run(run)
+    assert read(place, "table", "mixed").stderr == ""

@@ -58,7 +58,7 @@ class StudyResults:
         if not self.deleted:
             return ""
         (name, run_id), more = self.deleted[0], len(self.deleted) - 1
-        others = f", and {more} more runs" if more else ""
+        others = f", and {more} more" if more else ""
         return f"{self.study}: left out: {name}: {deleted_run(run_id, 'its run')}{others}"
 
 

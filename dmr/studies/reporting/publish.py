@@ -29,7 +29,7 @@ FLUSH_SECONDS = 30.0
 
 def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None) -> None:
     """Make what people read of a study and put it on its run, where MLflow has everything it is made from; once, until
-    more trials have ended.
+    more trials have ended, or their runs have other ids.
 
     Whatever fails here is a warning: the study has its results.
     """
@@ -40,9 +40,9 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
     published = None
     with stage.retry_queue.reaching():
         published = stage.study.user_attrs.get(PUBLISHED)
-    if published == stage.finished and folder.heatmap.exists():
-        return
     if not tracker.flush(timeout=FLUSH_SECONDS):
+        return
+    if published == stage.finished and folder.heatmap.exists() and stage.stage not in tracker.outdated:
         return
     with _warned("the heatmap, report and note of the study"):
         search = _load(search_stage, SEARCH)
@@ -58,6 +58,7 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
         with _warned("the note of the study's run"):
             rows = _confirmed(search_stage, confirmation) if confirmation is not None else ()
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
+        tracker.published(stage.stage)
         stage.retry_queue.put(lambda: stage.study.set_user_attr(PUBLISHED, stage.finished))
 
 

@@ -29,19 +29,27 @@ T = TypeVar("T")
 
 @dataclass
 class StoreIds:
-    """What MLflow calls our runs and models, by their keys; those that it may have without our knowing; what it has
-    refused for good, by name, with its reason; and the last model of each folder of files.
+    """What MLflow calls our runs and models.
+
+    Attributes:
+        runs, models: their ids, by their keys.
+        runs_may_exist, models_may_exist: the keys of those that it may have without our knowing.
+        lost: the keys of runs by the ids that they had.
+        refused: what it has refused for good, by name, with its reason.
+        folders: the last model of each folder of files.
     """
 
     runs: dict[str, str] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     runs_may_exist: set[str] = field(default_factory=set)
     models_may_exist: set[str] = field(default_factory=set)
+    lost: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
 
     def forget(self) -> None:
         """The store has lost what it had."""
+        self.lost |= {run_id: key for key, run_id in self.runs.items()}
         self.runs.clear()
         self.models.clear()
         self.refused.clear()
@@ -149,6 +157,8 @@ class Shipment:
                 record = {name: value for name, value in record.items() if name != "path"}
             elif "path" in record:
                 record = record | {"path": str(self.folder / record["path"])}
+            tags = {n: self.ids.runs.get(self.ids.lost.get(value, ""), value) for n, value in record["tags"].items()}
+            record = record | {"tags": tags}
             model_id = ship_model(self.client, self.experiment_id, run_id, record, tag, may_exist)
             self.append({"op": "model_id", "key": model, "id": model_id})
 

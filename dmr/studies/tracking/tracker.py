@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dmr.analysis.results.record_names import CONFIRM, SEARCH
 from dmr.analysis.store_uris import sqlite_file
 from dmr.files import write_text
 from dmr.studies.storage.mlflow_store import open_client, open_mlflow
@@ -51,6 +52,7 @@ class Tracker:
         self._ids = StoreIds()
         self._modelled: set[str] = set()
         self._params: dict[str, dict[str, str]] = {}  # of runs that have been begun
+        self.outdated: set[str] = set()
         self._seen: dict[str, int] = {}  # when a run that goes on was heard of last
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._notes: dict[str, None] = {}
@@ -125,6 +127,10 @@ class Tracker:
     def end(self, key: str, status: str) -> None:
         """FINISHED, FAILED or KILLED."""
         self._append({"op": "end", "key": key, "status": status}, durable=True)
+
+    def published(self, stage: str) -> None:
+        """What people read of a stage was made: it is not `outdated`, until the store has lost the runs it names."""
+        self._append({"op": "published", "stage": stage})
 
     def run_id(self, key: str) -> str | None:
         """The MLflow run's id, once it was created."""
@@ -224,6 +230,9 @@ class Tracker:
             self._ids.refused[record["name"]] = record["reason"]
         elif record["op"] == "store":
             self._ids.forget()
+            self.outdated = {SEARCH, CONFIRM}
+        elif record["op"] == "published":
+            self.outdated.discard(record["stage"])
 
     def _seek(self) -> None:
         """What is not known to be in the store is looked for there before it is made."""

@@ -263,3 +263,22 @@ def test_values_of_another_split(new_study: NewStudy) -> None:
 def test_the_better_end_of_the_main_metric_is_what_the_study_says(new_study: NewStudy) -> None:
     assert load(new_study(tags={"main_metric_mode": "min"})).main_mode == "min"
     assert load(new_study(tags={"main_metric_mode": "max"})).main_mode == "max"
+
+
+def test_a_study_whose_run_was_deleted_is_no_study_and_its_trials_are_left_out_where_theirs_were(
+    new_study: NewStudy,
+) -> None:
+    study = new_study()
+    kept, deleted = (study.trial(number, SEVEN) for number in range(2))
+    study.client.delete_run(deleted)
+    found = load(study)
+    assert list(found.runs.index) == [kept]
+    assert found.deleted[0][1] == deleted
+    assert f"mlflow runs restore --run-id {deleted}" in found.deleted_line()
+    assert load(study, stage="confirm").deleted_line() == ""
+    study.client.delete_run(study.parent)
+    with pytest.raises(LookupError, match=f"the study's run was deleted in MLflow; .*--run-id {study.parent}$"):
+        load(study)
+    study.client.delete_experiment(study.experiment_id)
+    with pytest.raises(LookupError, match=f"was deleted in MLflow; .*--experiment-id {study.experiment_id}$"):
+        load(study)

@@ -169,6 +169,32 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
         assert (found == 0) == ("FAILED" in text), text
 
 
+def test_a_study_whose_runs_were_written_again_names_the_new_ones(start: Callable[..., Study]) -> None:
+    study = start()
+    study.train(study.stage)
+    publish(study.stage)
+    old = str(study.tracker.run_id("search/0"))
+    assert f"/runs/{old})" in study.parent.data.tags[NOTE]
+    study.tracker.close(timeout=30.0)
+    client: Any = study.client
+    for run in client.search_runs([study.experiment], f"tags.`dmr.key` LIKE '{study.tracker.journal.id}/%'"):
+        client.delete_run(run.info.run_id)
+        client._tracking_client.store._hard_delete_run(run.info.run_id)
+    for model in study.models():
+        client.delete_logged_model(model.model_id)
+    for _ in range(2):
+        study.begin()
+        publish(study.stage)
+        note = study.parent.data.tags[NOTE]
+        new = str(study.tracker.run_id("search/0"))
+        assert (f"/runs/{new})" in note, old in note) == (True, False)
+        (winner,) = [model for model in study.models() if "run" in model.tags]
+        assert (winner.tags["run"], winner.source_run_id) == (new, study.tracker.run_id("study"))
+        assert new in study.folder.report.read_text()
+        assert old not in study.folder.report.read_text()
+        study.tracker.close(timeout=30.0)
+
+
 def test_the_documented_filters(start: Callable[..., Study]) -> None:
     study = start(name="s.1")
     for _ in range(2):
