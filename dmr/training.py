@@ -42,6 +42,7 @@ __all__ = [
     "build_network",
     "fit",
     "test",
+    "try_step",
 ]
 
 DIAGNOSED = 255  # most combinations (of 8 modalities) whose loss and variance are kept by epoch
@@ -141,6 +142,26 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
     return report
 
 
+def try_step(dataset: MultimodalDataset, settings: RunSettings, device: torch.device) -> float:
+    """Take the first step of a run and forget it: whether these settings can be trained at all. Returns the loss.
+
+    Raises:
+        Diverged: the step was not finite.
+        Exception: whatever `fit` would raise at its first step.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices, device_type="cuda"), sound_convolutions(device):
+        torch.manual_seed(derive_seed(settings.seed, "initialisation"))
+        run = Run(dataset, settings, device)
+        streams = run.start_epoch(0)
+        positions = next(batch_positions(len(run.train), settings.train.batch_size, streams.order, run.chances))
+        shard = run.ranks.part(len(positions))
+        losses = run.losses_of(run.train.take(positions), positions, run.probabilities(), streams, shard)
+        if run.optimisation.step(losses.total).item():
+            raise Diverged("the first step was not finite")
+        return losses.total.item()
+
+
 def losses_over(ranks: Ranks, network: Network) -> Callable[..., StepLosses]:
     """`network.losses` for these ranks; several ranks share batch normalisation and gradients from here on."""
     if ranks.count == 1:
@@ -186,9 +207,7 @@ class Run:
         totals: dict[str, Tensor] = {}
         unusable = torch.zeros((), device=self.device)
         for step, (positions, shard, batch) in enumerate(zip(batches, shards, own_batches, strict=True)):
-            combination = self.draw(probabilities, positions, streams.draws)
-            augmented = self.augmentation(*batch, streams.augmentation, shard)
-            losses = self.forward(augmented, combination, streams.noise, self.presence.has_at(positions), shard)
+            losses = self.losses_of(batch, positions, probabilities, streams, shard)
             self.optimisation.set_learning_rate((epoch + step / len(batches)) / self.settings.train.epochs)
             unusable += self.optimisation.step(shard.weighed(losses.total))
             add_by_combination(sums, losses)
@@ -197,6 +216,16 @@ class Run:
         if unusable.item():
             raise Diverged(f"epoch {epoch}: {int(unusable.item())} of {len(batches)} steps were not finite")
         return self.end_epoch(epoch, sums, totals, sum(map(len, batches)))
+
+    def losses_of(
+        self, batch: Batch, positions: Tensor, probabilities: Tensor, streams: EpochStreams, shard: BatchShard
+    ) -> StepLosses:
+        """Losses of this rank's part of a batch, the samples at `positions` (G,), augmented and with combinations drawn
+        from `probabilities`.
+        """
+        combination = self.draw(probabilities, positions, streams.draws)
+        augmented = self.augmentation(*batch, streams.augmentation, shard)
+        return self.forward(augmented, combination, streams.noise, self.presence.has_at(positions), shard)
 
     def start_epoch(self, epoch: int) -> EpochStreams:
         """Seed what the layers draw, and let the method begin."""

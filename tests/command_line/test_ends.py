@@ -158,7 +158,9 @@ def test_a_study_in_which_every_trial_fails_exits_with_1(workplace):
     faulty(workplace, model__fault="error", search={"model.slow": {"choice": [0.0, 0.01]}}, budget={"trials": 2})
     done = workplace.dmr("run", "small.yaml")
     assert done.returncode == 1
-    assert "2 of 2 trials failed: 0, 1" in done.stderr
+    traceback = workplace.path / "dmr_runs/small/trials/0000/error.txt"
+    assert f"2 of 2 trials failed: 0, 1; the first one's traceback: {traceback}" in done.stderr
+    assert "Traceback (most recent call last)" in traceback.read_text()
     assert "no trial succeeded" in done.stderr
 
 
@@ -172,3 +174,7 @@ def test_one_training_run_that_goes_wrong(workplace, fault, reason):
     assert "Traceback" not in done.stderr
     assert run.info.status == "FAILED"
     assert run.data.tags["stop_reason"] == reason
+    lines = done.stderr.splitlines()
+    assert f"run: {run.info.run_id}" in lines
+    (traceback,) = [line.removeprefix("traceback: ") for line in lines if line.startswith("traceback: ")]
+    assert "Traceback (most recent call last)" in Path(traceback).read_text()

@@ -27,6 +27,7 @@ from dmr.training import (
     RunSettings,
     build_network,
     fit,
+    try_step,
 )
 
 CPU = torch.device("cpu")
@@ -190,6 +191,25 @@ def test_a_report_is_plain_numbers(
     assert report.best_metrics["val/accuracy_expected"] == pytest.approx(0.5 * b + 0.5 * full)
     assert {"train/loss", "train/task", "train/kl", "train/hard"} <= set(report.metrics)
     assert asdict(report)["best_epoch"] == report.best_epoch
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_step_that_is_tried_is_the_first_of_a_run(
+    make_dataset: MakeDataset, make_maps: MakeDataset, make_settings: MakeSettings, memory_reporter: Any, task: str
+) -> None:
+    dataset = make_dataset() if task == "classification" else make_maps()
+    settings = make_settings(dataset, epochs=1, batch_size=len(dataset.splits["train"]))
+    before = torch.get_rng_state()
+    loss = try_step(dataset, settings, CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loss == pytest.approx(fit(dataset, settings, CPU, memory_reporter()).metrics["train/loss"])
+
+
+def test_a_step_that_is_tried_and_not_finite_diverges(make_dataset: MakeDataset, make_settings: MakeSettings) -> None:
+    dataset = make_dataset()
+    dataset.splits["train"].inputs["a"][:] = np.inf
+    with pytest.raises(Diverged, match=r"^the first step was not finite$"):
+        try_step(dataset, make_settings(dataset), CPU)
 
 
 # --- one epoch --------------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
 from dmr.analysis.store_uris import sqlite_uri
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.run_study import RunResult, tracking_error_line, tracking_note_lines
+from dmr.studies.driver.try_batches import try_batches
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.trial_outcomes import FAILURES
 from dmr.studies.yaml_io import to_yaml
@@ -29,10 +30,10 @@ SHOWN_TRIALS = 10
 
 
 def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None:
-    """`--dry-run`: the resolved study, its space, what a trial needs and how many fit.
+    """`--dry-run`: the resolved study, its space, what a trial needs and how many fit, and that a batch can be trained.
 
     Raises:
-        StudyError: no trial can ever run there.
+        StudyError: no trial can ever run there, or a block of the search cannot be trained.
     """
     out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(to_yaml(plan.document).rstrip())
@@ -55,6 +56,8 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     check_fits(plan, need)
     concurrent = min(need.fits, plan.study.resources.concurrent or need.fits)
     out.print(f"resources: {need.text()}; {concurrent} at a time")
+    for line in try_batches(plan):
+        out.print(line)
 
 
 def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, console: Console) -> int:
@@ -84,7 +87,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     trials = results.table.groupby("trial")[["status", *results.searched]].first()
     failed = trials.index[trials["status"].isin(FAILURES)]
     if len(failed):
-        tell(f"{len(failed)} of {len(trials)} trials failed: {', '.join(map(str, failed))}")
+        numbers = ", ".join(map(str, failed))
+        tell(f"{len(failed)} of {len(trials)} trials failed: {numbers}{_traceback(folder, 'search')}")
     if not result.succeeded:
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
@@ -98,7 +102,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         count, failures = len(result.confirmed) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
         confirmed = f", {count} confirm runs"
         if failures.any():
-            tell(f"{failures.sum()} confirm runs failed; see {folder.log}")
+            tell(f"{failures.sum()} confirm runs failed; see {folder.log}{_traceback(folder, 'confirm')}")
         code |= int(not (runs.table["split"] == "test").any())
     tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
     for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
@@ -107,6 +111,12 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     here = uri == sqlite_uri(Path.cwd() / "mlflow.db")
     tell(f"MLflow: {'dmr ui' if here else mask_password(uri)}   (filter: {runs_filter(name, SEARCH)})")
     return code
+
+
+def _traceback(folder: StudyFolder, stage: StageName) -> str:
+    """Where the first failed trial's traceback is, to be added to a line."""
+    file = folder.first_error(stage)
+    return "" if file is None else f"; the first one's traceback: {file}"
 
 
 def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:

@@ -23,7 +23,7 @@ from dmr.studies.driver.run_study import CLOSE_SECONDS, open_places, tracking_er
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.trained_data import check_same_data, remember_data
-from dmr.studies.storage.trial_files import BEST
+from dmr.studies.storage.trial_files import BEST, ERROR, lost_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import Tracker
@@ -95,6 +95,8 @@ def train_once(plan: StudyPlan, storage: Path, console: Console, same_data: bool
         try:
             logger = RunLogger(tracker, plan)
             run = TrackedRun(KEY, f"{plan.study.name}-train", "train", {}, plan.study.seed, {Tag.TRIAL: "0"})
+            if any(tracker.history()) and (lost := lost_checkpoints(folder.path)):
+                console.print(f"{lost[0]} is not there any more: the run begins again", markup=False, soft_wrap=True)
             logger.start(run)
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with Progress(*columns, console=console, transient=True) as progress:
@@ -115,11 +117,14 @@ def train_once(plan: StudyPlan, storage: Path, console: Console, same_data: bool
         console.print(tracking_error_line(str(tracker.error), folder), markup=False, soft_wrap=True)
     for note in tracking_note_lines(tracker.notes, folder):
         console.print(note, markup=False, soft_wrap=True)
+    run_line = f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}"
     if report is None:
-        console.print(f"{plan.study.name}: {outcome.reason}: {outcome.message}", markup=False, soft_wrap=True)
+        failed = f"{plan.study.name}: {outcome.reason}: {outcome.message}"
+        for line in (failed, run_line, f"traceback: {folder.path / ERROR}"):
+            console.print(line, markup=False, soft_wrap=True)
         return 1
     Console(highlight=False).print(combination_table(plan, report))
-    console.print(f"run: {tracker.run_id(KEY) or 'not in MLflow yet'}", markup=False, soft_wrap=True)
+    console.print(run_line, markup=False, soft_wrap=True)
     console.print(f"checkpoint: {folder.path / BEST}", markup=False, soft_wrap=True)
     return int(tracker.refused > 0)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dmr.analysis.results.record_names import CONFIRM, SEARCH, Tag
+from dmr.studies.errors import StudyError
 from dmr.studies.reporting.report_file import write_study_report
 from dmr.studies.reporting.study_note import study_note
 from dmr.studies.stages.search_stage import SearchStage
@@ -113,6 +114,9 @@ def _warned(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever drawing, a disk or a model raises
+        if isinstance(error, StudyError):  # such as a checkpoint that somebody has deleted
+            log.warning("%s cannot be made: %s", what, error)
+            return
         if type(error) in (LookupError, ValueError):  # MLflow has just gone; no trial has values; not a KeyError
             log.info("%s: %s", what, error)
             return

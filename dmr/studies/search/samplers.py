@@ -97,7 +97,8 @@ class Proposer:
         self.study.sampler = self._sampler(trial.number)
         return self.space.suggest(optuna.Trial(self.study, trial._trial_id))
 
-    def block_of(self, trial: FrozenTrial) -> str | None:
+    @staticmethod
+    def block_of(trial: FrozenTrial) -> str | None:
         """The block of a trial."""
         given: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
         return trial.params.get(BLOCK, given.get(BLOCK))

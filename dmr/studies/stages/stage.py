@@ -27,11 +27,11 @@ from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.studies.search.ranking import Ranked, ranked
 from dmr.studies.search.schedulers import StudyScheduler
-from dmr.studies.storage.optuna_attributes import BEST, EPOCHS, STOP_REASON, BestValues, best_of
+from dmr.studies.storage.optuna_attributes import BEST, EPOCHS, STOP_REASON, BestValues, objectives_of
 from dmr.studies.storage.retry_queue import RetryQueue
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StageName, StudyFolder
-from dmr.studies.storage.trial_files import LAST, remove_checkpoints
+from dmr.studies.storage.trial_files import LAST, lost_checkpoints, remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.validation import metric_direction
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
@@ -196,7 +196,7 @@ class Stage:
             self.needs_reconciling = True
             if self.interrupted:
                 started = self._again(self.interrupted[0])
-                self.interrupted.pop(0)
+                self._say_what_is_lost(self.interrupted.pop(0).number)
             elif self.remaining:
                 started = self._next()
             self.needs_reconciling = False
@@ -291,6 +291,12 @@ class Stage:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in self.live]
 
+    def _say_what_is_lost(self, number: int) -> None:
+        """A trial that goes on without its checkpoints is trained again."""
+        lost = lost_checkpoints(self.folder.run(self.stage, number))
+        if lost and any(key == f"{self.stage}/{number}" for key, _, _ in self.tracker.history()):
+            log.warning("%s %d: %s is not there any more: it begins again", self.noun, number, lost[0])
+
     def _find_running(self) -> None:
         """A trial that the storage began before its server went away is one more that was left running."""
         if self.needs_reconciling:
@@ -351,9 +357,5 @@ class Stage:
 
 
 def ranked_trial(plan: StudyPlan, trial: FrozenTrial) -> Ranked:
-    """A trial of Optuna's that succeeded; one that was pruned has its running best among its attributes."""
-    if len(plan.study.objective) > 1:
-        return ranked(plan, trial.number, trial.values)
-    best = best_of(trial)
-    assert best is not None
-    return ranked(plan, trial.number, [best.objective])
+    """A trial of Optuna's that succeeded."""
+    return ranked(plan, trial.number, objectives_of(trial))

@@ -58,6 +58,13 @@ def best_of(trial: FrozenTrial) -> BestValues | None:
     return None if found is None else BestValues(*found)
 
 
+def objectives_of(trial: FrozenTrial) -> list[float]:
+    """The objectives of a trial that has succeeded; a single one that was pruned has its running best."""
+    best = best_of(trial)
+    assert best is not None
+    return list(trial.values) if trial.values is not None and len(trial.values) > 1 else [best.objective]
+
+
 def stop_reason_of(trial: FrozenTrial) -> str:
     """How it ended; its state in Optuna where it has not, or where a driver died before it could say."""
     return str(trial.user_attrs.get(STOP_REASON, trial.state.name.lower()))

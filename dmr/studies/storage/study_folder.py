@@ -16,6 +16,7 @@ from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.storage.locations import in_ray_job
 from dmr.studies.storage.store_passwords import mask_password, with_password
 from dmr.studies.storage.study_lock import StudyLock
+from dmr.studies.storage.trial_files import ERROR
 from dmr.studies.yaml_io import read_yaml
 
 StageName = Literal["search", "confirm"]
@@ -77,6 +78,10 @@ class StudyFolder:
     def run(self, stage: StageName, number: int) -> Path:
         """The checkpoints and small files of a trial of a stage."""
         return self.path / ("trials" if stage == "search" else stage) / f"{number:04d}"
+
+    def first_error(self, stage: StageName) -> Path | None:
+        """The traceback of the first trial of a stage that failed with one."""
+        return min(self.run(stage, 0).parent.glob(f"*/{ERROR}"), default=None)
 
     def groups(self, stage: StageName) -> Path:
         """Ray Train's own files of the worker groups of a stage, while it runs."""

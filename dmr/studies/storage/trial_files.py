@@ -9,7 +9,13 @@ log = logging.getLogger("dmr")
 
 LAST = "last.pt"  # everything the next epoch needs
 BEST = "best.pt"  # the chosen network
+ERROR = "error.txt"  # how it failed, with the traceback
 HUNG = "hung.txt"  # where every thread was when an epoch took too long; other ranks put `rankN-` before it
+
+
+def lost_checkpoints(folder: Path) -> list[Path]:
+    """What a run that has ended an epoch lacks to go on."""
+    return [file for file in (folder / LAST, folder / BEST) if not file.exists()]
 
 
 def remove_checkpoints(folder: Path, keep_best: bool) -> None:

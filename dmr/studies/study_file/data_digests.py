@@ -12,22 +12,25 @@ from dmr.data.scan import content_digest
 from dmr.studies.file_memory import learned_once
 
 
-def data_digests(dataset: MultimodalDataset) -> dict[str, str]:
-    """Facts of the set (`class_names`), and a digest per split and array (`train/rgb`, `train/label`), in words or
-    letters. Everything is read; a memory map once, as long as its file stays the same.
-    """
-    found = {
+def dataset_facts(dataset: MultimodalDataset) -> dict[str, str]:
+    """What all splits of the set share, in words."""
+    return {
         "task": dataset.task,
         "class_names": ", ".join(dataset.class_names),
         "ignore_index": str(dataset.ignore_index),
         "modalities": ", ".join(f"{m.name} ({m.kind} {list(m.shape)})" for m in dataset.modalities),
     }
-    for name, split in dataset.splits.items():
-        own = {"label": split.labels, "rows": split.rows, "present": split.present}
-        arrays = [(key, array) for key, array in own.items() if array is not None]
-        for key, array in [*((modality, split.inputs[modality]) for modality in dataset.modality_names), *arrays]:
-            found[f"{name}/{key}"] = _digest(array)
-    return found
+
+
+def split_digests(dataset: MultimodalDataset, name: str) -> dict[str, str]:
+    """A digest per array of a split: `train/rgb`, `train/label`. All of it is read; a memory map once, as long as its
+    file stays the same.
+    """
+    split = dataset.splits[name]
+    own = {"label": split.labels, "rows": split.rows, "present": split.present}
+    arrays = [(key, array) for key, array in own.items() if array is not None]
+    arrays += [(modality, split.inputs[modality]) for modality in dataset.modality_names]
+    return {f"{name}/{key}": _digest(array) for key, array in arrays}
 
 
 def _digest(array: npt.NDArray[Any]) -> str:

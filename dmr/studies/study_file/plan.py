@@ -30,7 +30,7 @@ from dmr.studies.study_file.cross_checks import (
     check_searched,
     grace_epochs,
 )
-from dmr.studies.study_file.data_digests import data_digests
+from dmr.studies.study_file.data_digests import dataset_facts, split_digests
 from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met, with_point
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
 from dmr.studies.study_file.first_points import first_point, first_points
@@ -61,10 +61,22 @@ class StudyPlan:
     first: tuple[dict[str, Any], ...]
     grace_epochs: int
 
-    @cached_property
+    @property
     def data_digests(self) -> dict[str, str]:
         """What the data set is known by; all of it is read."""
-        return data_digests(self.dataset)
+        return self.digests_of(*self.dataset.splits)
+
+    def digests_of(self, *splits: str) -> dict[str, str]:
+        """What some splits of the data set are known by; the others are not read."""
+        for name in splits:
+            if name not in self._digests:
+                self._digests[name] = split_digests(self.dataset, name)
+        return dataset_facts(self.dataset) | {key: text for name in splits for key, text in self._digests[name].items()}
+
+    @cached_property
+    def _digests(self) -> dict[str, dict[str, str]]:
+        """Of the splits that have been read."""
+        return {}
 
     @property
     def data_source(self) -> str:

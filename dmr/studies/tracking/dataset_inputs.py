@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,36 @@ from dmr.data.dataset import MultimodalDataset, Split
 from dmr.studies.study_file.plan import StudyPlan
 
 DIGEST_BYTES = 4  # as many as MLflow's own data sets have
-_INPUTS: dict[tuple[int, str], list[dict[str, str]]] = {}  # by a plan's id
+_INPUTS: dict[tuple[int, str], dict[str, str]] = {}  # by a plan's id
 
 
 def searched_inputs(plan: StudyPlan) -> list[dict[str, str]]:
     """What MLflow is told of the splits that a search reads."""
-    return _inputs(plan, "train") + _inputs(plan, "val")
+    return [_input(plan, "train"), _input(plan, "val")]
 
 
 def tested_inputs(plan: StudyPlan) -> list[dict[str, str]]:
     """What MLflow is told of the splits that a confirmation reads."""
-    return searched_inputs(plan) + _inputs(plan, "test")
+    return [*searched_inputs(plan), _input(plan, "test")]
 
 
-def _inputs(plan: StudyPlan, split: str) -> list[dict[str, str]]:
+def _input(plan: StudyPlan, split: str) -> dict[str, str]:
     """Of a split, computed once per plan."""
     key = (id(plan), split)
     if key not in _INPUTS:
-        _INPUTS[key] = dataset_inputs(plan.dataset, plan.document["dataset"], (split,), plan.data_digests)
+        _INPUTS[key] = dataset_input(plan.dataset, plan.document["dataset"], split, plan.digests_of(split))
         weakref.finalize(plan, _INPUTS.pop, key, None)
     return _INPUTS[key]
 
 
-def dataset_inputs(
-    dataset: MultimodalDataset, given: Mapping[str, Any], splits: Iterable[str], digests: Mapping[str, str]
-) -> list[dict[str, str]]:
-    """The fields of MLflow's Dataset, and `context`, of each of the `splits` that there are.
+def dataset_input(
+    dataset: MultimodalDataset, given: Mapping[str, Any], split: str, digests: Mapping[str, str]
+) -> dict[str, str]:
+    """The fields of MLflow's Dataset, and `context`, of a split.
 
     Args:
         given: the study file's `dataset`.
-        digests: the plan's `data_digests`.
+        digests: what the split is known by, a plan's `digests_of` it.
     """
     source: dict[str, Any]
     if "path" in given:
@@ -57,25 +57,20 @@ def dataset_inputs(
             {"tags": {"mlflow.source.name": str(given["name"]), "mlflow.source.type": "LOCAL"}},
         )
         source |= {key: value for key, value in given.items() if key != "name"}
-    return [
-        {
-            "name": dataset.name,
-            "digest": split_digest(digests, name),
-            "source_type": source_type,
-            "source": json.dumps(source, default=str),
-            "schema": json.dumps({"mlflow_colspec": _columns(dataset)}),
-            "profile": json.dumps(_profile(dataset, dataset.splits[name])),
-            "context": name,
-        }
-        for name in splits
-        if name in dataset.splits
-    ]
+    return {
+        "name": dataset.name,
+        "digest": short_digest(digests),
+        "source_type": source_type,
+        "source": json.dumps(source, default=str),
+        "schema": json.dumps({"mlflow_colspec": _columns(dataset)}),
+        "profile": json.dumps(_profile(dataset, dataset.splits[split])),
+        "context": split,
+    }
 
 
-def split_digest(digests: Mapping[str, str], name: str) -> str:
-    """What a split is known by, as long as MLflow's own: from the facts of the data set and its own arrays' digests."""
-    own = {key: value for key, value in digests.items() if "/" not in key or key.startswith(f"{name}/")}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[: 2 * DIGEST_BYTES]
+def short_digest(digests: Mapping[str, str]) -> str:
+    """What a split is known by in MLflow, from its own digests and the facts of its data set."""
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[: 2 * DIGEST_BYTES]
 
 
 def _columns(dataset: MultimodalDataset) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from dmr.direction import Direction
 from dmr.files import write_text
 from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.trial_files import BEST
+from dmr.studies.storage.trial_files import BEST, ERROR
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.dataset_inputs import searched_inputs, tested_inputs
 from dmr.studies.tracking.provenance import git_commit, user_name
@@ -116,8 +116,8 @@ class RunLogger:
             tracker.artifact(key, folder / DIAGNOSTICS)
         if outcome.details or outcome.message:
             text = mask_password(f"{outcome.reason}: {outcome.message}\n\n{outcome.details}")
-            write_text(folder / "error.txt", text)
-            tracker.artifact(key, folder / "error.txt")
+            write_text(folder / ERROR, text)
+            tracker.artifact(key, folder / ERROR)
         tracker.tags(key, tags | {NOTE: run_note(plan, run, report, outcome)})
         tracker.end(key, mlflow_status(outcome.reason, 0 if report is None else report.epoch + 1))
 

@@ -81,8 +81,10 @@ class Tracker:
         )
 
     def inputs(self, key: str, datasets: Sequence[Mapping[str, str]]) -> None:
-        """The data sets a run reads: the fields of MLflow's Dataset, and `context`. Each is recorded once."""
-        new = [dict(dataset) for dataset in datasets if (key, dataset["digest"]) not in self._inputs]
+        """The data sets a run reads: the fields of MLflow's Dataset, and `context`. Each context is recorded once, with
+        the data that the run began with.
+        """
+        new = [dict(dataset) for dataset in datasets if (key, dataset["context"]) not in self._inputs]
         if new:
             self._append({"op": "input", "key": key, "datasets": new})
 
@@ -219,7 +221,7 @@ class Tracker:
         elif record["op"] == "metrics":
             self._groups.add((record["key"], record["step"], record["group"]))
         elif record["op"] == "input":
-            self._inputs |= {(record["key"], dataset["digest"]) for dataset in record["datasets"]}
+            self._inputs |= {(record["key"], dataset["context"]) for dataset in record["datasets"]}
         elif record["op"] == "model":
             self._modelled.add(record["model"])
             if "path" in record:

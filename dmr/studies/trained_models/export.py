@@ -138,7 +138,7 @@ def network_state(checkpoint: Path) -> dict[str, Any]:
         StudyError: there is none, or it is damaged.
     """
     if not checkpoint.exists():
-        raise StudyError(f"{checkpoint}: no checkpoint is left of this run")
+        raise StudyError(f"{checkpoint}: no such file")
     state = load_checkpoint(checkpoint, torch.device("cpu"))
     if state is None or not isinstance(state.get("network"), dict):
         raise StudyError(f"{checkpoint}: the checkpoint is damaged")

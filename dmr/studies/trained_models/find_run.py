@@ -14,8 +14,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
-from dmr.studies.search.ranking import Ranked, best_first
-from dmr.studies.storage.optuna_attributes import CONFIRM, best_of, confirm_run_key, point_of_confirm_run
+from dmr.studies.search.checkpoint_retention import CheckpointRetention
+from dmr.studies.search.ranking import Ranked, best_first, ranked
+from dmr.studies.search.samplers import Proposer
+from dmr.studies.storage.optuna_attributes import (
+    CONFIRM,
+    best_of,
+    confirm_run_key,
+    objectives_of,
+    point_of_confirm_run,
+)
 from dmr.studies.storage.optuna_storage import load_confirmation, load_search
 from dmr.studies.storage.study_folder import FolderRenamed, StageName, StudyFolder
 from dmr.studies.storage.trained_data import changed_data
@@ -115,6 +123,8 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
     name = plan.study.name
     if key == "train":
         settings = plan.run_settings({}, plan.study.seed)
+        if not (folder.path / BEST).exists():
+            raise StudyError(f"{name} train: {folder.path / BEST}: not there: no epoch has ended, or it was deleted")
         return TrainedRun(folder, plan, "train", f"{name} train", run_id, settings, folder.path / BEST)
     number = int(key.partition("/")[2])
     stage: StageName = "confirm" if key.startswith(f"{CONFIRM}/") else "search"
@@ -127,17 +137,43 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
         label, seed, point = f"{name} trial {number}", plan.study.seed, plan.space.point_of(trial.params)
     else:
         label, seed, point = f"{name} confirm run {number}", confirm_run_key(trial).seed, point_of_confirm_run(trial)
-    if stage == "search" and trial.state.is_finished() and not checkpoint.exists():
-        raise StudyError(f"{label}: {_why_removed(trial, plan.study.checkpoints.keep)}")
+    if not checkpoint.exists():
+        raise StudyError(f"{label}: {_why_missing(plan, stage, found, trial, checkpoint)}")
     return TrainedRun(folder, plan, stage, label, run_id, plan.run_settings(point, seed), checkpoint)
 
 
-def _why_removed(trial: FrozenTrial, keep: int | None) -> str:
+def _why_missing(
+    plan: StudyPlan, stage: StageName, trials: list[FrozenTrial], trial: FrozenTrial, checkpoint: Path
+) -> str:
+    """Why a trial or confirm run has no checkpoint.
+
+    Args:
+        trials: all of its stage.
+    """
+    keep = plan.study.checkpoints.keep if stage == "search" else None  # confirm runs keep theirs
+    if not trial.state.is_finished():
+        return f"{checkpoint}: not there: it has not ended"
     if best_of(trial) is None:
-        return "it failed, and checkpoints of failed trials are not kept"
-    if keep is None:
-        return "its checkpoint is not there any more"
-    return f"its checkpoint was removed: only the best {keep} trials (of each block) keep theirs (`checkpoints.keep`)"
+        kept = ", and checkpoints of failed trials are not kept" if stage == "search" else f": {checkpoint}: not there"
+        return f"it failed{kept}"
+    if keep is not None and not _keeps(plan, trials, trial.number):
+        return (
+            f"its checkpoint was removed: only the best {keep} trials (of each block) keep theirs (`checkpoints.keep`)"
+        )
+    smaller = "" if keep is None else ", or removed when `checkpoints.keep` was smaller"
+    return f"{checkpoint}: not there any more: it was deleted by hand{smaller}"
+
+
+def _keeps(plan: StudyPlan, trials: list[FrozenTrial], number: int) -> bool:
+    """Whether a search keeps the checkpoint of this trial, as far as its trials have come."""
+    retention = CheckpointRetention(plan.study.checkpoints.keep)
+    defaults = [plan.defaults(block) for block in plan.blocks]
+    for trial in trials:
+        if trial.state.is_finished() and best_of(trial) is not None:
+            point = plan.space.canonical(plan.space.point_of(trial.params))
+            values = ranked(plan, trial.number, objectives_of(trial))
+            retention.add(values, Proposer.block_of(trial), point in defaults)
+    return retention.holds(number)
 
 
 def _runs(journal: Path, text: str) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from dmr.analysis.results.record_names import DIAGNOSTICS
 from dmr.checkpoints import load_checkpoint, save_checkpoint
 from dmr.direction import Direction
 from dmr.files import write_text
-from dmr.studies.storage.trial_files import BEST, LAST
+from dmr.studies.storage.trial_files import BEST, LAST, lost_checkpoints
 from dmr.studies.trial_messages import EpochMessage
 from dmr.studies.workers.system_metrics import SystemMonitor
 from dmr.training import EpochReport, Reporter
@@ -41,6 +41,9 @@ class FolderReporter(Reporter):
         self.monitor = monitor
 
     def load(self) -> dict[str, Any] | None:
+        """None, too, where the chosen network is not there any more, since no later epoch may be better."""
+        if lost_checkpoints(self.folder):
+            return None
         state = load_checkpoint(self.folder / LAST, torch.device("cpu"))
         if state is not None:
             self.running_best = state.pop("running_best")

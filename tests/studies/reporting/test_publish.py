@@ -228,6 +228,20 @@ def test_what_cannot_be_made_is_a_warning(
     assert NOTE in study.parent.data.tags
 
 
+def test_a_winner_whose_checkpoint_was_deleted_is_a_line(
+    start: Callable[..., Study], caplog: pytest.LogCaptureFixture
+) -> None:
+    study = start(checkpoints={"keep": None})
+    study.train(study.stage)
+    checkpoint = study.folder.run("search", 0) / "best.pt"
+    checkpoint.unlink()
+    publish(study.stage)
+    line = f"s.1 trial 0: {checkpoint}: not there any more: it was deleted by hand"
+    assert f"the model of the winner cannot be made: {line}" in caplog.messages
+    assert "Traceback" not in caplog.text
+    assert NOTE in study.parent.data.tags
+
+
 def test_a_study_in_which_every_trial_failed_has_a_note_that_says_so(
     start: Callable[..., Study], caplog: pytest.LogCaptureFixture
 ) -> None:

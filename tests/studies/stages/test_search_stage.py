@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
 from dmr.checkpoints import save_checkpoint
+from dmr.direction import Direction
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.retry_queue import RetryQueue
@@ -23,6 +24,7 @@ from dmr.studies.storage.trial_files import BEST, LAST
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome
+from dmr.studies.workers.checkpoint_reporter import FolderReporter
 from dmr.training import EpochReport
 
 METRICS = {"val/accuracy_mean": 0.5, "val/accuracy_worst": 0.25, "train/loss": 1.0}
@@ -40,6 +42,11 @@ def tracker(tmp_path: Path) -> Iterator[Tracker]:
     tracker = Tracker(tmp_path / "journal.jsonl", uri, open_mlflow(uri, "digits"))
     yield tracker
     tracker.close(timeout=30.0)
+
+
+class Silent(FolderReporter):
+    def report(self, report: EpochReport) -> None:
+        """Nobody listens."""
 
 
 def report(epoch: int) -> EpochReport:
@@ -69,6 +76,29 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
     assert [trial.user_attrs["epochs"] for trial in trials] == [20, 20]
     assert [len(trial.intermediate_values) for trial in trials] == [20, 20]
     assert second.remaining == 1
+
+
+@pytest.mark.parametrize("deleted", [None, BEST, LAST])
+def test_a_trial_that_comes_back_without_a_checkpoint_says_that_it_begins_again(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture, deleted: str | None
+) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    first = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    for has_reported in (True, False):  # the second was killed before its first epoch ended
+        record = first.begin()
+        assert record is not None
+        if has_reported:
+            reporter = Silent(folder.run("search", 0), ("val/accuracy_mean", Direction.MAX))
+            reporter.save({"report": asdict(report(0)), "network": {}, "diagnosed": []}, is_best=True)
+            first.epoch(record.number, report(0))
+    if deleted is not None:
+        (folder.run("search", 0) / deleted).unlink()
+    second = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    for _ in range(2):
+        assert second.begin() is not None
+    lost = f"trial 0: {folder.run('search', 0) / str(deleted)} is not there any more: it begins again"
+    assert caplog.messages == ([] if deleted is None else [lost])
+    assert (reporter.load() is None) == (deleted is not None)
 
 
 def test_first_points_are_enqueued_once_whenever_the_driver_was_killed(

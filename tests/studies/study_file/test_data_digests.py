@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from dmr.data.dataset import Modality, MultimodalDataset, Split
 from dmr.studies.study_file import data_digests as module
-from dmr.studies.study_file.data_digests import data_digests
+from dmr.studies.study_file.data_digests import dataset_facts, split_digests
 
 LABELS = np.array([0, 1, 0, 1])
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -28,6 +29,10 @@ def dataset(x: np.ndarray = X, **train: np.ndarray) -> MultimodalDataset:
     }
     modalities = (Modality("x", "vector", (3,)), Modality("y", "image", (2, 5)))
     return MultimodalDataset("d", "classification", ("a", "b"), modalities, splits)
+
+
+def data_digests(of: MultimodalDataset) -> dict[str, str]:
+    return dataset_facts(of) | split_digests(of, "train") | split_digests(of, "val")
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +112,7 @@ def test_a_file_is_read_once_until_it_may_have_changed(
     np.save(file, X)
     before = [data_digests(dataset(np.load(file, mmap_mode="r"))) for _ in range(2)]
     assert reads == [(4, 3)]
+    time.sleep(0.02)  # clocks of file systems tick every few milliseconds
     done(file)
     after = data_digests(dataset(np.load(file, mmap_mode="r")))
     assert reads == [(4, 3)] * 2

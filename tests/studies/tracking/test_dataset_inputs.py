@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dmr.data.dataset import Modality, MultimodalDataset, Split
-from dmr.studies.study_file.data_digests import data_digests
-from dmr.studies.tracking.dataset_inputs import dataset_inputs, split_digest
+from dmr.studies.study_file.data_digests import dataset_facts, split_digests
+from dmr.studies.tracking.dataset_inputs import dataset_input, short_digest
 
 
 def dataset(inputs: np.ndarray | None = None, present: np.ndarray | None = None) -> MultimodalDataset:
@@ -23,10 +23,18 @@ def dataset(inputs: np.ndarray | None = None, present: np.ndarray | None = None)
     return MultimodalDataset("d", "classification", ("a", "b"), modalities, splits)
 
 
+def digests(of: MultimodalDataset, split: str) -> dict[str, str]:
+    return dataset_facts(of) | split_digests(of, split)
+
+
+def digest(of: MultimodalDataset) -> str:
+    return short_digest(digests(of, "train"))
+
+
 def test_each_split_is_a_data_set_of_its_own() -> None:
     present = np.array([[True, True], [True, False], [True, True], [True, True]])
-    one = dataset(present=present)
-    train, val = dataset_inputs(one, {"name": "m:f", "rate": 2}, ("train", "val", "test"), data_digests(one))
+    one, given = dataset(present=present), {"name": "m:f", "rate": 2}
+    train, val = (dataset_input(one, given, split, digests(one, split)) for split in ("train", "val"))
     assert [(one["name"], one["context"]) for one in (train, val)] == [("d", "train"), ("d", "val")]
     assert train["digest"] != val["digest"]
     columns = {column["name"]: column["type"] for column in json.loads(train["schema"])["mlflow_colspec"]}
@@ -39,12 +47,8 @@ def test_each_split_is_a_data_set_of_its_own() -> None:
 
 def test_the_source_of_a_folder_is_the_folder(tmp_path: Path) -> None:
     given = {"name": "arrays", "path": str(tmp_path)}
-    train, _ = dataset_inputs(dataset(), given, ("train", "val"), data_digests(dataset()))
+    train = dataset_input(dataset(), given, "train", digests(dataset(), "train"))
     assert (train["source_type"], json.loads(train["source"])["uri"]) == ("local", tmp_path.as_uri())
-
-
-def digest(of: MultimodalDataset) -> str:
-    return split_digest(data_digests(of), "train")
 
 
 def test_the_digest_follows_the_values() -> None:

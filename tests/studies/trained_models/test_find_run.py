@@ -30,10 +30,11 @@ ID = "{:032x}"
 class Store:
     """A study's folder with Optuna's database, filled by hand."""
 
-    def __init__(self, storage: Path, metric: str) -> None:
+    def __init__(self, storage: Path, metric: str, keep: int | None = 5) -> None:
         self.storage, self.folder = storage, StudyFolder(storage, "s")
         self.folder.path.mkdir()
-        plan = make_plan(DOCUMENT | {"objective": [{"metric": metric}]}, "s.yaml")
+        document = DOCUMENT | {"objective": [{"metric": metric}], "checkpoints": {"keep": keep}}
+        plan = make_plan(document, "s.yaml")
         write_text(self.folder.study_file, to_yaml(plan.document))
         self.folder.remember(StoreUris("sqlite:///none.db", self.folder.optuna_url))
         self.lines: list[str] = []
@@ -106,16 +107,67 @@ def test_runs_are_found_by_id_in_the_journals(tmp_path: Path) -> None:
             find_run(unknown, tmp_path)
 
 
-def test_a_checkpoint_that_was_removed_is_said_to_be(tmp_path: Path) -> None:
-    store = Store(tmp_path, "val/accuracy_mean")
-    fill(store, [0.5, 0.9, 0.7])
-    (tmp_path / "s/trials/0000/best.pt").unlink()
+@pytest.mark.parametrize(("metric", "values"), [("val/accuracy_mean", [0.5, 0.9, 0.7]), ("val/nll_mean", [3, 1, 2])])
+def test_a_checkpoint_that_was_removed_is_said_to_be(tmp_path: Path, metric: str, values: list[float]) -> None:
+    store = Store(tmp_path, metric, keep=1)
+    fill(store, values)
+    for number in (1, 2):
+        (tmp_path / f"s/trials/000{number}/best.pt").unlink()
     with pytest.raises(
-        StudyError, match=r"^s trial 0: its checkpoint was removed: .* best 5 trials .*`checkpoints.keep`"
+        StudyError, match=r"^s trial 2: its checkpoint was removed: .* best 1 trials .*`checkpoints.keep`"
     ):
-        find_run(ID.format(1), tmp_path)
+        find_run(ID.format(3), tmp_path)
+    file = tmp_path / "s/trials/0001/best.pt"
+    with pytest.raises(StudyError, match=f"^s trial 1: {file}: not there any more: it was deleted by hand, or .*keep"):
+        find_run(ID.format(2), tmp_path)
     with pytest.raises(StudyError, match=r"^s trial 3: it failed, and checkpoints of failed trials are not kept$"):
         find_run(ID.format(4), tmp_path)
+
+
+def test_the_defaults_keep_their_checkpoint_so_a_missing_one_was_deleted(tmp_path: Path) -> None:
+    """The file's own learning rate is the first trial's."""
+    store = Store(tmp_path, "val/accuracy_mean", keep=1)
+    fill(store, [0.5, 0.9, 0.7])
+    for number in (0, 2):
+        (tmp_path / f"s/trials/000{number}/best.pt").unlink()
+    with pytest.raises(StudyError, match=r"^s trial 0: .*best.pt: not there any more: it was deleted by hand, or"):
+        find_run(ID.format(1), tmp_path)
+    with pytest.raises(StudyError, match=r"^s trial 2: its checkpoint was removed"):
+        find_run(ID.format(3), tmp_path)
+
+
+def test_a_checkpoint_that_somebody_has_deleted_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path, "val/accuracy_mean", keep=None)
+    fill(store, [0.5, 0.9, 0.7])
+    deleted = "not there any more: it was deleted by hand"
+    file = tmp_path / "s/trials/0001/best.pt"
+    file.unlink()
+    with pytest.raises(StudyError, match=f"^s trial 1: {file}: {deleted}$"):
+        find_winner("s", tmp_path)
+    store.add("s/confirm", TrialState.COMPLETE, 0.8, ("dmrnet", 1, 7))
+    store.add("s/confirm", TrialState.FAIL, None, ("dmrnet", 1, 8))
+    file = tmp_path / "s/confirm/0000/best.pt"
+    file.unlink()
+    with pytest.raises(StudyError, match=f"^s confirm run 0: {file}: {deleted}$"):
+        find_winner("s", tmp_path)
+    with pytest.raises(StudyError, match=r"^s confirm run 1: it failed: .*best.pt: not there$"):
+        find_run(ID.format(6), tmp_path)
+
+
+def test_a_trial_that_has_not_ended_has_no_checkpoint_yet(tmp_path: Path) -> None:
+    Store(tmp_path, "val/accuracy_mean").add("s", TrialState.RUNNING, None)
+    with pytest.raises(StudyError, match=r"^s trial 0: .*best.pt: not there: it has not ended$"):
+        find_run(ID.format(1), tmp_path)
+
+
+def test_a_single_training_without_its_checkpoint_is_said_to_be(tmp_path: Path) -> None:
+    store = Store(tmp_path, "val/accuracy_mean")
+    folder = StudyFolder(tmp_path / "s", "train-1")
+    folder.path.mkdir()
+    folder.study_file.write_text(store.folder.study_file.read_text())
+    folder.journal.write_text(f'{{"op":"run","key":"train","id":"{ID.format(9)}"}}\n')
+    with pytest.raises(StudyError, match=r"^s train: .*train-1/best.pt: not there: no epoch has ended, or it was del"):
+        find_run(ID.format(9), tmp_path)
 
 
 def test_a_study_without_a_successful_trial_has_no_winner(tmp_path: Path) -> None:
