@@ -19,20 +19,23 @@ def learned_once(what: str, files: Iterable[Path], learn: Callable[[], Any]) -> 
     Args:
         what: names what is learned, and of what.
     """
-    memory = _memory(what)
     state = {str(file): _state(file) for file in files}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(memory.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
+        known = json.loads(_memory(what).read_text(encoding="utf-8"))
         if known["files"] == state:
             return known["learned"]
     learned = learn()
-    with suppress(OSError):  # a home that cannot be written costs the reading again
+    with suppress(OSError, RuntimeError):  # a home that is not there or cannot be written costs the reading again
+        memory = _memory(what)
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_text(memory, json.dumps({"files": state, "learned": learned}))
     return learned
 
 
 def _memory(what: str) -> Path:
+    """Raises:
+    RuntimeError: nobody knows the home of this user.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "dmr" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
 

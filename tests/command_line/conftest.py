@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ class Workplace:
     environment: dict[str, str] = field(default_factory=dict)
     command: tuple[Any, ...] = (DMR,)
     said: str = ""
+    left_by_ray: list[str] = field(default_factory=list)
     tracking_uri: str | None = None
     optuna_url: str | None = None
 
@@ -247,10 +249,15 @@ def workplace(tmp_path: Path, sensors: Path, mlflow_store: Path) -> Workplace:
 
 @pytest.fixture(scope="module")
 def finished(make_workplace: Callable[[Path], Workplace], tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A workplace in which the small study has run; `said` is what people saw."""
+    """A workplace in which the small study has run, with a home that cannot be written; `said` is what people saw."""
     place = make_workplace(tmp_path_factory.mktemp("finished"))
     place.write(tracking__report=True)
-    place.said = place.run("run", "small.yaml").stderr
+    before = place.environment
+    with tempfile.TemporaryDirectory(prefix="dmr %41", dir="/tmp") as folder:
+        place.environment = before | {"HOME": "/dev/null/home", "RAY_TMPDIR": folder}
+        place.said = place.run("run", "small.yaml").stderr
+        place.left_by_ray = os.listdir(f"{folder}/ray")
+    place.environment = before
     return place
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +222,28 @@ def test_a_modality_listed_later_is_checked_then(place):
     assert place.dmr("run", "small.yaml", "--dry-run").exit_code == 0
     (later / "dataset.yaml").write_text(whole)
     assert "modality skin, split train, row 17" in refuse(place, "run", "small.yaml", "--dry-run")
+
+
+@pytest.mark.parametrize("command", [("run", "small.yaml"), ("run", "small.yaml", "--dry-run")])
+def test_a_folder_in_which_ray_cannot_start(place, monkeypatch, command):
+    place.write()
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "long" * 20)
+    refused = place.dmr(*command)
+    assert refused.exit_code == 2, refused.output
+    assert refused.stderr.splitlines()[-1].startswith("RAY_TMPDIR=/tmp/long")
+    assert "set RAY_TMPDIR to a folder" in refused.stderr
+    assert not (place.path / "dmr_runs").exists()
+
+
+def test_a_user_without_a_home(place, monkeypatch):
+    place.write()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert place.dmr("run", "small.yaml", "--dry-run").exit_code == 0
 
 
 def test_dataset_yaml_that_does_not_parse(place):

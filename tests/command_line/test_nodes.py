@@ -153,3 +153,12 @@ def test_the_driver_is_killed_and_another_goes_on(place: Any, nodes: Cluster) ->
     ended(place.start("resume", "small", "--address", nodes.address))
     place.assert_exact(2, EPOCHS)
     assert len(starts(place)) <= 2 * EPOCHS + 2
+
+
+def test_a_wrong_token_is_told_as_such(workplace: Any, cluster: Cluster) -> None:
+    workplace.write()
+    workplace.environment["RAY_AUTH_TOKEN"] = "0" * 64
+    refused = workplace.dmr("run", "small.yaml", "--address", cluster.address)
+    assert refused.returncode == 2
+    assert f"--address {cluster.address}: the Ray cluster refuses the token" in refused.stderr
+    assert not (workplace.path / "dmr_runs").exists()

@@ -91,6 +91,10 @@ def test_the_screen_shows_no_engine_noise(finished):
     assert len(lines) == 8
 
 
+def test_a_local_ray_leaves_nothing(finished):
+    assert finished.left_by_ray == []
+
+
 def test_table_heatmap_list_and_status(finished):
     rows = list(csv.DictReader(io.StringIO(finished.run("table", "small").stdout)))
     assert {row["combination"] for row in rows} == {"", *NAMES}

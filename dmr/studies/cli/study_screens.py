@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
 from dmr.analysis.store_uris import sqlite_uri
+from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.run_study import RunResult, tracking_error_line, tracking_note_lines
 from dmr.studies.driver.try_batches import try_batches
@@ -33,7 +34,7 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     """`--dry-run`: the resolved study, its space, what a trial needs and how many fit, and that a batch can be trained.
 
     Raises:
-        StudyError: no trial can ever run there, or a block of the search cannot be trained.
+        StudyError: no trial can ever run there, Ray cannot start here, or a block of the search cannot be trained.
     """
     out = Console(highlight=False, soft_wrap=True, markup=False)
     out.print(to_yaml(plan.document).rstrip())
@@ -54,6 +55,8 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     with nullcontext() if address is None else ray_running(address, plan.study.resources.distributed):
         need = local_need(plan) if address is None else measure_need(plan)
     check_fits(plan, need)
+    if address is None:
+        check_can_start()
     concurrent = min(need.fits, plan.study.resources.concurrent or need.fits)
     out.print(f"resources: {need.text()}; {concurrent} at a time")
     for line in try_batches(plan):

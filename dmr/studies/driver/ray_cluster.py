@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from dmr.studies.driver.local_ray import local_ray
 from dmr.studies.driver.process_output import engine_noise_to
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.store_passwords import without_secrets
 from dmr.studies.study_file.plan import StudyPlan
+
+REFUSED = b"InvalidAuthToken"  # what Ray's own log says while it tries again; the exception is that of a silent host
+TOKENS = "Ray takes RAY_AUTH_TOKEN, else the file RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token"
 
 
 @dataclass(frozen=True)
@@ -68,53 +72,49 @@ def ray_running(address: str | None, groups: bool = False) -> Iterator[None]:
             keeps its CPUs and GPUs, and the next trial waits for ever.
 
     Raises:
-        StudyError: no cluster answers there, or it has no dashboard and needs one.
+        StudyError: no cluster answers there, or it refuses the token; Ray does not start here; it has no dashboard and
+            needs one.
     """
-    import ray
-
-    if address is not None:
-        _check_address(address)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is None:
-            with without_secrets(), _on_loopback():
-                started = ray.init(address="local", include_dashboard=groups, dashboard_host="127.0.0.1", **quiet)
-        else:
-            with engine_noise_to(Path(os.devnull)):
-                started = ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        what = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers"
-        token = (
-            "" if address is None or os.environ.get("RAY_AUTH_MODE") == "token" else "; RAY_AUTH_MODE=token is not set"
-        )
-        raise StudyError(f"{what}: {' '.join(str(error).split())[:200]}{token}") from None
-    try:
-        if groups and not started.dashboard_url:
+    with local_ray(include_dashboard=groups, **quiet) if address is None else _connection(address, **quiet) as found:
+        if groups and not found.dashboard_url:
             raise StudyError(
                 f"{'Ray here' if address is None else f'--address {address}'}: runs without its dashboard; trials with "
                 "several workers need it (ray start --head --include-dashboard=true; pip install 'ray[default]')"
             )
         yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
-    """A Ray started here listens on 127.0.0.1 alone. Ray's switch for that is a variable that `import ray` reads, and
-    its import may lie behind us.
-    """
-    from ray._private import ray_constants
+def _connection(address: str, **settings: Any) -> Iterator[Any]:
+    """Connect to a cluster; yields what `ray.init` returns.
 
-    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
-    ray_constants.ENABLE_RAY_CLUSTER, os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = False, "0"
+    Raises:
+        StudyError: none answers there, or it refuses the token.
+    """
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    _check_address(address)
+    with TemporaryDirectory() as folder:
+        noise = Path(folder) / "noise"
+        try:
+            with engine_noise_to(noise):
+                found = ray.init(address=address, **settings)
+        except AuthenticationError:
+            raise StudyError(f"--address {address}: there is no token for the cluster: {TOKENS}") from None
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            asked = os.environ.get("RAY_AUTH_MODE") == "token"
+            if REFUSED in noise.read_bytes():
+                why = f"refuses the token: {TOKENS}" if asked else "wants a token: set RAY_AUTH_MODE=token"
+                raise StudyError(f"--address {address}: the Ray cluster {why}") from None
+            token = "" if asked else "; RAY_AUTH_MODE=token is not set"
+            text = " ".join(str(error).split())[:200]
+            raise StudyError(f"--address {address}: no Ray cluster answers: {text}{token}") from None
     try:
-        yield
+        yield found
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before[0]
-        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
-        if before[1] is not None:
-            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[1]
+        ray.shutdown()
 
 
 def _check_address(address: str) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 
 from dmr.analysis.store_uris import sqlite_file
 from dmr.files import write_text
+from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.progress_display import Screen
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
@@ -77,7 +78,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
 
     Raises:
         StudyError: it began with other data, another driver runs it, it is a copy, a store or cluster cannot be
-            reached, or no trial fits the cluster.
+            reached, Ray cannot start here, or no trial fits the cluster.
     """
     if not same_data:
         check_same_data(folder, plan.data_digests, plan.data_source)
@@ -85,6 +86,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
         check_fits(plan, local_need(plan))
+        check_can_start()
     stored = folder.store_uris() if folder.stores_file.exists() else None
     with engine_noise_to(folder.log if stored else Path(os.devnull)):
         uris = open_places(folder)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from dmr.studies.driver.ray_cluster import Need, ray_running
 from dmr.studies.errors import StudyError
@@ -40,11 +42,11 @@ def test_what_does_not_fit_is_told_with_the_numbers():
 
 
 @pytest.mark.parametrize("address", [None, "auto"])
-def test_worker_groups_are_refused_where_ray_has_no_dashboard(address, monkeypatch):
+def test_worker_groups_are_refused_where_ray_has_no_dashboard(address, monkeypatch, tmp_path):
     import ray
 
-    ended = []
-    monkeypatch.setattr(ray, "init", lambda **given: SimpleNamespace(dashboard_url=""))
+    ended, session = [], {"session_dir": str(tmp_path)}
+    monkeypatch.setattr(ray, "init", lambda **given: SimpleNamespace(dashboard_url="", address_info=session))
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
     with (
         pytest.raises(StudyError, match="runs without its dashboard; trials with several workers need it"),
@@ -54,3 +56,36 @@ def test_worker_groups_are_refused_where_ray_has_no_dashboard(address, monkeypat
     assert ended == [True]
     with ray_running(address):
         pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "noise", "error", "text"),
+    [
+        (
+            "token",
+            "InvalidAuthToken",
+            ConnectionError("no"),
+            "the Ray cluster refuses the token: Ray takes RAY_AUTH_TOKEN",
+        ),
+        (None, "InvalidAuthToken", ConnectionError("no"), "the Ray cluster wants a token: set RAY_AUTH_MODE=token"),
+        ("token", "", AuthenticationError("none"), "there is no token for the cluster: Ray takes RAY_AUTH_TOKEN"),
+        ("token", "", ConnectionError("no"), "no Ray cluster answers: no"),
+        (None, "", ConnectionError("no"), "no Ray cluster answers: no; RAY_AUTH_MODE=token is not set"),
+    ],
+)
+def test_why_a_cluster_does_not_let_us_in(mode, noise, error, text, monkeypatch):
+    import ray
+
+    def init(**given):
+        os.write(2, noise.encode())  # as Ray's own log does
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    if mode is None:
+        monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    else:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(StudyError) as refused, ray_running("auto"):
+        pytest.fail("connected")
+    (line,) = refused.value.lines
+    assert line.startswith(f"--address auto: {text}")
