@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,13 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it replaces `path` at the end, and is deleted if the block raises."""
+    """A temporary path to write to; it replaces `path` at the end, and is deleted if the block raises.
+
+    Raises:
+        IsADirectoryError: `path` is a directory; said before the work is done.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield partial

@@ -37,3 +37,10 @@ def test_a_home_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert user_path("~/data") == user_path(Path("~/data")) == Path("/home/somebody/data")
     assert user_path("data/~") == Path("data/~")
     assert user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+
+
+def test_a_directory_is_never_replaced_and_named_before_the_work_is_done(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(IsADirectoryError) as refused, whole_file(tmp_path / "table.csv"):
+        pytest.fail("the work is done")
+    assert refused.value.filename == str(tmp_path / "table.csv")

@@ -81,6 +81,8 @@ def check_target(path: Path) -> None:
         raise ValueError(f"{path}: a figure ends in {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a directory; a file is needed")
 
 
 def draw_dots(axes: Axes, masks: npt.NDArray[np.bool_], modalities: tuple[str, ...], size: float = 5.2) -> Axes:

@@ -153,5 +153,7 @@ def report(
         raise StudyError(f"{path}: there is no directory {path.parent}")
     if path.is_dir():
         raise StudyError(f"{path}: is a directory; a file is needed, for example {path / 'report.html'}")
+    if path.suffix.lower() not in (".html", ".htm"):  # else a slip replaces the study file with a page
+        raise StudyError(f"{path}: a report ends in .html")
     with stored_runs(folder):
         typer.echo(write_study_report(folder, path))

@@ -45,18 +45,21 @@ def export_run(run: TrainedRun, out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(f"-o {out}: is there and not empty; name another folder")
+    try:
+        target = out.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:  # a file on the way, or links that go round in circles
+        raise StudyError(f"-o {out}: cannot be made: {getattr(error, 'strerror', None) or error}") from None
     run.warn_of_changed_data()  # class names, for one, are those that the data have now
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow.pyfunc  # noqa: F401  # sets the levels of its loggers
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         facts = {"study": run.plan.study.name, "stage": run.stage, "run": run.run_id}
         save_model(run.plan.dataset, run.settings, run.checkpoint, partial / ARTIFACT, facts)
-        os.replace(partial / ARTIFACT, out)
+        os.replace(partial / ARTIFACT, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

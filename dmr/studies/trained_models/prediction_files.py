@@ -39,13 +39,15 @@ def predictions_to(file: Path, dataset: MultimodalDataset, split: str, combinati
     Raises:
         StudyError: the file's kind cannot hold these predictions, or its directory is missing.
     """
-    if file.suffix not in ENDINGS:
+    if file.suffix.lower() not in ENDINGS:
         raise StudyError(f"--predictions {file}: allowed endings are {', '.join(ENDINGS)}")
     if not file.parent.is_dir():
         raise StudyError(f"--predictions {file}: there is no directory {file.parent}")
+    if file.is_dir():
+        raise StudyError(f"--predictions {file}: is a directory; a file is needed")
     if dataset.task == "classification":
         return ClassPredictions(file, dataset, dataset.splits[split], combinations)
-    if file.suffix != ".npz":
+    if file.suffix.lower() != ".npz":
         raise StudyError(f"--predictions {file}: predictions of segmentation are maps; allowed is .npz")
     return MapPredictions(file, dataset, dataset.splits[split], combinations)
 
@@ -70,9 +72,10 @@ class ClassPredictions:
             self.variance[:, at] = np.where(kept, found.variance.float().cpu().numpy(), np.nan)
 
     def write(self) -> None:
+        ending = self.file.suffix.lower()
         with whole_file(self.file) as partial:
-            if self.file.suffix == ".npz":
-                np.savez_compressed(
+            if ending == ".npz":
+                _save_arrays(
                     partial,
                     sample=self.samples,
                     label=self.labels,
@@ -82,7 +85,7 @@ class ClassPredictions:
                     probabilities=self.probabilities,
                     variance=self.variance,
                 )
-            elif self.file.suffix == ".csv":
+            elif ending == ".csv":
                 for number, frame in enumerate(self._frames()):
                     frame.to_csv(partial, index=False, header=number == 0, mode="w" if number == 0 else "a")
             else:
@@ -139,7 +142,7 @@ class MapPredictions:
     def write(self) -> None:
         self.maps.flush()
         with whole_file(self.file) as partial:
-            np.savez_compressed(
+            _save_arrays(
                 partial,
                 sample=self.samples,
                 combinations=np.array(self.combinations),
@@ -149,6 +152,12 @@ class MapPredictions:
             with zipfile.ZipFile(partial, "a", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
                 archive.write(self.maps_file, self.maps_file.name)
         self.folder.cleanup()
+
+
+def _save_arrays(file: Path, **arrays: Any) -> None:
+    """Write an .npz file; by its name alone numpy would add an ending to `.NPZ`."""
+    with open(file, "wb") as opened:
+        np.savez_compressed(opened, **arrays)
 
 
 def _rows(split: Split) -> npt.NDArray[np.int64]:

@@ -285,7 +285,10 @@ def test_another_ending_or_folder_is_refused_before_anything_is_drawn(study: Stu
             write_heatmap(study, tmp_path / name)
     with pytest.raises(ValueError, match=r"nowhere/heatmap\.png: there is no directory .*nowhere"):
         write_heatmap(study, tmp_path / "nowhere" / "heatmap.png")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(ValueError, match=r"taken\.png: is a directory"):
+        write_heatmap(study, tmp_path / "taken.png")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "taken.png"]
 
 
 def test_a_study_without_values_is_refused(new_study: NewStudy, tmp_path: Path) -> None:

@@ -50,14 +50,20 @@ def test_a_page_in_the_study_or_where_it_is_told(runs: Path, tmp_path: Path) -> 
 
 
 def test_what_is_wrong_is_one_line(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken.HTML").mkdir()
+    study_file = tmp_path / "digits.yaml"
+    study_file.write_text("dataset: {name: digits}")
     for arguments, line in {
         ("digits", "-o", str(tmp_path / "none" / "r.html")): "there is no directory",
         ("digits", "-o", str(tmp_path)): "is a directory",
+        ("digits", "-o", str(tmp_path / "taken.HTML")): "is a directory",
+        ("digits", "-o", str(study_file)): "ends in .html",
         ("letters",): "no study 'letters' here",
     }.items():
         done = CliRunner().invoke(app, ["report", *arguments, "--storage", str(runs)])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
         assert line in done.stderr
+    assert study_file.read_text() == "dataset: {name: digits}"
 
 
 def test_a_database_server_that_is_away_or_wants_a_password_is_one_line_soon(

@@ -120,12 +120,12 @@ def test_test_is_shown_with_a_word_of_warning(trained: Trained) -> None:
     assert len(read_csv(result)) == 15
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])
+@pytest.mark.parametrize("ending", ["csv", "parquet", "NPZ"])
 def test_predictions_have_a_row_a_sample_and_combination(trained: Trained, tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"p.{ending}"
     frame = read_csv(trained.evaluate("--predictions", file, "--format", "csv"))
     labels = trained.plan.dataset.splits["val"].targets()
-    if ending == "npz":
+    if ending == "NPZ":
         with np.load(file) as found:
             assert found["probabilities"].shape == (15, len(labels), 10)
             right = (found["predicted_class"] == found["label"]).mean(1)
@@ -212,6 +212,8 @@ def test_mistakes_are_one_line(trained: Trained, tmp_path: Path) -> None:
     )
     assert trained.mistake("--predictions", tmp_path / "p.txt").endswith("allowed endings are .csv, .parquet, .npz")
     assert "there is no directory" in trained.mistake("--predictions", tmp_path / "no/p.csv")
+    (tmp_path / "taken.csv").mkdir()
+    assert "taken.csv: is a directory; a file is needed" in trained.mistake("--predictions", tmp_path / "taken.csv")
     assert "no study in" in trained.mistake("--storage", tmp_path)
 
 

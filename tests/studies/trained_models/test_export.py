@@ -253,6 +253,10 @@ def test_a_folder_is_written_whole_or_not_at_all(digits: tuple[StudyPlan, Path, 
         broken = TrainedRun(run.folder, plan, "search", "s trial 0", None, settings, tmp_path / "half.pt")
         with pytest.raises(StudyError, match=r"half\.pt: the checkpoint is damaged"):
             export_run(broken, tmp_path / "out")
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "half.pt", "new"]
+        (tmp_path / "circle").symlink_to("circle")
+        for name, line in (("half.pt/model", "File exists"), ("circle", "Symlink loop")):
+            with pytest.raises(StudyError, match=f"-o .*{name}: cannot be made: {line}"):
+                export_run(run, tmp_path / name)
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["circle", "empty", "half.pt", "new"]
     finally:
         logging.getLogger("mlflow").setLevel(level)
