@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from dmr.analysis.results.record_names import DEFAULTS, SEARCH_BEST_PREFIX, SEARCH_SECONDS, STUDY_STAGE, Tag
 from dmr.data.dataset import MultimodalDataset
 from dmr.metrics import METRICS
+from dmr.studies.errors import StudyError
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
 from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer
@@ -58,8 +59,10 @@ class SearchStage(Stage):
 
         Raises:
             optuna.exceptions.DuplicatedStudyError: it has one.
+            StudyError: journal and storage are not of the same trials: one of them is lost or damaged.
         """
         super().__init__(plan, storage, tracker, folder, plan.study.name, may_exist)
+        self._check_records()
         self.exhausted = False
         self.ended: dict[int, BestValues | None] = {}
         self.charted = ChartPoint(0, None, 0.0)
@@ -137,6 +140,22 @@ class SearchStage(Stage):
                 best[number] = direction.best((best.get(number, values[metric]), values[metric]))
                 recorded.append(RecordedEpoch(number, step + 1, best[number], blocks[number]))
         return recorded
+
+    def _check_records(self) -> None:
+        """The journal is told first of a trial that begins and ends, so neither can have what the other lacks."""
+        trials = self.study.get_trials(deepcopy=False)
+        recorded = {int(key.partition("/")[2]) for key in self.tracker.begun() if key.startswith("search/")}
+        ended = {trial.number for trial in trials if trial.state.is_finished()}
+        if unknown := sorted(ended - recorded):
+            raise StudyError(
+                f"{self.tracker.journal.path}: lacks trial {unknown[0]}, which Optuna's storage has: the file was lost "
+                "or damaged; put back a copy of it (`dmr table` shows what is in MLflow)"
+            )
+        if lost := sorted(recorded - {trial.number for trial in trials}):
+            raise StudyError(
+                f"Optuna's storage has no trial {lost[0]} of study {self.study.study_name!r}, which "
+                f"{self.tracker.journal.path} has: it was lost or damaged; put back a copy of it"
+            )
 
     def _next(self) -> StartedTrial | None:
         asked = None if self.exhausted else self.proposer.ask()

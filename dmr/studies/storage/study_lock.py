@@ -100,14 +100,15 @@ class StudyLock:
         """Kill what a dead driver left running on this machine: processes known by their number and time of birth."""
         try:
             noted = json.loads(self._processes.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            if isinstance(noted, list):  # by an earlier version, which did not note the host
+                noted = {"host": socket.gethostname(), "processes": noted}
+            folder = Path(noted.get("folder", self.folder))
+            if noted["host"] != socket.gethostname() or (folder != self.folder and folder.exists()):
+                return  # another machine's, or those of the study that this folder is a copy of
+            processes = [(int(number), float(started)) for number, started in noted["processes"]]
+        except (OSError, ValueError, TypeError, KeyError):  # none, or a damaged file
             return
-        if isinstance(noted, list):  # by an earlier version, which did not note the host
-            noted = {"host": socket.gethostname(), "processes": noted}
-        folder = Path(noted.get("folder", self.folder))
-        if noted["host"] != socket.gethostname() or (folder != self.folder and folder.exists()):
-            return  # another machine's, or those of the study that this folder is a copy of
-        for number, started in noted["processes"]:
+        for number, started in processes:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(number)
                 if process.create_time() == started:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmr.studies.errors import StudyError
+
 Record = dict[str, Any]
 READ_AT_ONCE = 2_000
 
@@ -18,15 +20,16 @@ class Journal:
     """Appends whole lines; a line torn by a kill is cut off when the file is opened again. Safe for two threads."""
 
     def __init__(self, path: Path) -> None:
+        """Raises:
+        StudyError: a line is damaged.
+        """
         self.path = path
         self._lock = threading.Lock()
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  # closed by close()
         self.end = self._whole_lines()
         self._file.truncate(self.end)
         first = next(self.read(0), None)
-        self.id = first[0]["id"] if first else uuid.uuid4().hex
-        if first is None:
-            self.append({"op": "journal", "id": self.id})
+        self.id = str(first[0].get("id")) if first else uuid.uuid4().hex
 
     def append(self, record: Record, durable: bool = False) -> None:
         """Write one record; `durable` waits for the disk.
@@ -34,8 +37,10 @@ class Journal:
         Raises:
             OSError: it could not be written; the file is as it was before.
         """
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = _line(record)
         with self._lock:
+            if self.end == 0:  # with the first record: a journal that was lost is not begun again by looking at it
+                line = _line({"op": "journal", "id": self.id}) + line
             try:
                 if self._file.write(line) != len(line):
                     raise OSError("the disk is full")
@@ -47,7 +52,11 @@ class Journal:
             self.end += len(line)
 
     def read(self, offset: int) -> Iterator[tuple[Record, int]]:
-        """The records from `offset` on, up to `READ_AT_ONCE`, each with the offset after it."""
+        """The records from `offset` on, up to `READ_AT_ONCE`, each with the offset after it.
+
+        Raises:
+            StudyError: a line is damaged.
+        """
         with open(self.path, "rb") as file:
             file.seek(offset)
             for _ in range(READ_AT_ONCE):
@@ -55,7 +64,7 @@ class Journal:
                     return
                 line = file.readline()
                 offset += len(line)
-                yield json.loads(line), offset
+                yield self._record(line, offset), offset
 
     def read_all(self) -> Iterator[Record]:
         """All records."""
@@ -67,6 +76,23 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def starts_line(self, offset: int) -> bool:
+        """Whether a record begins, or the file ends, at this offset."""
+        with open(self.path, "rb") as file:
+            file.seek(max(0, offset - 1))
+            return offset == 0 or (offset <= self.end and file.read(1) == b"\n")
+
+    def _record(self, line: bytes, after: int) -> Record:
+        try:
+            record = json.loads(line)
+            if isinstance(record, dict) and "op" in record:
+                return record
+        except ValueError:
+            pass
+        with open(self.path, "rb") as file:
+            number = file.read(after).count(b"\n")
+        raise StudyError(f"{self.path}, line {number}: no record: the file is damaged; put back a copy of it")
 
     def _whole_lines(self) -> int:
         """Bytes up to the last line break."""
@@ -81,3 +107,7 @@ class Journal:
                 return start + found + 1
             end = start
         return 0
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"

@@ -37,7 +37,11 @@ PARENT = "study"  # the key of the study's own run
 
 
 class Tracker:
-    """Records what happens to runs, which are known by keys such as `study` and `search/7`, and ships it to MLflow."""
+    """Records what happens to runs, which are known by keys such as `study` and `search/7`, and ships it to MLflow.
+
+    Attributes:
+        begun: the keys of the runs that were ever started, by this process or an earlier one.
+    """
 
     def __init__(self, journal: Path, tracking_uri: str, experiment_id: str) -> None:
         self.journal = Journal(journal)
@@ -133,6 +137,10 @@ class Tracker:
     def published(self, stage: str) -> None:
         """What people read of a stage was made: it is not `outdated`, until the store has lost the runs it names."""
         self._append({"op": "published", "stage": stage})
+
+    def begun(self) -> set[str]:
+        """The keys of the runs that were begun."""
+        return set(self._params)
 
     def run_id(self, key: str) -> str | None:
         """The MLflow run's id, once it was created."""
@@ -299,10 +307,12 @@ class Tracker:
         self._note("MLflow's store had lost runs of this study: all of them are written again from its journal")
 
     def _read_offset(self) -> int:
+        """All is sent again, which is harmless, where the journal is another one than when the offset was written."""
         try:
-            return min(int(self._offset_file.read_text(encoding="utf-8")), self.journal.end)
+            offset = int(self._offset_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return 0
+        return offset if offset >= 0 and self.journal.starts_line(offset) else 0
 
     def _write_offset(self) -> None:
         try:

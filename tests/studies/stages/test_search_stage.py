@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from dmr.checkpoints import save_checkpoint
 from dmr.direction import Direction
+from dmr.studies.errors import StudyError
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.retry_queue import RetryQueue
@@ -138,6 +139,25 @@ def test_a_storage_with_somebody_elses_study_of_this_name_is_refused(
     optuna.create_study(study_name="s", storage=storage)
     with pytest.raises(optuna.exceptions.DuplicatedStudyError, match="s"):
         SearchStage(plan, storage, tracker, StudyFolder(tmp_path, "s"), may_exist=False)
+
+
+def test_a_journal_and_a_storage_of_different_trials_are_refused_as_they_are(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path
+) -> None:
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    stage = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    stage.open()
+    record = stage.begin()
+    assert record is not None
+    with pytest.raises(StudyError, match=r"no trial 0 of study 's', which .*journal\.jsonl has: it was lost"):
+        SearchStage(plan, optuna.storages.InMemoryStorage(), tracker, folder, may_exist=True)
+    stage.epoch(record.number, report(0))
+    stage.finish(record.number, TrialOutcome("completed"))
+    emptied = Tracker(tmp_path / "emptied.jsonl", "sqlite://", "0")
+    with pytest.raises(StudyError, match=r"emptied\.jsonl: lacks trial 0, which Optuna's storage has"):
+        SearchStage(plan, storage, emptied, folder, may_exist=True)
+    emptied.close(timeout=1.0)
+    assert (tmp_path / "emptied.jsonl").read_bytes() == b""
 
 
 def test_the_study_says_on_which_data_and_with_which_versions_it_ran(

@@ -398,3 +398,34 @@ def test_the_time_between_two_drivers_is_not_a_trials(store: tuple[str, str], tm
     tracker = Tracker(tmp_path / "journal.jsonl", *store)
     assert tracker.seconds("search/0") == 3.0
     assert tracker.close(timeout=30.0)
+
+
+def test_a_damaged_line_is_named_and_the_file_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for line in (b'{"op":"sta', b"3", b"\xff\xfe", b"{}"):
+        path.write_bytes(before := b'{"op":"journal","id":"j"}\r\n' + line + b'\n{"op":"end","key":"k"}\n')
+        journal = Journal(path)  # a break of Windows does no harm
+        assert journal.id == "j"
+        with pytest.raises(StudyError, match=r"journal\.jsonl, line 2: no record: the file is damaged"):
+            list(journal.read_all())
+        journal.close()
+        assert path.read_bytes() == before
+
+
+def test_a_journal_is_begun_with_its_first_record(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.path.read_bytes() == b""
+    journal.append({"op": "end", "key": "k"})
+    assert [record.get("id") for record in journal.read_all()] == [journal.id, None]
+    journal.close()
+
+
+@pytest.mark.parametrize("offset", ["-5", "1", "999999", "x"])
+def test_an_offset_that_is_not_of_this_journal_sends_all_of_it(
+    store: tuple[str, str], tmp_path: Path, offset: str
+) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"op":"journal","id":"j"}\n')
+    (tmp_path / "journal.shipped").write_text(offset)
+    tracker = Tracker(tmp_path / "journal.jsonl", *store)
+    assert tracker.pending == tracker.journal.end
+    tracker.close(timeout=10.0)
