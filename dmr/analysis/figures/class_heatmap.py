@@ -23,7 +23,8 @@ CSV = ["split", "metric", "combination", "value"]
 def read_combinations(content: bytes) -> pd.DataFrame | None:
     """A run's `combinations.csv`; None where it is not that."""
     try:
-        frame = pd.read_csv(io.BytesIO(content))
+        # a modality may be called NA, which pandas would take for no text at all
+        frame = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values={"value": ["", "nan"]})
     except (ValueError, UnicodeDecodeError):
         return None
     return frame if list(frame.columns) == CSV else None

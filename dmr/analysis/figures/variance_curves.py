@@ -53,7 +53,9 @@ class Diagnostics:
 def read_diagnostics(content: bytes, modalities: tuple[str, ...]) -> Diagnostics | None:
     """A run's `diagnostics.csv`; None where it is not that, or has no variance that moves."""
     try:
-        frame = pd.read_csv(io.BytesIO(content))
+        # a modality may be called NA, which pandas would take for no text at all
+        numbers = {key: ["", "nan"] for key in COLUMNS[2:]}
+        frame = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=numbers)
     except (ValueError, UnicodeDecodeError):
         return None
     if list(frame.columns) != COLUMNS or frame.empty:

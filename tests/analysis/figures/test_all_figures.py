@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from dmr.analysis.figures import parameter_effects as importance
 from dmr.analysis.figures.all_figures import comparison_figures, study_figures
+from dmr.analysis.figures.class_heatmap import read_combinations
+from dmr.analysis.figures.variance_curves import read_diagnostics
 from dmr.analysis.results.study_results import stage_of
 from dmr.combinations import all_combinations
 
@@ -146,3 +148,16 @@ def test_classes_are_means_over_the_seeds_of_the_best(make_study: Make, make_com
     figure = {name: figure for name, _, figure in study_figures(study, None, comparison, read)}["classes"]
     assert [text.get_text() for text in figure.axes[0].texts if text.get_text()[0] == "0"] == ["0.30"]
     assert "a best 1; mean over 2 seeds" in figure.texts[1].get_text().replace("\n", " ")
+
+
+def test_a_modality_whose_name_pandas_takes_for_nothing() -> None:
+    names = ("NA", "null", "NA-null")
+    lines = "".join(f"0,{name},0.5,{value},0\n" for name, value in zip(names, ("", "nan", "0.25"), strict=True))
+    found = read_diagnostics(f"epoch,combination,loss,variance,hard\n{lines}".encode(), names[:2])
+    assert found is not None
+    assert list(found.variance) == list(names)
+    assert found.variance.isna().to_numpy().tolist() == [[True, True, False]]
+    frame = read_combinations(b"split,metric,combination,value\nval,iou_NA,NA,0.5\nval,iou_NA,null,nan\n")
+    assert frame is not None
+    assert frame["combination"].tolist() == ["NA", "null"]
+    assert frame["value"].isna().tolist() == [False, True]
