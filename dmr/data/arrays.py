@@ -32,6 +32,7 @@ from dmr.data.yaml_text import text_rule
 log = logging.getLogger("dmr")
 
 VAL_FRACTION = 0.2
+OTHER_FILES = ("label", "present")  # of a split, beside those named after modalities
 
 
 def arrays(path: Path, seed: int) -> MultimodalDataset:
@@ -139,6 +140,8 @@ def read_modality(where: str, entry: Any) -> Modality:
         raise DataError(f"{where}: a mapping with name, kind and shape is needed, got {entry!r}")
     if not isinstance(entry["name"], str):
         raise DataError(f"{where}.name: got {entry['name']!r}; allowed: {text_rule(entry['name'])}")
+    if entry["name"] in OTHER_FILES:
+        raise DataError(f"{where}.name: got {entry['name']!r}; {entry['name']}.npy is no file of inputs: rename it")
     kind, shape = entry.get("kind"), entry.get("shape")
     if kind not in KINDS:
         raise DataError(f"{where}.kind: got {kind!r}; allowed are {', '.join(KINDS)}")

@@ -307,6 +307,7 @@ def test_a_memory_mapped_split_is_pickled_by_path(make_dataset: MakeDataset, wri
         ("- cat", "- eel", "class_names[2]: 'eel' comes twice; names must differ"),
         ("name: a", "name: on", 'modalities[0].name: got True; allowed: text; quote it, as in "yes"'),
         ("name: a", "name: 5", 'modalities[0].name: got 5; allowed: text; quote it, as in "5"'),
+        ("name: a", "name: label", "modalities[0].name: got 'label'; label.npy is no file of inputs: rename it"),
         ("task:", "name: off\ntask:", 'name: got False; allowed: text; quote it, as in "no"'),
         ("task:", f"name: {'x' * 256}\ntask:", "name: got 256 letters; allowed are 1 to 255"),
     ],
