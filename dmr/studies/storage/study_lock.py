@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from dmr.files import write_text
+from dmr.files import named, write_text
 from dmr.studies.errors import StudyError
 
 MAX_BYTES = 512
@@ -64,7 +64,8 @@ class StudyLock:
             os.ftruncate(descriptor, 0)
             self.end_leftovers()
             mine = f"{os.getpid()} {psutil.Process().create_time()} {socket.gethostname()}"
-            os.pwrite(descriptor, mine.encode(), 0)
+            with named(self._file):
+                os.pwrite(descriptor, mine.encode(), 0)
             yield
             self._processes.unlink(missing_ok=True)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dmr.files import named
 from dmr.studies.errors import StudyError
 
 Record = dict[str, Any]
@@ -42,10 +44,11 @@ class Journal:
             if self.end == 0:  # with the first record: a journal that was lost is not begun again by looking at it
                 line = _line({"op": "journal", "id": self.id}) + line
             try:
-                if self._file.write(line) != len(line):
-                    raise OSError("the disk is full")
-                if durable:
-                    os.fsync(self._file.fileno())
+                with named(self.path):
+                    if self._file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    if durable:
+                        os.fsync(self._file.fileno())
             except OSError:
                 self._file.truncate(self.end)
                 raise
