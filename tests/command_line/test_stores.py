@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.tracking import MlflowClient
 from mlflow.utils import find_free_port
 
 OUTAGE = 20.0
@@ -132,6 +135,26 @@ def test_a_store_that_is_not_there_at_the_start(place, monkeypatch, uri, text):
     assert "secret" not in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not (place.path / "dmr_runs").exists()
+
+
+def test_what_mlflow_refuses_for_good_is_named_and_ends_with_exit_code_1(place, monkeypatch):
+    real = MlflowClient.log_batch
+
+    def refusing(self, run_id, metrics=(), params=(), tags=()):
+        if any(metric.key == "val/accuracy_worst" for metric in metrics):
+            raise MlflowException("no such name", INVALID_PARAMETER_VALUE)
+        return real(self, run_id, metrics=metrics, params=params, tags=tags)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refusing)
+    place.write(train__epochs=2)
+    done = place.dmr("train", "small.yaml")
+    assert done.exit_code == 1
+    assert "train: MLflow refuses its metric val/accuracy_worst: no such name" in done.stderr.splitlines()
+    (run,) = place.mlflow_runs(stage="train")
+    history = place.history(run)
+    assert [step for step, _ in history["val/accuracy_mean"]] == [0, 1]
+    assert "val/accuracy_worst" not in history
+    assert run.info.status == "FINISHED"
 
 
 def test_a_store_that_is_no_database(place):
