@@ -69,7 +69,7 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
             try:
-                check_working_directory(Path.cwd())
+                check_working_directory(_working_directory())
                 if os.getcwd() not in sys.path:  # where a user's own method or encoder, `module:Class`, is found
                     sys.path.append(os.getcwd())
                 paths = {key: user_path(value) for key, value in kwargs.items() if isinstance(value, Path)}
@@ -78,6 +78,8 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
                 for line in error.lines:
                     sys.stderr.write(line + "\n")
                 raise typer.Exit(2) from None
+            except BrokenPipeError:  # `dmr list | head`: the reader has enough, and Typer ends without a word
+                raise
             except OSError as error:  # a disk that is full or gone
                 where = f"{error.filename}: " if error.filename else ""
                 sys.stderr.write(f"{where}{error.strerror or error}\n")
@@ -87,6 +89,13 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         return wrapper
 
     return register
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise StudyError("the working directory has been deleted; change to another one") from None
 
 
 def check_working_directory(folder: Path) -> None:

@@ -5,6 +5,9 @@ Imports are inside the commands, so that `--help` costs nothing.
 
 from __future__ import annotations
 
+import os
+import sys
+
 from dmr.studies.cli import (  # noqa: F401  # their commands
     compare_command,
     data_commands,
@@ -18,8 +21,20 @@ from dmr.studies.cli.output_encoding import write_everything
 
 def main() -> None:
     """The entry point of `dmr`."""
+    _open_closed_streams()
     write_everything()
     try:
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _open_closed_streams() -> None:
+    """A stream that the shell closed (`>&-`) leads to nowhere; else the next file opened, such as a database, would
+    take its number and get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: the stream's
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
