@@ -15,7 +15,8 @@ from dmr.analysis.store_uris import sqlite_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.mlflow_store import delete_runs
 from dmr.studies.storage.optuna_attributes import CONFIRM
-from dmr.studies.storage.optuna_storage import open_optuna
+from dmr.studies.storage.optuna_storage import load_search, open_optuna
+from dmr.studies.storage.resolved_study import check_resolved
 from dmr.studies.storage.store_passwords import first_line, mask_password
 from dmr.studies.storage.study_folder import StudyFolder
 
@@ -53,9 +54,10 @@ def remove_study(folder: StudyFolder) -> str:
     Of a copy only the folder goes, since the runs belong to the original. Returns what there is to say.
 
     Raises:
-        StudyError: it runs, or a store cannot be reached; then nothing is deleted from the folder.
+        StudyError: it runs, its journal is lost, or a store cannot be reached; then nothing is deleted from the folder.
     """
     document = folder.document_of_any_name()
+    check_resolved(document, folder.study_file)
     if folder.path.is_symlink():
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
     for lock in folder.path.glob("*/lock"):
@@ -63,6 +65,11 @@ def remove_study(folder: StudyFolder) -> str:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")
     original, uri = folder.original(), folder.store_uris().tracking_uri
     file = sqlite_file(uri)
+    if folder.study_key is None and load_search(folder).get_trials(deepcopy=False):
+        raise StudyError(
+            f"{folder.journal}: is lost or damaged, and with it which runs in MLflow are this study's: put back a copy "
+            f"of it, or delete them there, and {folder.path}, by hand"
+        )
     with folder.lock.held():
         if original is None:
             _delete_records(folder, document)

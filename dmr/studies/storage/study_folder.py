@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dmr.files import write_text
 from dmr.studies.errors import StudyError
 from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.storage.locations import in_ray_job
+from dmr.studies.storage.resolved_study import check_resolved
 from dmr.studies.storage.store_passwords import mask_password, with_password
 from dmr.studies.storage.study_lock import StudyLock
 from dmr.studies.storage.trial_files import ERROR
@@ -147,6 +149,15 @@ class StudyFolder:
             document["dataset"] = dataset | {"path": str(self._beside(Path(path), self._place()))}
         return document
 
+    def checked_document(self) -> dict[str, Any]:
+        """The study as resolved, with what every study has, whichever version resolved it.
+
+        Raises:
+            StudyError: there is no such study here, or its file was damaged by hand.
+        """
+        check_resolved(self.document_of_any_name(), self.study_file)
+        return self.document()
+
     @property
     def stores_file(self) -> Path:
         """Where the study's stores are."""
@@ -253,9 +264,10 @@ class StudyFolder:
     def seconds_run(self) -> float:
         """Seconds the study has run so far, summed over its drivers."""
         try:
-            return float((self.path / "seconds").read_text(encoding="utf-8"))
+            seconds = float((self.path / "seconds").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return 0.0
+        return seconds if math.isfinite(seconds) else 0.0
 
     def remember_seconds(self, seconds: float) -> None:
         write_text(self.path / "seconds", f"{seconds:.1f}")

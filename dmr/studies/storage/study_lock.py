@@ -103,8 +103,8 @@ class StudyLock:
             noted = json.loads(self._processes.read_text(encoding="utf-8"))
             if isinstance(noted, list):  # by an earlier version, which did not note the host
                 noted = {"host": socket.gethostname(), "processes": noted}
-            folder = Path(noted.get("folder", self.folder))
-            if noted["host"] != socket.gethostname() or (folder != self.folder and folder.exists()):
+            host, folder = noted["host"], Path(noted.get("folder", self.folder))
+            if host != socket.gethostname() or (folder != self.folder and folder.exists()):
                 return  # another machine's, or those of the study that this folder is a copy of
             processes = [(int(number), float(started)) for number, started in noted["processes"]]
         except (OSError, ValueError, TypeError, KeyError):  # none, or a damaged file

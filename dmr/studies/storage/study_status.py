@@ -40,7 +40,7 @@ def status_lines(folder: StudyFolder) -> list[str]:
     Raises:
         StudyError: no such study.
     """
-    document = folder.document()
+    document = folder.checked_document()
     _end_leftovers(folder)
     study = load_search(folder)
     trials = study.get_trials(deepcopy=False)
@@ -73,7 +73,7 @@ def _end_leftovers(folder: StudyFolder) -> None:
 
 
 def _headline(folder: StudyFolder, study: optuna.Study) -> str:
-    document = folder.document()
+    document = folder.checked_document()
     budget = document["budget"]
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     driver = folder.lock.driver()

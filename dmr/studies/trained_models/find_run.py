@@ -90,7 +90,7 @@ def find_winner(name: str, storage: Path) -> TrainedRun:
     folder = StudyFolder(storage, name)
     if not folder.exists and list(folder.path.glob("train-*")):
         raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
-    document = folder.document()
+    document = folder.checked_document()
     sign = Direction(document["objective"][0]["mode"]).sign
     best = _best(load_search(folder).get_trials(deepcopy=False), sign)
     if best is None:
