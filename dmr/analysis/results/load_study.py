@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -188,10 +189,18 @@ def _artifact_values(client: Any, run: Any, main_metric: str) -> dict[Cell, floa
     """All metrics of all combinations but the main one, which the run itself has.
 
     Raises:
-        LookupError: the file is damaged.
+        LookupError: the file is damaged, or the store's artifacts are gone.
     """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    root = run.info.artifact_uri
     try:
-        content = stored_artifact(client, run.info.run_id, VALUES, run.info.artifact_uri) or b""
+        content = stored_artifact(client, run.info.run_id, VALUES, root) or b""
+        if not content and is_local_uri(root) and not Path(local_file_uri_to_path(root)).parents[1].exists():
+            raise ValueError(
+                f"{root} is not there; where it was moved with the store, the next `dmr resume` says so to it"
+            )
         lines = csv.reader(content.decode().splitlines()[1:])
         return {(split, metric, name): float(value) for split, metric, name, value in lines if metric != main_metric}
     except ValueError as error:

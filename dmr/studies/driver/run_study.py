@@ -24,11 +24,13 @@ from dmr.studies.reporting.publish import publish
 from dmr.studies.stages.confirm_stage import Configuration, ConfirmStage
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.storage.mlflow_store import follow_artifacts, no_such_store, open_mlflow
+from dmr.studies.storage.optuna_attributes import DOCUMENT
 from dmr.studies.storage.optuna_storage import load_search, open_optuna, unusable
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
 from dmr.studies.storage.trained_data import check_same_data, remember_data
-from dmr.studies.study_file.plan import StudyPlan
+from dmr.studies.study_file.changed_keys import changed_keys, with_data_of
+from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.yaml_io import to_yaml
 
@@ -91,7 +93,7 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
     with engine_noise_to(folder.log if stored else Path(os.devnull)):
         uris = open_places(folder)
         if stored is not None:
-            load_search(folder)
+            _check_unedited(plan, folder)
         experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], folder.study_key)
         if uris.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(uris.optuna_url)
@@ -121,6 +123,25 @@ def open_places(folder: StudyFolder) -> StoreUris:
             raise no_such_store(uris.tracking_uri, folder.name)
         follow_artifacts(file, before)
     return uris
+
+
+def _check_unedited(plan: StudyPlan, folder: StudyFolder) -> None:
+    """Raises:
+    StudyError: the study's own file was edited by hand, so that its trials would be of two kinds; or Optuna's storage
+        has lost them.
+    """
+    began = load_search(folder).user_attrs.get(DOCUMENT)  # None: an earlier version began it
+    if began is None:
+        return
+    before = with_data_of(began, plan.document)
+    changed = changed_keys(before, plan.document)
+    if changed:  # perhaps by keys that an earlier version did not have
+        changed = changed_keys(make_plan(before, str(folder.study_file)).document, plan.document)
+    if changed:
+        raise StudyError(
+            *(f"{folder.study_file}: {line}" for line in changed),
+            f"{folder.study_file}: was edited after the study began: put it back, or give a study of it another name",
+        )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer
 from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler, make_scheduler
 from dmr.studies.stages.stage import BestTrial, Stage, StartedTrial, TrialRecord, ranked_trial
-from dmr.studies.storage.optuna_attributes import ENDED, BestValues, best_of, ended_reason
+from dmr.studies.storage.optuna_attributes import DOCUMENT, ENDED, BestValues, best_of, ended_reason
 from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.storage.trial_files import remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
@@ -82,6 +82,8 @@ class SearchStage(Stage):
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
                 remove_checkpoints(self.folder.run(self.stage, trial.number), self.retention.holds(trial.number))
+        if DOCUMENT not in self.study.user_attrs:
+            self.study.set_user_attr(DOCUMENT, self.plan.document)
         self._open_parent()
         self._chart()
         for point in self.plan.first[len(self.study.get_trials(deepcopy=False)) :]:  # a kill may come between two

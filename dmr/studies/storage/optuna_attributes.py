@@ -16,6 +16,7 @@ CONFIRM = "confirm"  # Optuna's study of the confirmation is NAME/confirm: no st
 
 # of a study
 ENDED = "ended"  # the budget it has come to the end of
+DOCUMENT = "document"  # the study as resolved when it began
 PUBLISHED = "kept"  # the number of trials that had ended when figures, report and model were made last
 WANTED = "wanted"  # of a confirmation: the name of the configuration of each wanted run, by `ConfirmRunKey.key`
 WITHOUT_MODALITIES = "without_modalities"  # of a confirmation: the main metric on test of always answering one class

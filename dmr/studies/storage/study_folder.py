@@ -287,7 +287,7 @@ def resolve_store_uris(folder: StudyFolder) -> StoreUris:
     """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder.
 
     Raises:
-        StudyError: a Ray job whose runs would be deleted with its working directory.
+        StudyError: a database in memory, or a Ray job whose runs would be deleted with its working directory.
     """
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not tracking_uri and in_ray_job():
@@ -295,7 +295,11 @@ def resolve_store_uris(folder: StudyFolder) -> StoreUris:
             "MLFLOW_TRACKING_URI: not set, and a Ray job's working directory is a temporary copy: name a server, or "
             "sqlite:////{absolute path}/mlflow.db"
         )
-    return StoreUris(
+    uris = StoreUris(
         absolute_uri(tracking_uri) if tracking_uri else sqlite_uri(Path.cwd() / "mlflow.db"),
         absolute_uri(os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url),
     )
+    for variable, uri in (("MLFLOW_TRACKING_URI", uris.tracking_uri), ("DMR_OPTUNA_URL", uris.optuna_url)):
+        if uri.startswith("sqlite") and sqlite_file(uri) is None:
+            raise StudyError(f"{variable}: got {uri}; a file is needed, as in sqlite:////{{absolute path}}/name.db")
+    return uris
