@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,28 @@ POINTS = [
     {"train.learning_rate": 1e-8, "model.fault": "none"},  # cannot learn and is stopped
     {"train.learning_rate": 0.01, "model.fault": "error"},
 ]
+# Writes down what Ray is asked for by the time it ends, with the study.
+ASKED_AT_THE_END = """
+import ray, faulty
+end = ray.shutdown
+def shutdown():
+    try:
+        coordinator = ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+    except Exception:
+        return end()
+    asked = ray.get(coordinator.__ray_call__.remote(lambda self: list(self._ongoing_reqs)))
+    open("asked", "w").write(str(asked))
+    end()
+ray.shutdown = shutdown
+from dmr.studies.cli.entry_point import main; main()
+"""
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, make_workplace):
     """A study of trials with two workers each, and the same trials with one worker, in one workplace."""
     place = make_workplace(tmp_path_factory.mktemp("workers")).with_faulty_method()
+    place.command = (sys.executable, "-c", ASKED_AT_THE_END)
     for name, resources, trials in (("two", {"workers": 2, "cpus": 0.5}, 4), ("one", {"workers": 1, "cpus": 1}, 2)):
         place.write(
             name,
@@ -69,3 +86,9 @@ def test_the_confirmation_is_evaluated_on_test(two):
     for run in two.mlflow_runs("two", "confirm"):
         assert run.data.tags["stop_reason"] == "completed"
         assert 0.0 < run.data.metrics["best/test/accuracy_mean"] <= 1.0
+
+
+@pytest.mark.timeout(900)
+def test_ray_is_asked_for_nothing_when_the_trials_have_ended(two):
+    """One was stopped, and its process cannot withdraw what it asked for."""
+    assert (two.path / "asked").read_text() == "[]"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
+from dmr.studies.driver.node_requests import withdraw_requests
 from dmr.studies.driver.progress_display import Screen
 from dmr.studies.driver.ray_cluster import check_fits, measure_need, ray_running
 from dmr.studies.stages.stage import Stage
@@ -83,7 +84,10 @@ class StageDriver:
             warnings.simplefilter("ignore")
             if not self.interrupted:  # while Ray started
                 tuner.fit()
-        shutil.rmtree(self.folder.groups(self.stage.stage), ignore_errors=True)
+        groups = self.folder.groups(self.stage.stage)
+        with self.stage.guarded():
+            withdraw_requests(groups, live=())
+        shutil.rmtree(groups, ignore_errors=True)
 
     def trainable(self) -> Any:
         """What Tune runs a trial by, and what it takes: the process of a trial on several workers takes no CPU, so that
@@ -128,6 +132,7 @@ class StageDriver:
             self.noted = time.monotonic()
             self.remember_seconds()
             self.folder.lock.remember_processes()
+            withdraw_requests(self.folder.groups(self.stage.stage), self.stage.live)
         minutes = self.stage.minutes
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.stage.tracker.journal_failed:

@@ -11,6 +11,7 @@ LAST = "last.pt"  # everything the next epoch needs
 BEST = "best.pt"  # the chosen network
 ERROR = "error.txt"  # how it failed, with the traceback
 HUNG = "hung.txt"  # where every thread was when an epoch took too long; other ranks put `rankN-` before it
+REQUEST = ".request"  # ends what a worker group calls itself where it asks the cluster for nodes; before it its trial
 
 
 def lost_checkpoints(folder: Path) -> list[Path]:

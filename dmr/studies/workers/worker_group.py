@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from dmr.direction import Direction
-from dmr.studies.storage.trial_files import HUNG
+from dmr.studies.storage.trial_files import HUNG, REQUEST
 from dmr.studies.trial_messages import PAYLOAD, FailedMessage, StorageMessage, TestedMessage, encode, result_of
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
 from dmr.studies.workers.epoch_watch import EpochWatch
@@ -96,6 +96,7 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=STARTS),
         ),
     )
+    _note_request(context, config["number"], f"train-{trainer.train_run_context.run_id}")
     with ThreadPoolExecutor(1, "group") as thread:
         training = thread.submit(trainer.fit)
         while True:
@@ -111,6 +112,13 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
         if payload is None:
             raise error
         tune.report({PAYLOAD: payload})
+
+
+def _note_request(context: TrialContext, number: int, requester: str) -> None:
+    """Leave the driver what to withdraw: this process is killed when the trial is stopped, and can do nothing then."""
+    file = context.folder.groups(context.stage) / f"{number:04d}-{requester}{REQUEST}"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
 
 
 def _payload_of(error: BaseException) -> str | None:

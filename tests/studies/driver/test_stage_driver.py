@@ -27,6 +27,7 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         stage="search",
         minutes=None,
         error=None,
+        live={},
         complete=False,
         guarded=nullcontext,
         tracker=SimpleNamespace(journal_failed=False),
