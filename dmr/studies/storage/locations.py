@@ -44,8 +44,8 @@ def resolve_storage(storage: Path | None) -> Path:
     given = storage or Path(os.environ.get("DMR_STORAGE") or DEFAULT_STORAGE)
     check_storage(given)
     try:
-        resolved = user_path(given).resolve()
-    except OSError as error:
+        resolved = given.expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # nobody of that name, or links that go round in circles
         raise StudyError(f"storage {given}: {error}") from None
     if resolved.exists() and not resolved.is_dir():
         raise StudyError(f"storage {given}: is no directory")
