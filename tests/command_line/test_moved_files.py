@@ -4,6 +4,7 @@ anywhere else.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import multiprocessing
@@ -149,9 +150,25 @@ RESULTS = {
 }
 
 
+USED = (
+    "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "dmr.studies.driver.relocation",
+    "dmr.studies.driver.run_study",
+    "dmr.studies.reporting.report_file",
+    "dmr.studies.reporting.stored_results",
+    "dmr.studies.storage.study_status",
+    "dmr.studies.trained_models.evaluate",
+    "dmr.studies.trained_models.export",
+)  # by the commands: imported once, not in each process
+
+
 @pytest.fixture(scope="module")
 def kept(make_workplace: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Where a study has run, a copy of all that is there, and the run of its first trial."""
+    for module in USED:
+        importlib.import_module(module)
     root = tmp_path_factory.mktemp("files") / "feature%2Fx y"  # a branch's workspace
     path = root / "project"
     path.mkdir(parents=True)
