@@ -53,11 +53,16 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
     from dmr.studies.cli.reading_commands import shown_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
+    from dmr.studies.storage.trained_data import kept_digests
 
     folders = [StudyFolder(resolve_storage(storage), name) for name in names]
     documents = [folder.document() for folder in folders]
-    for name, document in zip(names[1:], documents[1:], strict=True):
-        _check_same_data(names[0], documents[0], name, document)
+    digests = [kept_digests(folder) for folder in folders]
+    for folder, document, own in zip(folders[1:], documents[1:], digests[1:], strict=True):
+        if digests[0] is not None and own is not None:
+            _check_same_content(names[0], digests[0], folder.name, own)
+        else:
+            _check_same_data(names[0], documents[0], folder.name, document)
     results: list[StudyResults] = []
     readers: dict[str, Callable[[str], Samples | None]] = {}
     for folder in folders:
@@ -72,6 +77,16 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
         )
     except ValueError as error:
         raise StudyError(str(error)) from None
+
+
+def _check_same_content(name: str, digests: dict[str, str], other: str, others: dict[str, str]) -> None:
+    """Raises:
+    StudyError: the studies have not been trained on the same data.
+    """
+    drawn = ("train/rows", "val/rows")  # a study's own seed may have drawn its val from train
+    for key in dict.fromkeys((*digests, *others)):
+        if key not in drawn and digests.get(key) != others.get(key):
+            raise StudyError(f"{name} and {other} cannot be compared, their data differ: {key}")
 
 
 def _check_same_data(name: str, document: dict[str, Any], other: str, others: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ class StudyFolder:
             FolderRenamed: the one that is here has another name.
         """
         document = self.document_of_any_name()
-        name = document.get("name")
+        name = document.get("name", self.name)
         if name != self.name:
             raise FolderRenamed(
                 f"{self.path}: is the folder of study {name!r}, copied or renamed: name the folder {name!r} again, "

@@ -118,6 +118,20 @@ def test_studies_of_different_data_are_refused(tmp_path: Path, changes: dict[str
         compare_studies(["one", "other"], tmp_path, None)
 
 
+def test_data_are_the_same_by_what_is_in_them_wherever_they_lie(tmp_path: Path) -> None:
+    digests = {"task": "classification", "train/label": "1", "val/rows": "2", "test/label": "3"}
+    for name, change in (("one", {}), ("moved", {"val/rows": "4"}), ("other", {"test/label": "5"})):
+        folder = tmp_path / name
+        folder.mkdir()
+        document = {"experiment": "e", "dataset": {"name": "arrays", "path": f"/{name}"}}
+        (folder / "study.yaml").write_text(yaml.safe_dump(document))
+        (folder / "data.json").write_text(json.dumps(digests | change))
+    with pytest.raises(StudyError, match=r"^one and other cannot be compared, their data differ: test/label$"):
+        compare_studies(["one", "other"], tmp_path, None)
+    with pytest.raises(StudyError, match=r"one/study.yaml: name: got None"):  # compared, and then read
+        compare_studies(["one", "moved"], tmp_path, None)
+
+
 def test_the_seed_counts_where_it_splits_the_data(tmp_path: Path) -> None:
     for seed, name in enumerate(("one", "other")):
         (tmp_path / name).mkdir()

@@ -27,6 +27,16 @@ TAGS = {
 }
 
 
+RESOLVED = """\
+name: digits
+experiment: e
+dataset: {name: digits}
+model: {method: dmrnet}
+objective: [{metric: val/accuracy_mean, mode: max}]
+budget: {trials: 3, minutes: null}
+"""
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """The storage of a study that has just begun."""
@@ -34,7 +44,7 @@ def runs(tmp_path: Path) -> Path:
     client = MlflowClient(uri)
     client.create_run(client.create_experiment("e"), tags=TAGS)
     folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text("name: digits\nexperiment: e\n")
+    (folder / "study.yaml").write_text(RESOLVED)
     (folder / "places.json").write_text(json.dumps({"tracking_uri": uri, "optuna_url": ""}))
     return folder.parent
 
