@@ -57,9 +57,9 @@ def remove_study(folder: StudyFolder) -> str:
         StudyError: it runs, its journal is lost, or a store cannot be reached; then nothing is deleted from the folder.
     """
     document = folder.document_of_any_name()
-    check_resolved(document, folder.study_file)
     if folder.path.is_symlink():
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
+    check_resolved(document, folder.study_file)
     for lock in folder.path.glob("*/lock"):
         if StudyFolder(folder.path, lock.parent.name).lock.driver() is not None:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")
