@@ -33,11 +33,23 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # damaged bytes raise almost anything: UnicodeDecodeError, IndexError, ...
+        return read_checkpoint(path, device)
+    except ValueError as error:
         log.warning("%s cannot be read and is left aside: %s", path, error)
         return None
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state at `path`.
+
+    Raises:
+        ValueError: the file is damaged, in one line.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # damaged bytes raise almost anything: UnicodeDecodeError, IndexError, ...
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(lines[0].partition(". ")[0]) from None  # torch goes on about its options
     if not isinstance(state, dict):
-        log.warning("%s cannot be read and is left aside: a %s, not a checkpoint", path, type(state).__name__)
-        return None
+        raise ValueError(f"a {type(state).__name__}, not a checkpoint")
     return state

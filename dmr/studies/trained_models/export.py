@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import dmr
-from dmr.checkpoints import load_checkpoint
+from dmr.checkpoints import read_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.encoders import encoder_name
 from dmr.methods import method_name
@@ -142,10 +142,10 @@ def network_state(checkpoint: Path) -> dict[str, Any]:
     """
     if not checkpoint.exists():
         raise StudyError(f"{checkpoint}: no such file")
-    state = load_checkpoint(checkpoint, torch.device("cpu"))
-    if state is None or not isinstance(state.get("network"), dict):
-        raise StudyError(f"{checkpoint}: the checkpoint is damaged")
-    return dict(state["network"])
+    try:
+        return dict(read_checkpoint(checkpoint, torch.device("cpu"))["network"])
+    except (ValueError, TypeError, KeyError):
+        raise StudyError(f"{checkpoint}: the checkpoint is damaged") from None
 
 
 def _schemas(whole: Served) -> tuple[Any, Any]:
