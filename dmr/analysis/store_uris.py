@@ -44,6 +44,12 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(database) if database and not database.startswith((":memory:", "file:")) else None
 
 
+def missing_file(uri: str) -> Path | None:
+    """The file of a SQLite database that is not there; None of any other store. To open it would make it."""
+    file = sqlite_file(uri)
+    return None if file is None or file.exists() else file
+
+
 def absolute_uri(uri: str) -> str:
     """The URI with an absolute path where it is a SQLite database in a file, so that it holds in any directory."""
     file = sqlite_file(uri)

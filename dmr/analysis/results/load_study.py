@@ -199,7 +199,7 @@ def _artifact_values(client: Any, run: Any, main_metric: str) -> dict[Cell, floa
         content = stored_artifact(client, run.info.run_id, VALUES, root) or b""
         if not content and is_local_uri(root) and not Path(local_file_uri_to_path(root)).parents[1].exists():
             raise ValueError(
-                f"{root} is not there; where it was moved with the store, the next `dmr resume` says so to it"
+                f"{root} is not there; where it was moved together with the store, `dmr resume` tells MLflow"
             )
         lines = csv.reader(content.decode().splitlines()[1:])
         return {(split, metric, name): float(value) for split, metric, name, value in lines if metric != main_metric}

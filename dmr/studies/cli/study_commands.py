@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -217,11 +216,11 @@ def relocate(
 @command("ui")
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000) -> None:
     """The MLflow UI on this project's store, on 127.0.0.1."""
-    from dmr.analysis.store_uris import sqlite_file, sqlite_uri
+    from dmr.analysis.store_uris import missing_file
+    from dmr.studies.storage.locations import default_tracking_uri
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(Path.cwd() / "mlflow.db")
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri()
+    if missing_file(uri):
         raise StudyError(f"{uri}: no MLflow store here; run a study in this directory first")
     if uri.startswith("http"):
         raise StudyError("MLFLOW_TRACKING_URI is a server: open it in a browser")
@@ -252,16 +251,11 @@ def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str, same_data
         StudyError: a line per changed key.
     """
     from dmr.studies.storage.trained_data import kept_digests
-    from dmr.studies.study_file.changed_keys import changed_keys, with_data_of
-    from dmr.studies.study_file.plan import make_plan
+    from dmr.studies.study_file.changed_keys import changes_since, with_data_of
 
     known = same_data or kept_digests(folder) is not None
     before = with_data_of(folder.document(), plan.document) if known else folder.document()
-    changed = changed_keys(before, plan.document)
-    if changed:  # perhaps by keys that an earlier version did not have
-        with suppress(StudyError):  # such as data that have moved: they are among the changes
-            changed = changed_keys(make_plan(before, str(folder.study_file)).document, plan.document)
-    if changed:
+    if changed := changes_since(before, plan):
         moved = any(line.startswith("dataset.path:") for line in changed)
         raise StudyError(
             *(f"{where}: {line}" for line in changed),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
-from dmr.analysis.store_uris import sqlite_uri
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.run_study import RunResult, tracking_error_line, tracking_note_lines
 from dmr.studies.driver.try_batches import try_batches
+from dmr.studies.storage.locations import default_tracking_uri
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
@@ -111,8 +110,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
         if file.exists():
             tell(f"{what}: {file}")
-    here = uri == sqlite_uri(Path.cwd() / "mlflow.db")
-    tell(f"MLflow: {'dmr ui' if here else mask_password(uri)}   (filter: {runs_filter(name, SEARCH)})")
+    page = "dmr ui" if uri == default_tracking_uri() else mask_password(uri)
+    tell(f"MLflow: {page}   (filter: {runs_filter(name, SEARCH)})")
     return code
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 
 from dmr.analysis.results.record_names import key_filter
-from dmr.analysis.store_uris import absolute_uri, sqlite_file
+from dmr.analysis.store_uris import absolute_uri, missing_file
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.mlflow_store import check_database, follow_artifacts, open_client
@@ -43,9 +43,7 @@ def relocate(folder: StudyFolder, mlflow: str | None, optuna_url: str | None, da
             plan = make_plan(document, f"--data {data}")
             check_same_data(folder, plan.data_digests, plan.data_source)
             document = plan.document
-        file, before = sqlite_file(uris.tracking_uri), folder.tracking_file_before()
-        if file is not None and before is not None and file.exists():
-            follow_artifacts(file, before)
+        follow_artifacts(uris.tracking_uri, folder.tracking_uri_before())
         write_text(folder.study_file, to_yaml(document))
         folder.remember(uris)
 
@@ -54,8 +52,8 @@ def _check_mlflow(folder: StudyFolder, uri: str) -> None:
     """Raises:
     StudyError: there is no such store, or it has no run of the study.
     """
-    shown, file = mask_password(uri), sqlite_file(uri)
-    if file is not None and not file.exists():  # asking MLflow would create it
+    shown = mask_password(uri)
+    if missing_file(uri):
         raise StudyError(f"--mlflow {shown}: there is no such file")
     check_database(uri)
     try:
@@ -73,8 +71,8 @@ def _check_optuna(folder: StudyFolder, url: str) -> None:
     """Raises:
     StudyError: there is no such storage, or it does not have the study.
     """
-    shown, file = mask_password(url), sqlite_file(url)
-    if file is not None and not file.exists():
+    shown = mask_password(url)
+    if missing_file(url):
         raise StudyError(f"--optuna {shown}: there is no such file")
     try:
         optuna.load_study(study_name=folder.name, storage=open_optuna(url))

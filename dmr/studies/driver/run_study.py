@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from dmr.analysis.store_uris import sqlite_file
+from dmr.analysis.store_uris import missing_file
 from dmr.files import write_text
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
@@ -29,8 +29,8 @@ from dmr.studies.storage.optuna_storage import load_search, open_optuna, unusabl
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
 from dmr.studies.storage.trained_data import check_same_data, remember_data
-from dmr.studies.study_file.changed_keys import changed_keys, with_data_of
-from dmr.studies.study_file.plan import StudyPlan, make_plan
+from dmr.studies.study_file.changed_keys import changes_since, with_data_of
+from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.yaml_io import to_yaml
 
@@ -89,20 +89,20 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
     if address is None:
         check_fits(plan, local_need(plan))
         check_can_start()
-    stored = folder.store_uris() if folder.stores_file.exists() else None
-    with engine_noise_to(folder.log if stored else Path(os.devnull)):
+    has_run = folder.stores_file.exists()
+    with engine_noise_to(folder.log if has_run else Path(os.devnull)):
         uris = open_places(folder)
-        if stored is not None:
+        if has_run:
             _check_unedited(plan, folder)
         experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], folder.study_key)
         if uris.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(uris.optuna_url)
     if address is None:
-        return _drive(plan, folder, uris, experiment_id, stored is not None)
+        return _drive(plan, folder, uris, experiment_id, has_run)
     with ray_running(address, plan.study.resources.distributed):
         check_fits(plan, measure_need(plan))
         check_shared(folder.path.parent)
-        return _drive(plan, folder, uris, experiment_id, stored is not None)
+        return _drive(plan, folder, uris, experiment_id, has_run)
 
 
 def open_places(folder: StudyFolder) -> StoreUris:
@@ -116,12 +116,11 @@ def open_places(folder: StudyFolder) -> StoreUris:
     if not folder.stores_file.exists():
         return resolve_store_uris(folder)
     folder.check_original()
-    uris, before = folder.store_uris(), folder.tracking_file_before()
-    file = sqlite_file(uris.tracking_uri)
-    if file is not None and before is not None:
-        if not file.parent.is_dir():
-            raise no_such_store(uris.tracking_uri, folder.name)
-        follow_artifacts(file, before)
+    uris = folder.store_uris()
+    file = missing_file(uris.tracking_uri)
+    if file is not None and not file.parent.is_dir():
+        raise no_such_store(uris.tracking_uri, folder.name)
+    follow_artifacts(uris.tracking_uri, folder.tracking_uri_before())
     return uris
 
 
@@ -133,11 +132,7 @@ def _check_unedited(plan: StudyPlan, folder: StudyFolder) -> None:
     began = load_search(folder).user_attrs.get(DOCUMENT)  # None: an earlier version began it
     if began is None:
         return
-    before = with_data_of(began, plan.document)
-    changed = changed_keys(before, plan.document)
-    if changed:  # perhaps by keys that an earlier version did not have
-        changed = changed_keys(make_plan(before, str(folder.study_file)).document, plan.document)
-    if changed:
+    if changed := changes_since(with_data_of(began, plan.document), plan):
         raise StudyError(
             *(f"{folder.study_file}: {line}" for line in changed),
             f"{folder.study_file}: was edited after the study began: put it back, or give a study of it another name",

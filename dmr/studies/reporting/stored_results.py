@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dmr.analysis.store_uris import sqlite_file
+from dmr.analysis.store_uris import missing_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.locations import resolve_storage
 from dmr.studies.storage.mlflow_store import check_database, fail_soon, no_such_store
@@ -27,8 +27,7 @@ def stored_runs(folder: StudyFolder) -> Iterator[str]:
     """
     fail_soon()
     uri = folder.store_uris().tracking_uri
-    file = sqlite_file(uri)
-    if file is not None and not file.exists():
+    if missing_file(uri):
         raise no_such_store(uri, folder.name)
     try:
         check_database(uri)

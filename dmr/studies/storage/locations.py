@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from dmr.analysis.store_uris import sqlite_uri
 from dmr.files import user_path
 from dmr.studies.errors import StudyError
 
@@ -33,6 +34,11 @@ def check_storage(given: Path) -> None:
 def in_ray_job() -> bool:
     """Whether this process was started by `ray job submit`, in a copy of somebody's working directory."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def default_tracking_uri() -> str:
+    """MLflow's own default: a database in the working directory."""
+    return sqlite_uri(Path.cwd() / "mlflow.db")
 
 
 def resolve_storage(storage: Path | None) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dmr.analysis.results.record_names import Tag, deleted_experiment, deleted_run, key_filter
-from dmr.analysis.store_uris import sqlite_file, sqlite_uri
+from dmr.analysis.store_uris import missing_file, sqlite_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
 from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
@@ -82,17 +82,20 @@ def no_such_store(tracking_uri: str, study: str) -> StudyError:
     )
 
 
-def follow_artifacts(file: Path, before: Path) -> None:
-    """MLflow keeps absolute places of artifacts: where those beside its database were moved together with it, it is
-    told where they are now.
+def follow_artifacts(tracking_uri: str, before: str) -> None:
+    """MLflow keeps absolute places of artifacts: where those beside its SQLite database were moved together with it, it
+    is told where they are now.
 
     Args:
-        file: the database, which was `before`.
+        before: the store's URI when the study was last run.
 
     Raises:
-        StudyError: it cannot be written.
+        StudyError: the database cannot be written.
     """
-    old, new = before.parent / "mlruns", file.parent / "mlruns"
+    file, file_before = sqlite_file(tracking_uri), sqlite_file(before)
+    if file is None or file_before is None or not file.exists():
+        return
+    old, new = file_before.parent / "mlruns", file.parent / "mlruns"
     if old == new or old.exists() or not new.is_dir():
         return
     try:
@@ -105,7 +108,7 @@ def follow_artifacts(file: Path, before: Path) -> None:
                     (now, len(was) + 1, len(was) + 1, f"{was}/"),
                 )
     except sqlite3.Error as error:
-        raise StudyError(f"MLflow store {sqlite_uri(file)}: cannot be written: {error}") from None
+        raise StudyError(f"MLflow store {tracking_uri}: cannot be written: {error}") from None
 
 
 def check_database(tracking_uri: str) -> None:
@@ -176,8 +179,7 @@ def delete_runs(tracking_uri: str, experiment: str, journal: str) -> None:
     """
     from mlflow.exceptions import MlflowException
 
-    file = sqlite_file(tracking_uri)
-    if file is not None and not file.exists():  # asking MLflow would create it
+    if missing_file(tracking_uri):
         return
     client = open_client(tracking_uri)
     found = client.get_experiment_by_name(experiment)

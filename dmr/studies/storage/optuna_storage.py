@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from dmr.analysis.store_uris import sqlite_file, sqlite_uri
+from dmr.analysis.store_uris import missing_file, sqlite_uri
 from dmr.files import whole_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.databases import engine_settings, storage_error
@@ -26,9 +26,8 @@ def open_optuna(url: str) -> BaseStorage:
     """
     from optuna.storages import RDBStorage, get_storage
 
-    file = sqlite_file(url)
     try:
-        if file is not None and not file.exists():
+        if (file := missing_file(url)) is not None:
             with whole_file(file) as partial:
                 partial.unlink(missing_ok=True)  # half-made by a process that was killed
                 RDBStorage(sqlite_uri(partial)).engine.dispose()
@@ -67,8 +66,7 @@ def load_confirmation(folder: StudyFolder) -> optuna.Study | None:
 
 def _load(folder: StudyFolder, name: str) -> optuna.Study | None:
     url = folder.store_uris().optuna_url
-    file = sqlite_file(url)
-    if file is not None and not file.exists():
+    if (file := missing_file(url)) is not None:
         raise StudyError(f"{file}: there is no such file; {_bring_back(folder)}")
     storage = open_optuna(url)
     try:

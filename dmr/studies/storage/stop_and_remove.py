@@ -11,13 +11,13 @@ from typing import Any
 
 import optuna
 
-from dmr.analysis.store_uris import sqlite_file
+from dmr.analysis.store_uris import missing_file
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.mlflow_store import delete_runs
 from dmr.studies.storage.optuna_attributes import CONFIRM
 from dmr.studies.storage.optuna_storage import load_search, open_optuna
 from dmr.studies.storage.resolved_study import check_resolved
-from dmr.studies.storage.store_passwords import first_line, mask_password
+from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.storage.study_folder import StudyFolder
 
 STOP_SECONDS = 120.0
@@ -64,7 +64,6 @@ def remove_study(folder: StudyFolder) -> str:
         if StudyFolder(folder.path, lock.parent.name).lock.driver() is not None:
             raise StudyError(f"{lock.parent}: `dmr train` runs there")
     original, uri = folder.original(), folder.store_uris().tracking_uri
-    file = sqlite_file(uri)
     if folder.study_key is None and load_search(folder).get_trials(deepcopy=False):
         raise StudyError(
             f"{folder.journal}: is lost or damaged, and with it which runs in MLflow are this study's: put back a copy "
@@ -76,7 +75,7 @@ def remove_study(folder: StudyFolder) -> str:
         shutil.rmtree(folder.path)
     if original is not None:
         return f"{folder.path} is deleted; it was a copy, and the runs in MLflow stay with {original}"
-    gone = f"; its MLflow store {mask_password(uri)} is not there" if file is not None and not file.exists() else ""
+    gone = f"; its MLflow store {uri} is not there" if missing_file(uri) else ""
     return f"{folder.name} is deleted{gone}"
 
 
@@ -86,8 +85,7 @@ def _delete_records(folder: StudyFolder, document: dict[str, Any]) -> None:
     try:
         for journal in folder.journals():
             delete_runs(uris.tracking_uri, document["experiment"], journal)
-        file = sqlite_file(uris.optuna_url)
-        if uris.optuna_url != folder.optuna_url and (file is None or file.exists()):
+        if uris.optuna_url != folder.optuna_url and not missing_file(uris.optuna_url):
             for study in (f"{name}/{CONFIRM}", name):
                 with suppress(KeyError):  # Optuna has no such study
                     optuna.delete_study(study_name=study, storage=open_optuna(uris.optuna_url))

@@ -14,7 +14,7 @@ from dmr.analysis.store_uris import absolute_uri, sqlite_file, sqlite_uri
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
 from dmr.studies.names import ALLOWED_NAME, NAME
-from dmr.studies.storage.locations import in_ray_job
+from dmr.studies.storage.locations import default_tracking_uri, in_ray_job
 from dmr.studies.storage.resolved_study import check_resolved
 from dmr.studies.storage.store_passwords import mask_password, with_password
 from dmr.studies.storage.study_lock import StudyLock
@@ -127,12 +127,7 @@ class StudyFolder:
             FolderRenamed: the one that is here has another name.
         """
         document = self.document_of_any_name()
-        name = document.get("name", self.name)
-        if name != self.name:
-            raise FolderRenamed(
-                f"{self.path}: is the folder of study {name!r}, copied or renamed: name the folder {name!r} again, "
-                f"give the study a new one with `dmr run --name {self.name}` elsewhere, or delete this folder"
-            )
+        self._check_name(document)
         return document
 
     def document_of_any_name(self) -> dict[str, Any]:
@@ -155,8 +150,21 @@ class StudyFolder:
         Raises:
             StudyError: there is no such study here, or its file was damaged by hand.
         """
-        check_resolved(self.document_of_any_name(), self.study_file)
-        return self.document()
+        document = self.document_of_any_name()
+        check_resolved(document, self.study_file)
+        self._check_name(document)
+        return document
+
+    def _check_name(self, document: dict[str, Any]) -> None:
+        """Raises:
+        FolderRenamed: the study that is here has another name than the folder.
+        """
+        name = document.get("name", self.name)
+        if name != self.name:
+            raise FolderRenamed(
+                f"{self.path}: is the folder of study {name!r}, copied or renamed: name the folder {name!r} again, or "
+                "delete it; a study of another name begins with `dmr run --name`"
+            )
 
     @property
     def stores_file(self) -> Path:
@@ -178,13 +186,13 @@ class StudyFolder:
             self.optuna_url if kept.optuna_url is None else with_password(kept.optuna_url, "DMR_OPTUNA_URL"),
         )
 
-    def tracking_file_before(self) -> Path | None:
-        """Where the file of MLflow's store was when the study was last run; None of a server.
+    def tracking_uri_before(self) -> str:
+        """Where MLflow's store was when the study was last run.
 
         Raises:
             StudyError: the file is damaged.
         """
-        return sqlite_file(self._places().tracking_uri)
+        return self._places().tracking_uri
 
     def remember(self, uris: StoreUris) -> None:
         """Passwords are not kept."""
@@ -210,7 +218,7 @@ class StudyFolder:
         if original is not None:
             raise StudyError(
                 f"{self.path}: is a copy of the study in {original}, and both would write to the same runs: go on "
-                "there, delete one of the two, or give the copy a name and runs of its own with `dmr run --name`"
+                "there, or delete one of the two; a study with runs of its own begins with `dmr run --name`"
             )
 
     def _places(self) -> _Places:
@@ -296,7 +304,7 @@ def resolve_store_uris(folder: StudyFolder) -> StoreUris:
             "sqlite:////{absolute path}/mlflow.db"
         )
     uris = StoreUris(
-        absolute_uri(tracking_uri) if tracking_uri else sqlite_uri(Path.cwd() / "mlflow.db"),
+        absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(),
         absolute_uri(os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url),
     )
     for variable, uri in (("MLFLOW_TRACKING_URI", uris.tracking_uri), ("DMR_OPTUNA_URL", uris.optuna_url)):

@@ -26,9 +26,9 @@ def list_lines(storage: Path) -> list[str]:
         folder = StudyFolder(storage, entry.name)
         if folder.exists:
             try:
-                folder.document()
+                document = folder.checked_document()
                 _end_leftovers(folder)
-                lines.append(_headline(folder, load_search(folder)))
+                lines.append(_headline(folder, document, load_search(folder)))
             except StudyError as error:
                 lines.append(f"{entry.name}: {error}")
     return lines
@@ -46,7 +46,7 @@ def status_lines(folder: StudyFolder) -> list[str]:
     trials = study.get_trials(deepcopy=False)
     reasons = Counter(stop_reason_of(trial) for trial in trials)
     lines = [
-        _headline(folder, study),
+        _headline(folder, document, study),
         "trials: " + (", ".join(f"{n} {reason}" for reason, n in reasons.items()) or "none"),
     ]
     if document.get("confirm"):
@@ -72,8 +72,7 @@ def _end_leftovers(folder: StudyFolder) -> None:
         folder.lock.end_leftovers()
 
 
-def _headline(folder: StudyFolder, study: optuna.Study) -> str:
-    document = folder.checked_document()
+def _headline(folder: StudyFolder, document: dict[str, Any], study: optuna.Study) -> str:
     budget = document["budget"]
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     driver = folder.lock.driver()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+
+from dmr.studies.errors import StudyError
+from dmr.studies.study_file.plan import StudyPlan, make_plan
 
 FREE = (
     "budget",
@@ -23,6 +27,15 @@ def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         for key, was, now in differences
         if key[0] not in FREE
     ]
+
+
+def changes_since(before: dict[str, Any], plan: StudyPlan) -> list[str]:
+    """The same of a plan, where the document before may lack keys that an earlier version did not have."""
+    changed = changed_keys(before, plan.document)
+    if changed:
+        with suppress(StudyError):  # such as data that have moved: they are among the changes
+            changed = changed_keys(make_plan(before, plan.study.name).document, plan.document)
+    return changed
 
 
 def with_data_of(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from dmr.data.dataset import MultimodalDataset, Split
 from dmr.studies.study_file.plan import StudyPlan
 
 DIGEST_BYTES = 4  # as many as MLflow's own data sets have
-_INPUTS: dict[tuple[int, str], dict[str, str]] = {}  # by a plan's id
 
 
 def searched_inputs(plan: StudyPlan) -> list[dict[str, str]]:
@@ -31,12 +29,7 @@ def tested_inputs(plan: StudyPlan) -> list[dict[str, str]]:
 
 
 def _input(plan: StudyPlan, split: str) -> dict[str, str]:
-    """Of a split, computed once per plan."""
-    key = (id(plan), split)
-    if key not in _INPUTS:
-        _INPUTS[key] = dataset_input(plan.dataset, plan.document["dataset"], split, plan.digests_of(split))
-        weakref.finalize(plan, _INPUTS.pop, key, None)
-    return _INPUTS[key]
+    return dataset_input(plan.dataset, plan.document["dataset"], split, plan.digests_of(split))
 
 
 def dataset_input(

@@ -40,7 +40,8 @@ class Tracker:
     """Records what happens to runs, which are known by keys such as `study` and `search/7`, and ships it to MLflow.
 
     Attributes:
-        begun: the keys of the runs that were ever started, by this process or an earlier one.
+        error: why MLflow, or the journal, cannot be told something now.
+        outdated: the stages whose heatmap, report and note name runs that the store has lost since.
     """
 
     def __init__(self, journal: Path, tracking_uri: str, experiment_id: str) -> None:
