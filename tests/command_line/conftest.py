@@ -138,7 +138,7 @@ class Workplace:
         return MlflowClient(self.tracking_uri or f"sqlite:///{self.path / 'mlflow.db'}")
 
     @staticmethod
-    def wait_for(condition: Callable[[], object], seconds: float = 240.0) -> None:
+    def wait_for(condition: Callable[[], object], seconds: float = 400.0) -> None:
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, f"waited {seconds} s in vain"

@@ -114,6 +114,23 @@ def test_the_session_of_another_ray_stays(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["session_2", "session_latest"]
 
 
+def test_a_start_that_took_ray_too_long_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ray
+
+    mine = session(tmp_path)
+    starts: list[object] = []
+
+    def init(**given: Any) -> Any:
+        starts.append(given)
+        if len(starts) < 3:
+            raise Exception("The current node timed out during startup")
+        return SimpleNamespace(address_info={"session_dir": str(mine)})
+
+    monkeypatch.setattr(ray, "init", init)
+    with local_ray():
+        assert len(starts) == 3
+
+
 def test_the_logs_of_a_ray_that_fails_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import ray
 
