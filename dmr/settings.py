@@ -43,7 +43,7 @@ class TrainSettings:
     optimizer: Optimizer = "adamw"
     learning_rate: float = setting(1e-3, gt=0.0)
     weight_decay: float = setting(1e-3, ge=0.0)
-    schedule: Schedule = "constant"
+    schedule: Schedule = "cosine"
     clip_norm: float | None = setting(None, gt=0.0)
     class_weights: ClassWeights = "none"
     class_balanced: bool = False

@@ -46,11 +46,11 @@ class DMRNetSettings(MethodSettings):
     noise_scale: float = setting(1.0, ge=0.0)
     variance: Literal["learned", "fixed"] = "learned"
     draws: int = setting(1, ge=1, le=64)
-    head_norm: HeadNorm = "batch"
+    head_norm: HeadNorm = "none"
     kl_weight: float = setting(1e-3, ge=0.0)
     hard_weight: float = setting(0.3, ge=0.0)
     hard_count: int | None = setting(None, ge=0)
-    hard_by: Literal["variance", "loss", "random"] = "variance"
+    hard_by: Literal["loss", "variance", "random"] = "loss"
     hard_mode: HardMode = "intended"
     warmup_epochs: int = setting(6, ge=0)
     remine_every: int | None = setting(None, ge=1)

@@ -19,7 +19,7 @@ from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
 
 @dataclass(frozen=True)
 class DropoutSettings(MethodSettings):
-    head_norm: HeadNorm = "batch"
+    head_norm: HeadNorm = "none"
 
 
 class Dropout(Method):

@@ -16,7 +16,7 @@ from dmr.fusion import keep_present
 from dmr.networks.decoders import Decoder
 from dmr.networks.layers import BatchNorm1d
 
-HeadNorm = Literal["batch", "layer", "none"]
+HeadNorm = Literal["none", "layer", "batch"]
 
 
 class ProjectionHead(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dmr.analysis.results.record_names import BLOCK, DEFAULTS
 from dmr.combinations import Combinations, evaluated_combinations
@@ -17,6 +17,7 @@ from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.missing import take_away
 from dmr.files import user_path
 from dmr.methods import find_method
+from dmr.methods.heads import HeadNorm
 from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.studies.errors import StudyError
@@ -215,7 +216,7 @@ def make_plan(document: dict[str, Any], where: str) -> StudyPlan:
 
 def _checked_plan(document: dict[str, Any]) -> StudyPlan:
     study = validate_study(document)
-    search = study.search if study.search is not None else default_search(study.model.method)
+    search = study.search if study.search is not None else default_search(study.model, study.train)
     blocks = parse_blocks(search, study.model.method)
     if len(blocks) > study.budget.trials:
         least = f"{len(blocks)}, one per block of `search`"
@@ -258,9 +259,22 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
     return StudyPlan(study, resolved, blocks, space, dataset, first, grace)
 
 
-def default_search(method: str) -> dict[str, Any]:
-    """The space of a file that names none: the method's own keys and how combinations are drawn."""
-    return find_method(method).search_space | SAMPLING_SEARCH
+def default_search(model: Any, train: Any) -> dict[str, Any]:
+    """The space of a file that names none: the method's own keys, the optimisation around the file's own values, the
+    normalisation of the heads, and how combinations are drawn.
+
+    Args:
+        model, train: these sections of the file.
+    """
+    rate, decay = train.learning_rate, train.weight_decay
+    space: dict[str, Any] = find_method(model.method).search_space | {
+        "train.learning_rate": {"log_uniform": [rate / 5, rate * 5]}
+    }
+    if decay > 0:
+        space["train.weight_decay"] = {"log_uniform": [decay / 10, decay * 100]}
+    if "head_norm" in type(model).model_fields:
+        space["model.head_norm"] = {"choice": list(get_args(HeadNorm))}
+    return space | SAMPLING_SEARCH
 
 
 def _experiment_name(name: str) -> str:

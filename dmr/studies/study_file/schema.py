@@ -137,7 +137,7 @@ class CheckpointsSection(Section):
 
 class ConfirmSection(Section):
     top: int = Field(default=3, ge=1)
-    seeds: int = Field(default=5, ge=1)
+    seeds: int = Field(default=10, ge=1)
 
 
 class TrackingSection(Section):

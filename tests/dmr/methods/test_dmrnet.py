@@ -236,12 +236,12 @@ def hard_after_each_epoch(parts: Components, settings: DMRNetSettings, hardest: 
 
 
 def test_mined_once_when_the_warm_up_is_over(make_parts: MakeParts) -> None:
-    settings = DMRNetSettings(warmup_epochs=3, hard_count=1)
+    settings = DMRNetSettings(hard_by="variance", warmup_epochs=3, hard_count=1)
     assert hard_after_each_epoch(make_parts(), settings, [2, 2, 4, 5, 5, 5, 5]) == [[], [], [], [2], [2], [2], [2]]
 
 
 def test_mined_again_from_what_happened_since(make_parts: MakeParts) -> None:
-    settings = DMRNetSettings(warmup_epochs=2, remine_every=2, hard_count=1)
+    settings = DMRNetSettings(hard_by="variance", warmup_epochs=2, remine_every=2, hard_count=1)
     # from epochs 0-1, 2-3, 4-5: statistics older than the last mining do not count
     assert hard_after_each_epoch(make_parts(), settings, [1, 1, 4, 4, 5, 5, 0, 0]) == [
         [],
@@ -257,7 +257,7 @@ def test_mined_again_from_what_happened_since(make_parts: MakeParts) -> None:
 
 def test_without_warm_up_nothing_is_known_and_nothing_is_hard(make_parts: MakeParts) -> None:
     assert hard_after_each_epoch(make_parts(), DMRNetSettings(warmup_epochs=0), [1, 1]) == [[], []]
-    again = DMRNetSettings(warmup_epochs=0, remine_every=1, hard_count=1)
+    again = DMRNetSettings(hard_by="variance", warmup_epochs=0, remine_every=1, hard_count=1)
     assert hard_after_each_epoch(make_parts(), again, [1, 4, 2]) == [[], [1], [4]]
 
 

@@ -201,7 +201,7 @@ def state_of(module: torch.nn.Module) -> dict[str, Tensor]:
 def test_the_teacher_learns_in_its_epochs_and_is_fixed_afterwards(
     make_network: MakeNetwork, task: Task, optimizer: Any
 ) -> None:
-    network, inputs, labels = make_network(MMANetSettings(teacher_epochs=2), task)
+    network, inputs, labels = make_network(MMANetSettings(teacher_epochs=2, head_norm="batch"), task)
     optimise = optimizer(network.parameters(), lr=0.01, weight_decay=0.1)
     teacher = network.method.teacher
     for epoch in range(5):

@@ -86,6 +86,9 @@ def test_the_shipped_study() -> None:
     assert (got.study.name, got.document["experiment"], got.study.budget.trials) == ("digits", "digits", 24)
     assert len(got.combinations) == 15
     assert set(got.space.keys) == {
+        "train.learning_rate",
+        "train.weight_decay",
+        "model.head_norm",
         "model.prior_std",
         "model.noise_scale",
         "model.kl_weight",
@@ -95,7 +98,8 @@ def test_the_shipped_study() -> None:
     }
     assert (got.max_epochs, got.grace_epochs) == (40, 8)
     own = {"model.prior_std": 1.0, "model.noise_scale": 1.0, "model.kl_weight": 1e-3, "model.hard_weight": 0.3}
-    assert got.first == (own | {"sampling.strategy": "uniform"},)
+    optimisation = {"train.learning_rate": 2e-3, "train.weight_decay": 1e-2, "model.head_norm": "none"}
+    assert got.first == (own | optimisation | {"sampling.strategy": "uniform"},)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +179,16 @@ def test_parameters_for_mlflow() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_file_without_search_has_the_space_of_its_method(method: str) -> None:
-    keys = {*METHODS[method].search_space, "sampling.strategy", "sampling.keep_prob"}
+    train = ("train.learning_rate", "train.weight_decay", "model.head_norm")
+    keys = {*METHODS[method].search_space, *train, "sampling.strategy", "sampling.keep_prob"}
     assert set(plan(model={"method": method}).space.keys) == keys
+
+
+def test_the_optimisation_is_searched_around_the_files_own_values() -> None:
+    got = {one.key: one.values for one in plan(train={"learning_rate": 0.1, "weight_decay": 1e-4}).space.parameters}
+    assert got["train.learning_rate"] == pytest.approx((0.02, 0.5))
+    assert got["train.weight_decay"] == pytest.approx((1e-5, 1e-2))
+    assert "train.weight_decay" not in plan(train={"weight_decay": 0.0}).space.keys
 
 
 @pytest.mark.parametrize(
@@ -373,6 +385,9 @@ def test_first_points() -> None:
         "model.noise_scale": 1.0,
         "model.kl_weight": 1e-3,
         "model.hard_weight": 0.3,
+        "train.learning_rate": 1e-3,
+        "train.weight_decay": 1e-3,
+        "model.head_norm": "none",
         "sampling.strategy": "uniform",
     }
     assert prior == own | {"model.prior_std": 2.0}

@@ -275,7 +275,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_method_of_ones_own() -> None:
     got = plan(None, model={"method": "own_method:Mine", "temper": 2})
     assert got.document["model"]["temper"] == 2.0
-    assert set(got.space.keys) == {"model.temper", "sampling.strategy", "sampling.keep_prob"}
+    common = {"train.learning_rate", "train.weight_decay", "model.head_norm", "sampling.strategy", "sampling.keep_prob"}
+    assert set(got.space.keys) == {"model.temper"} | common
     settings = got.run_settings({"model.temper": 0.75}, 0).method
     assert (type(settings).__name__, settings.temper) == ("MineSettings", 0.75)  # type: ignore[attr-defined]
     blocks = plan([{"model.method": "own_method:Mine", "model.temper": {"uniform": [1, 2]}}, BLOCKS[0]])
