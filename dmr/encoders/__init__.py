@@ -17,7 +17,7 @@ from dmr.encoders.cnn import CNNSettings
 from dmr.encoders.frames import FramesSettings
 from dmr.encoders.mlp import MLPSettings
 from dmr.encoders.pyramid import PyramidSettings
-from dmr.encoders.resnet import ResNet18Settings
+from dmr.encoders.resnet import ResNet18Settings, ResNet34Settings
 from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.encoders.resnet50 import ResNet50Settings
 from dmr.encoders.resnet_small import SmallResNetSettings
@@ -45,6 +45,7 @@ ENCODERS: dict[str, type[EncoderSettings]] = {
     "sequence": SequenceSettings,
     "resnet_small": SmallResNetSettings,
     "resnet18": ResNet18Settings,
+    "resnet34": ResNet34Settings,
     "resnet18_se": ResNet18SESettings,
     "frames": FramesSettings,
     "pyramid": PyramidSettings,

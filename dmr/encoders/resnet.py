@@ -82,13 +82,13 @@ def initialise(network: nn.Module) -> None:
 
 
 class Stem(EncoderModule):
-    """What every ResNet begins with: a 7×7 convolution that halves H and W, in `stem`, and a pooling that halves them
-    again, in `pool`.
+    """What every ResNet begins with: a convolution of `kernel` × `kernel` pixels that halves H and W, in `stem`, and a
+    pooling that halves them again, in `pool`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: int = 7) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(channels, 64, kernel, stride=2, padding=kernel // 2, bias=False)
         self.bn1 = BatchNorm2d(64)
 
     def stem(self, x: Tensor) -> Tensor:
@@ -100,16 +100,23 @@ class Stem(EncoderModule):
         return functional.max_pool2d(x, 3, stride=2, padding=1)
 
 
-class ResNet18(Stem):
-    """(B, C, H, W) → (B, 512)."""
+class BasicResNet(Stem):
+    """A ResNet of basic blocks: (B, C, H, W) → (B, 512).
+
+    Attributes:
+        counts: blocks of each stage.
+    """
+
+    counts: ClassVar[tuple[int, int, int, int]]
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape[0])
         self.widths = (512,)
-        self.layer1 = stage(BasicBlock, 64, 64, 2, stride=1)
-        self.layer2 = stage(BasicBlock, 64, 128, 2, stride=2)
-        self.layer3 = stage(BasicBlock, 128, 256, 2, stride=2)
-        self.layer4 = stage(BasicBlock, 256, 512, 2, stride=2)
+        first, second, third, fourth = self.counts
+        self.layer1 = stage(BasicBlock, 64, 64, first, stride=1)
+        self.layer2 = stage(BasicBlock, 64, 128, second, stride=2)
+        self.layer3 = stage(BasicBlock, 128, 256, third, stride=2)
+        self.layer4 = stage(BasicBlock, 256, 512, fourth, stride=2)
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -117,9 +124,31 @@ class ResNet18(Stem):
         return (self.layer4(self.layer3(x)).mean(dim=(2, 3)),)
 
 
+class ResNet18(BasicResNet):
+    """ResNet-18 without its classifier."""
+
+    counts = (2, 2, 2, 2)
+
+
+class ResNet34(BasicResNet):
+    """ResNet-34 without its classifier."""
+
+    counts = (3, 4, 6, 3)
+
+
 @dataclass(frozen=True)
 class ResNet18Settings(EncoderSettings):
     """ResNet-18 with a global mean, for images and spectrograms (C, H, W)."""
 
     Module = ResNet18
+    dimensions = 3
+
+
+@dataclass(frozen=True)
+class ResNet34Settings(EncoderSettings):
+    """ResNet-34 with a global mean, for images and spectrograms (C, H, W): what DMRNet's released code trains on audio
+    and video, under the name resnet18.
+    """
+
+    Module = ResNet34
     dimensions = 3

@@ -8,12 +8,15 @@ Letters: B samples, N fused maps, C channels, H height, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dmr.encoders.base import EncoderSettings, Trunk
 from dmr.encoders.resnet import BasicBlock, Stem, initialise, stage
+
+StemSize = Literal["7x7", "3x3"]
 
 
 class SqueezeExcitation(nn.Module):
@@ -50,8 +53,8 @@ class SharedLayers(Trunk):
 class ResNet18SE(Stem):
     """(B, C, H, W) → a map (B, 128, H/8, W/8), rounded up; layers 3 and 4 are the trunk."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape[0])
+    def __init__(self, shape: tuple[int, ...], stem: StemSize) -> None:
+        super().__init__(shape[0], kernel=3 if stem == "3x3" else 7)
         self.widths = (128,)
         self.layer1 = stage(BasicBlock, 64, 64, 2, stride=1)
         self.layer2 = stage(BasicBlock, 64, 128, 2, stride=2)
@@ -69,8 +72,11 @@ class ResNet18SE(Stem):
 class ResNet18SESettings(EncoderSettings):
     """ResNet-18 to layer 2 with squeeze and excitation, layers 3 and 4 shared behind the fusion, for images (C, H, W).
 
+    `stem` is the size of the first convolution: 7x7 as published and in torchvision, 3x3 in DMRNet's released code.
     `weights` may be of a whole ResNet-18: its layers 3 and 4 are not read, for the trunk depends on the fusion.
     """
+
+    stem: StemSize = "7x7"
 
     Module = ResNet18SE
     dimensions = 3

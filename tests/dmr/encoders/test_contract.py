@@ -13,7 +13,7 @@ from dmr.encoders.cnn import CNNSettings
 from dmr.encoders.frames import FramesSettings
 from dmr.encoders.mlp import MLPSettings
 from dmr.encoders.pyramid import PyramidSettings
-from dmr.encoders.resnet import ResNet18Settings
+from dmr.encoders.resnet import ResNet18Settings, ResNet34Settings
 from dmr.encoders.resnet18_se import ResNet18SESettings
 from dmr.encoders.resnet50 import ResNet50Settings
 from dmr.encoders.resnet_small import SmallResNetSettings
@@ -35,7 +35,9 @@ CASES = {
     "sequence": Case(SequenceSettings(width=12), "sequence", (4, 13), [(12,)]),
     "resnet_small": Case(SmallResNetSettings(width=12), "spectrogram", (1, 9, 8), [(12,)]),
     "resnet18": Case(ResNet18Settings(), "spectrogram", (1, 33, 40), [(512,)]),
+    "resnet34": Case(ResNet34Settings(), "spectrogram", (1, 33, 40), [(512,)]),
     "resnet18_se": Case(ResNet18SESettings(), "image", (3, 33, 40), [(128, 5, 5)]),
+    "resnet18_se with a small stem": Case(ResNet18SESettings(stem="3x3"), "image", (3, 33, 40), [(128, 5, 5)]),
     "frames": Case(FramesSettings(width=12), "frames", (3, 2, 9, 8), [(12,)]),
     "frames of resnet18": Case(FramesSettings(frame="resnet18"), "frames", (2, 3, 33, 40), [(512,)]),
     "pyramid": Case(PyramidSettings(width=8), "image", (3, 9, 14), [(8, 9, 14), (16, 5, 7), (32, 3, 4)]),
@@ -46,7 +48,14 @@ CASES = {
         [(64, 17, 32), (256, 9, 16), (512, 5, 8), (1024, 3, 4), (512, 2, 2)],
     ),
 }
-WITH_BATCH_NORM = {"resnet18", "resnet18_se", "frames of resnet18", "resnet50"}
+WITH_BATCH_NORM = {
+    "resnet18",
+    "resnet34",
+    "resnet18_se",
+    "resnet18_se with a small stem",
+    "frames of resnet18",
+    "resnet50",
+}
 every_case = pytest.mark.parametrize("name", CASES)
 
 

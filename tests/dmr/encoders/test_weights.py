@@ -148,6 +148,13 @@ def test_the_first_convolution_of_other_channels(saved: Callable[[Any], str]) ->
         check_encoder(Modality("a", "image", (1, 8, 8)), ResNet18Settings(weights=file), "classification")
 
 
+def test_a_small_stem_cannot_begin_from_torchvisions(saved: Callable[[Any], str]) -> None:
+    file = saved(checkpoint(ResNet18((3, 8, 8))))
+    message = re.escape(f"{file}: tensor conv1.weight is [64, 3, 7, 7]; the encoder's is [64, 3, 3, 3]")
+    with pytest.raises(ValueError, match=message):
+        check_encoder(Modality("a", "image", (3, 8, 8)), ResNet18SESettings(stem="3x3", weights=file), "classification")
+
+
 class Counted(MLP):
     """Counts how often it is made."""
 

@@ -73,6 +73,21 @@ def test_kl_of_maps_is_the_sum_over_channels_and_the_mean_over_positions(prior_s
         torch.testing.assert_close(got[k, b], torch.stack(each).mean())
 
 
+def released_kl(mean: Tensor, sigma: Tensor) -> Tensor:
+    """() of the authors' classification code: everything a sample has is summed, channels and positions alike."""
+    each = (sigma**2 + mean**2 - torch.log(sigma**2) - 1) * 0.5
+    return each.flatten(1).sum(1).mean()
+
+
+@pytest.mark.parametrize(("positions", "ratio"), [((4, 4), 16), ((2, 5), 10), ((), 1)])
+def test_the_released_kl_of_maps_is_as_many_times_ours_as_there_are_positions(
+    positions: tuple[int, ...], ratio: int
+) -> None:
+    mean, log_variance = torch.randn((5, *positions, 12)).double(), torch.randn((5, *positions, 12)).double()
+    ours = kl_divergence(mean[None], log_variance[None], 1.0).mean()
+    torch.testing.assert_close(ratio * ours, released_kl(mean, torch.exp(0.5 * log_variance)))
+
+
 def test_kl_is_zero_at_the_prior_and_has_a_gradient() -> None:
     mean = torch.zeros((1, 3), dtype=torch.float64, requires_grad=True)
     log_variance = torch.full((1, 3), 2 * math.log(0.5), dtype=torch.float64, requires_grad=True)

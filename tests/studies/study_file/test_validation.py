@@ -104,6 +104,10 @@ def test_anti_spoofing_metrics_need_two_classes() -> None:
         ),
         ({"model": {"encoder": {"widht": 8}}}, "model.encoder.widht: no such key; did you mean width?"),
         (
+            {"model": {"encoder": {"name": "resnet34", "stem": "3x3"}}},
+            "model.encoder.stem: no such key; allowed are name, weights",
+        ),
+        (
             {"model": {"encoder": {"top_left": {"widht": 8}}}},
             "model.encoder.top_left.widht: no such key; did you mean width?",
         ),
@@ -173,6 +177,15 @@ def test_wrong_types(keys: dict[str, Any], message: str) -> None:
         ({"model": {"method": ["dmrnet"]}}, "model.method: got ['dmrnet']; did you mean dmrnet?"),
         ({"model": {"encoder": {"name": "mpl"}}}, "model.encoder.name: got 'mpl'; did you mean mlp?"),
         ({"model": {"encoder": {"name": 3}}}, f"model.encoder.name: got 3; allowed are {', '.join(ENCODERS)}"),
+        ({"model": {"encoder": {"name": "resnet43"}}}, "model.encoder.name: got 'resnet43'; did you mean resnet34?"),
+        (
+            {"model": {"encoder": {"name": "resnet18_se", "stem": "5x5"}}},
+            "model.encoder.stem: got '5x5'; allowed: '7x7' or '3x3'",
+        ),
+        (
+            {"model": {"encoder": {"name": "resnet18_se", "stem": 3}}},
+            "model.encoder.stem: got 3; allowed: '7x7' or '3x3'",
+        ),
         ({"model": {"encoder": {"width": 0}}}, "model.encoder.width: got 0; allowed: greater than or equal to 1"),
         (
             {"model": {"encoder": {"top_left": {"name": "mlp"}, "top_right": {"dropout": 1.0}}}},
