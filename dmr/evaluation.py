@@ -144,7 +144,9 @@ class _ClassMeans:
         """Embeddings (C, B, Z), labels (B,)."""
         if self.sums is None:
             self.sums = embedding.new_zeros((len(embedding), self.num_classes, embedding.shape[-1]))
-        self.sums.index_add_(1, labels, embedding)
+        with torch.autocast(embedding.device.type, enabled=False):  # index_add_ on a GPU has an order of its own
+            of_class = torch.nn.functional.one_hot(labels, self.num_classes).to(embedding.dtype)
+            self.sums += of_class.T @ embedding
 
     def cosine(self) -> float:
         return math.nan if self.sums is None else class_mean_cosine(self.sums)

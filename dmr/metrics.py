@@ -66,8 +66,8 @@ def _ece(logits: Tensor, labels: Tensor) -> Tensor:
     confidence = logits.softmax(-1).amax(-1)
     edges = torch.linspace(0, 1, ECE_BINS + 1, dtype=confidence.dtype, device=confidence.device)
     bins = torch.bucketize(confidence, edges, right=True) - 1  # a confidence of 1 has a bin of its own
-    gaps = confidence.new_zeros(len(logits), len(edges))
-    gaps.scatter_add_(1, bins, (logits.argmax(-1) == labels).to(confidence.dtype) - confidence)
+    excess = (logits.argmax(-1) == labels).to(confidence.dtype) - confidence
+    gaps = torch.stack([torch.where(bins == b, excess, 0.0).sum(-1) for b in range(len(edges))], dim=-1)
     return gaps.abs().sum(-1) / len(labels)
 
 

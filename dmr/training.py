@@ -1,7 +1,8 @@
 """One training run in pure torch. It talks to the outside only through a Reporter: metrics out, checkpoints in and out.
 
 Every generator is seeded from (seed, purpose, epoch), so a run that goes on from the checkpoint of an epoch continues
-bit for bit without the state of any generator.
+without the state of any generator: bit for bit on a CPU, and on a GPU but for the rounding of torch's convolutions and
+enlarged maps, whose gradients it adds up in any order.
 
 Letters: N training samples, G samples of a batch of all ranks, K combinations per sample, M modalities, C combinations,
 U different sets of modalities that samples have.

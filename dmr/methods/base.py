@@ -109,13 +109,26 @@ class CombinationSums(NamedTuple):
     samples: Tensor  # (C,), how many losses were added
 
 
+ONE_HOT_VALUES = 2**22  # at once, 32 MB
+
+
+def sums_by_combination(values: Tensor, combination: Tensor, count: int) -> Tensor:
+    """(R, C) float64: sums of finite values (R, K, B) over the samples of each of `count` combinations (K, B).
+
+    A product with the one-hot of the combination adds in the same order each time; `index_add_` on a GPU does not.
+    """
+    columns = torch.arange(count, device=combination.device)
+    step = max(1, ONE_HOT_VALUES // count)
+    parts = torch.split(values.flatten(1).double(), step, dim=1), torch.split(combination.flatten(), step)
+    return torch.stack([rows @ (index[:, None] == columns).double() for rows, index in zip(*parts, strict=True)]).sum(0)
+
+
 def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
     """Add a step's losses, variances and counts to `sums` (3, C), the rows of `CombinationSums`, in place."""
-    flat = losses.combination.flatten()
     variance = losses.task.new_zeros(()) if losses.variance is None else losses.variance
     step = CombinationSums(losses.task, variance, losses.task.new_ones(()))
-    for total, row in zip(sums, step, strict=True):
-        total.index_add_(0, flat, row.expand(losses.combination.shape).flatten().double())
+    rows = torch.stack([row.expand(losses.combination.shape) for row in step])
+    sums += sums_by_combination(rows, losses.combination, sums.shape[1])
 
 
 class Prediction(NamedTuple):

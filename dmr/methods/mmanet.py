@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dmr.combinations import Combinations
 from dmr.distributed.ranks import BatchShard, Ranks, alone
-from dmr.methods.base import Components, MaskedBatch, Prediction, StepLosses
+from dmr.methods.base import Components, MaskedBatch, Prediction, StepLosses, sums_by_combination
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.hard import largest
 from dmr.settings import setting
@@ -93,9 +93,8 @@ class MMANet(Dropout):
 
     def remember(self, combination: Tensor, far: Tensor, ranks: Ranks) -> None:
         """Add how far predictions lie from the full ones, (K, B), to the sums of their combinations (K, B)."""
-        rows = torch.stack([far, torch.ones_like(far)]).flatten(1)
-        sums = torch.zeros_like(self.farness).index_add_(1, combination.flatten(), rows.double())
-        self.farness += ranks.total(sums)
+        rows = torch.stack([far, torch.ones_like(far)])
+        self.farness += ranks.total(sums_by_combination(rows, combination, self.farness.shape[1]))
 
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
         """The teacher is fixed after its epochs; an epoch later what was farthest from it is hard."""

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import dmr.methods.base
 import dmr.training
 from dmr.data.batches import Batches, batch_positions
 from dmr.data.dataset import MultimodalDataset
-from dmr.evaluation import Evaluation
+from dmr.evaluation import Evaluation, evaluate
 from dmr.methods import METHODS
-from dmr.methods.base import StepLosses, add_by_combination
+from dmr.methods.base import StepLosses, add_by_combination, sums_by_combination
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
 from dmr.methods.dropout import DropoutSettings
 from dmr.networks.network import Network
@@ -24,6 +26,7 @@ from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import (
     OPTIMIZERS,
     Diverged,
+    Run,
     RunSettings,
     build_network,
     fit,
@@ -247,6 +250,48 @@ def test_sums_by_combination_are_the_loop() -> None:
             expected[:, combination[k, b]] += [task[k, b], variance[k, b], 1]
     np.testing.assert_allclose(sums, expected, rtol=1e-6)
     np.testing.assert_allclose(without, expected * [[1], [0], [1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 10**6])
+def test_a_product_with_the_one_hot_is_index_add(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(dmr.methods.base, "ONE_HOT_VALUES", at_once)
+    values, combination = torch.randn(3, 4, 9), torch.randint(1, 6, (4, 9))
+    got = sums_by_combination(values, combination, 7)
+    expected = torch.zeros((3, 7), dtype=torch.float64).index_add_(1, combination.flatten(), values.flatten(1).double())
+    torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-14)
+    assert (got[:, [0, 6]] == 0).all()
+
+
+class AddedUp(TorchDispatchMode):
+    """Notes the operations that add up by index, on a GPU in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.removesuffix("_")
+        accumulates = name == "index_put" and len(args) > 3 and args[3]
+        weighted = name == "bincount" and len(args) > 1 and args[1] is not None
+        if accumulates or weighted or name in {"index_add", "scatter_add", "scatter_reduce", "index_reduce"}:
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_added_up_in_the_order_of_a_gpus_threads(
+    method: str, make_dataset: MakeDataset, make_settings: MakeSettings
+) -> None:
+    dataset = make_dataset(3)
+    run = Run(dataset, make_settings(dataset, METHODS[method].Settings(), batch_size=6), CPU)
+    with torch.no_grad(), AddedUp() as added:
+        for epoch in (0, 20):  # with mmanet's teacher as well
+            streams = run.start_epoch(epoch)
+            positions, sums = torch.arange(6), torch.zeros((3, 7), dtype=torch.float64)
+            batch, shard = run.train.take(positions), run.ranks.part(6)
+            add_by_combination(sums, run.losses_of(batch, positions, run.probabilities(), streams, shard))
+        evaluate(run.network, dataset, run.val, run.evaluated)
+    assert added.found == set()
 
 
 def test_difficulty_is_the_mean_loss_of_what_was_seen(
