@@ -1,7 +1,7 @@
 """Auxiliary heads: the fused loss, and the loss of one shared head on the features of each single modality.
 
 Ding, Yu, Yang, "RFNet", ICCV 2021, and Zhang et al., "mmFormer", MICCAI 2022 (arXiv 2206.02425), regularise their
-encoders so.
+encoders so: on every modality a sample has, whatever combination the fusion sees.
 
 Letters: M modalities, B samples, S positions of a map, D features, Z features of the embedding.
 """
@@ -30,6 +30,7 @@ class AuxiliaryHeads(Dropout):
     """`dropout` with auxiliary heads; they are not used in evaluation."""
 
     Settings = AuxiliaryHeadsSettings
+    encodes_all = True
     search_space: ClassVar[dict[str, Any]] = {"model.auxiliary_weight": {"log_uniform": [0.05, 5.0]}}
 
     def __init__(self, settings: AuxiliaryHeadsSettings, parts: Components) -> None:
@@ -38,7 +39,11 @@ class AuxiliaryHeads(Dropout):
         self.shared_head = parts.head(parts.embedding_width)
 
     def losses(self, seen: MaskedBatch, generator: torch.Generator) -> StepLosses:
-        auxiliary = masked_sum_of_means(self.single_losses(seen), seen.masks.any(0).T, seen.part)
+        losses = self.single_losses(seen)
+        there = torch.ones_like(losses, dtype=torch.bool)
+        if seen.has is not None:
+            there = seen.part.cut(seen.has).T.to(losses.device, non_blocking=True)
+        auxiliary = masked_sum_of_means(losses, there, seen.part)
         fused = self.fusion(seen.features.contexts, seen.masks)
         return self.with_terms(seen, fused, {"auxiliary": (self.settings.auxiliary_weight, auxiliary)})
 

@@ -45,7 +45,7 @@ class MaskedBatch(NamedTuple):
     combination: Tensor  # (K, B) int64, indices of the combinations
     labels: Tensor  # (B, *P) int64
     inputs: Mapping[str, Tensor]  # (B, *shape) by modality, whatever the combinations
-    needed: Tensor | None = None  # (B, M) bool on the CPU: what is there in any of a sample's combinations
+    needed: Tensor | None = None  # (B, M) bool on the CPU: what is encoded, by default what any combination has
     has: Tensor | None = None  # (G, M) bool on the CPU, the modalities a sample has at all; None where all have all
     share: BatchShard | None = None  # which samples of the global batch these are; None for all
     needed_on_any_rank: Tensor | None = (
@@ -210,6 +210,8 @@ class Method(nn.Module):
     """The method's own default search space, in the notation of the study file."""
     own_encoders: ClassVar[bool] = False
     """True for a method that encodes for itself, from `MaskedBatch.inputs`; it then implements `predict_inputs`."""
+    encodes_all: ClassVar[bool] = False
+    """True for a method that is trained on every modality a sample has, also those absent from its combinations."""
 
     def __init__(self, settings: Any, parts: Components) -> None:
         super().__init__()

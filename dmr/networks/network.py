@@ -108,6 +108,8 @@ class Network(AnyNetwork):
     ) -> StepLosses:
         masks = self.combinations[combination]
         needed, needed_on_any_rank = masks.any(0), None
+        if self.method.encodes_all:
+            needed = torch.ones_like(needed) if has is None else has
         if part is not None:
             needed_on_any_rank = needed.any(0)
             masks, combination, needed = part.cut(masks, 1), part.cut(combination, 1), part.cut(needed)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dmr.methods.auxiliary_heads import AuxiliaryHeads, AuxiliaryHeadsSettings, masked_sum_of_means
-from dmr.methods.base import Components, MaskedBatch
+from dmr.methods.base import Components, Features, MaskedBatch
 
 MakeParts = Callable[..., Components]
 MakeSeen = Callable[..., MaskedBatch]
@@ -20,17 +21,28 @@ def test_the_sum_of_means_by_hand() -> None:
     assert masked_sum_of_means(losses, there).item() == 4.0  # (1 + 3)/2 + 2 + nothing
 
 
+HAS = torch.tensor([[True, False, False], [True, True, True], [True, True, True], [True, True, False]])
+
+
+def features_of(seen: MaskedBatch, has: Tensor | None) -> MaskedBatch:
+    """The same samples with every modality they have encoded, as `encodes_all` asks of the network."""
+    contexts = [torch.randn_like(context) for context in seen.features.contexts]
+    return seen._replace(features=Features(contexts, []), has=has)
+
+
+@pytest.mark.parametrize("has", [None, HAS], ids=["complete", "incomplete"])
 @pytest.mark.parametrize("positions", [(), (2, 3)])
-def test_only_present_modalities_count(make_parts: MakeParts, make_seen: MakeSeen, positions: tuple[int, ...]) -> None:
+def test_what_a_sample_has_counts_whatever_is_drawn(
+    make_parts: MakeParts, make_seen: MakeSeen, positions: tuple[int, ...], has: Tensor | None
+) -> None:
     method = AuxiliaryHeads(AuxiliaryHeadsSettings(auxiliary_weight=0.7, head_norm="layer"), make_parts())
-    seen = make_seen(torch.tensor([[0, 3, 6, 0], [0, 4, 0, 1]]), positions=positions)
-    there = [[0], [0, 1, 2], [0, 1, 2], [0, 1]]  # of each sample, in any of its combinations
+    seen = features_of(make_seen(torch.tensor([[0, 3, 6, 0], [0, 4, 0, 1]]), positions=positions), has)
     got = method.losses(seen, torch.Generator())
     auxiliary = 0.0
     for m in range(3):
         losses = []
-        for b, members in enumerate(there):
-            if m in members:
+        for b in range(4):
+            if has is None or has[b, m]:
                 x = seen.features.contexts[m][b].reshape(-1, method.project[m].in_features)
                 logits = method.shared_head.classify(method.project[m](x).mean(0))
                 losses.append(F.cross_entropy(logits, seen.labels[b]).item())
@@ -39,9 +51,20 @@ def test_only_present_modalities_count(make_parts: MakeParts, make_seen: MakeSee
     assert got.total.item() == pytest.approx(got.task.mean().item() + 0.7 * auxiliary, rel=1e-5)
 
 
+def test_the_encoders_learn_from_modalities_that_are_not_drawn(make_network: Callable[..., Any]) -> None:
+    """RFNet's and mmFormer's separate decoders are trained on every modality of every sample."""
+    network, inputs, labels = make_network(AuxiliaryHeadsSettings())
+    network.losses(inputs, labels, torch.zeros((1, 7), dtype=torch.int64), torch.Generator()).total.backward()
+    for encoder in network.encoders:
+        assert all(parameter.grad is not None for parameter in encoder.parameters())
+        assert max(float(parameter.grad.abs().max()) for parameter in encoder.parameters()) > 0
+    assert network.encoded == 3 * 7
+
+
 def test_a_modality_that_nobody_has_gets_no_gradient(make_parts: MakeParts, make_seen: MakeSeen) -> None:
     method = AuxiliaryHeads(AuxiliaryHeadsSettings(), make_parts())
-    method.losses(make_seen(torch.tensor([[0, 4, 0]])), torch.Generator()).total.backward()
+    has = torch.tensor([[True, False, True]]).expand(3, -1)
+    method.losses(make_seen(torch.tensor([[0, 4, 0]]))._replace(has=has), torch.Generator()).total.backward()
     sizes = [own.weight.grad.abs().max().item() for own in method.project]
     assert sizes[0] > 0
     assert sizes[1] == 0

@@ -19,8 +19,8 @@ CASES: list[tuple[str, str]] = [
     *((name, "concat") for name in METHODS),
     *((name, fusion) for name in ("dmrnet", "mmanet", "dedicated") for fusion in FUSIONS if fusion != "concat"),
 ]
-COMPLETE = {"dedicated": {"task"}, "mmanet": {"teacher", "distillation"}}
-"""Methods that look at complete samples in training, and the terms that do."""
+COMPLETE = {"dedicated": {"task"}, "mmanet": {"teacher", "distillation"}, "auxiliary_heads": {"auxiliary"}}
+"""Methods that look beyond the drawn combination in training, and the terms that do."""
 COMBINATION = torch.tensor([[0, 3, 6, 1, 2, 0, 4], [1, 1, 5, 1, 5, 0, 2]])
 THREE = all_combinations(["m0", "m1", "m2"])
 BAD = [torch.nan, 1e30]

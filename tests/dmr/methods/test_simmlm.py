@@ -129,6 +129,17 @@ def test_the_loss_is_the_formula(make_parts: MakeParts, make_seen: MakeSeen) -> 
     assert torch.equal(masks_of(3)[got.combination], torch.cat([seen.masks, fewer]))
 
 
+def test_the_loss_is_that_of_the_released_code(make_parts: MakeParts, make_seen: MakeSeen) -> None:
+    """The authors put samples with more and with fewer modalities into one batch, take its mean, and add 0.1 × the mean
+    of what more lose over fewer. Their paper's formula has the sum of the two losses.
+    """
+    method = SimMLM(SimMLMSettings(head_norm="layer"), make_parts())
+    got = method.losses(make_seen(torch.tensor([[6, 3, 0, 4, 6]])), generator(3))
+    more, fewer = got.task.chunk(2)
+    released = torch.cat([more, fewer]).mean() + 0.1 * torch.clamp(more - fewer, min=0).mean()
+    assert got.total.item() == pytest.approx(released.item(), rel=1e-6)
+
+
 def test_in_segmentation_a_map_has_one_weight_a_modality(make_network: Callable[..., Any]) -> None:
     network, inputs, _ = make_network(SimMLMSettings(head_norm="layer"), "segmentation", samples=2)
     method, features = network.eval().method, network.encode(inputs)
