@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from dmr.encoders import EncoderModule, find_encoder
 from dmr.studies.cli import app
 from dmr.studies.study_file.ready_studies import find_study_file, purpose, ready_studies
+from dmr.studies.study_file.validation import validate_study
 
 STUDIES = Path(__file__).parents[3] / "studies"
 NAMES = sorted(file.stem for file in STUDIES.glob("*.yaml"))
@@ -132,9 +134,19 @@ def test_casia_surf_has_the_released_network_and_strength_of_the_kl() -> None:
     assert document_of("casia_surf")["model"]["kl_weight"] == pytest.approx(RELEASED_KL_WEIGHT * height * width)
 
 
-@pytest.mark.parametrize("name", ["casia_surf", "crema_d", "kinetics_sounds", "nyuv2"])
-def test_the_files_of_the_papers_sets_say_what_the_paper_has(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "task", "classes"),
+    [
+        ("casia_surf", "classification", 2),
+        ("crema_d", "classification", 6),
+        ("kinetics_sounds", "classification", 31),
+        ("nyuv2", "segmentation", 40),
+    ],
+)
+def test_the_files_of_the_papers_sets_say_what_the_paper_has(name: str, task: str, classes: int) -> None:
     """They do not follow the defaults, which are chosen by what works on other data."""
+    data: Any = SimpleNamespace(task=task, num_classes=classes)
+    assert validate_study(document_of(name), data).name == name
     model = document_of(name)["model"]
     assert (model["method"], model["head_norm"], model["hard_by"]) == ("dmrnet", "batch", "variance")
     assert document_of(name)["train"]["schedule"] == "cosine"
