@@ -14,10 +14,11 @@ from scipy import stats
 
 from dmr.analysis import statistics
 from dmr.analysis.statistics import (
-    bootstrap_iqm,
-    bootstrap_mean,
+    fewest_seeds,
     holm,
     interquartile_mean,
+    iqm_interval,
+    mean_interval,
     paired_permutation,
     paired_seeds,
     pareto_front,
@@ -47,63 +48,85 @@ def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
     assert interquartile_mean([1.0, 2.0, 9.0]) == pytest.approx(4.0)  # none goes
 
 
-@pytest.mark.parametrize(("ours", "statistic"), [(bootstrap_mean, np.mean), (bootstrap_iqm, interquartile_mean)])
-def test_an_interval_is_scipys(ours: Callable[..., Any], statistic: Callable[..., Any]) -> None:
-    values = np.random.default_rng(3).exponential(size=12)
-    expected = stats.bootstrap((values,), statistic, confidence_level=0.9, rng=np.random.default_rng(7), method="BCa")
-    got = ours(values, 7, confidence=0.9)
+@pytest.mark.parametrize("n", [2, 12, 40])
+def test_an_interval_of_a_mean_is_scipys(n: int) -> None:
+    values = np.random.default_rng(3).exponential(size=n)
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.9)
+    got = mean_interval(values, confidence=0.9)
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high))
+    assert (got.estimate, got.n) == (values.mean(), n)
+
+
+def test_an_interval_of_an_interquartile_mean_is_scipys() -> None:
+    values = np.random.default_rng(3).exponential(size=30)
+    expected = stats.bootstrap(
+        (values,), interquartile_mean, confidence_level=0.9, rng=np.random.default_rng(7), method="BCa"
+    )
+    got = iqm_interval(values, 7, confidence=0.9)
     assert (got.low, got.high) == pytest.approx(tuple(expected.confidence_interval))
-    assert got.estimate == statistic(values)
-    assert got.n == 12
+    assert got.estimate == interquartile_mean(values)
     assert got.low < got.estimate < got.high
+    assert np.isnan(iqm_interval(values[:29], 7)[1:3]).all(), "a bootstrap of few values is too narrow"
 
 
-@pytest.mark.parametrize("n", [5, 20])
-def test_an_interval_of_normal_values_covers_the_mean_as_often_as_theory_says(
-    n: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A bootstrap knows the variance with n, not n − 1, below, and the normal quantile, not Student's: under 95 %."""
+def test_intervals_hold_the_true_mean_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of normal values, whatever the number of seeds."""
+    generator = np.random.default_rng(0)
+
+    def covered(intervals: Iterator[statistics.Interval]) -> float:
+        return float(np.mean([found.low <= 2.0 <= found.high for found in intervals]))
+
+    for seeds in (3, 5, 10, 30):
+        draws = generator.normal(2.0, 3.0, size=(4_000, seeds))
+        assert 0.93 <= covered(mean_interval(row) for row in draws) <= 0.97, seeds
     monkeypatch.setattr(statistics, "BOOTSTRAP_RESAMPLES", 999)
-    draws = np.random.default_rng(0).normal(2.0, 3.0, size=(1_500, n))
-    covered = [found.low <= 2.0 <= found.high for found in (bootstrap_mean(row, i) for i, row in enumerate(draws))]
-    theory = 1 - 2 * stats.t.sf(stats.norm.ppf(0.975) * math.sqrt((n - 1) / n), n - 1)
-    assert np.mean(covered) == pytest.approx(theory, abs=3 * math.sqrt(theory * (1 - theory) / len(draws)))
+    draws = generator.normal(2.0, 3.0, size=(1_000, statistics.FEWEST_FOR_BOOTSTRAP))
+    assert 0.93 <= covered(iqm_interval(row, seed) for seed, row in enumerate(draws)) <= 0.97
 
 
 def test_an_interval_depends_on_its_seed_alone(under_two_global_seeds: Callable[..., tuple[Any, Any]]) -> None:
-    values = [0.1, 0.4, 0.35, 0.8, 0.7]
-    one, other = under_two_global_seeds(lambda: (bootstrap_mean(values, 5), bootstrap_iqm(values, 5)))
+    values = np.random.default_rng(1).random(30)
+    one, other = under_two_global_seeds(lambda: (mean_interval(values), iqm_interval(values, 5)))
     assert one == other
-    assert bootstrap_mean(values, 6) != one[0]
+    assert iqm_interval(values, 6) != one[1]
 
 
-@pytest.mark.parametrize("bootstrap", [bootstrap_mean, bootstrap_iqm])
-def test_one_value_has_no_interval_and_equal_ones_an_empty_one(bootstrap: Callable[..., Any]) -> None:
-    one = bootstrap([0.7], 0)
-    assert (one.estimate, one.n) == (0.7, 1)
-    assert math.isnan(one.low)
-    assert math.isnan(one.high)
-    assert bootstrap([0.5, 0.5, 0.5, 0.5], 0) == (0.5, 0.5, 0.5, 4)
-    assert bootstrap([1.0, 2.0], 0)[1:] == (1.0, 2.0, 2)
+def test_one_value_has_no_interval_and_equal_ones_an_empty_one() -> None:
+    for one in (mean_interval([0.7]), iqm_interval([0.7], 0)):
+        assert (one.estimate, one.n) == (0.7, 1)
+        assert math.isnan(one.low)
+        assert math.isnan(one.high)
+    assert mean_interval([0.5, 0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5, 4)
+    assert iqm_interval([0.5] * 30, 0) == (0.5, 0.5, 0.5, 30)
 
 
 def test_the_percentile_interval_stands_in_where_bca_is_not_defined() -> None:
-    """The interquartile mean of 0 0 0 0 1 is 0 and stays so whichever value is left out."""
-    values = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
+    """The interquartile mean of values that are 0 but for one is 0 and stays so whichever value is left out."""
+    values = np.array([0.0] * 29 + [1.0])
     expected = stats.bootstrap(
         (values,), interquartile_mean, confidence_level=0.9, method="percentile", rng=np.random.default_rng(0)
     )
-    assert bootstrap_iqm(values, 0, confidence=0.9)[1:3] == pytest.approx(tuple(expected.confidence_interval))
+    assert iqm_interval(values, 0, confidence=0.9)[1:3] == pytest.approx(tuple(expected.confidence_interval))
 
 
 def test_an_unknown_value_makes_the_interval_unknown() -> None:
-    assert all(math.isnan(value) for value in bootstrap_mean([0.1, math.nan, 0.2], 0)[:3])
+    assert all(math.isnan(value) for value in mean_interval([0.1, math.nan, 0.2])[:3])
+    assert all(math.isnan(value) for value in iqm_interval([math.nan] * 30, 0)[:3])
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], 3.0])
-def test_a_bootstrap_needs_one_axis_of_values(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"values of shape \(.*\); needed is \(S,\), and not empty"):
-        bootstrap_mean(values, 0)
+def test_an_interval_needs_one_axis_of_values(values: Any) -> None:
+    for interval in (mean_interval, lambda given: iqm_interval(given, 0)):
+        with pytest.raises(ValueError, match=r"values of shape \(.*\); needed is \(S,\), and not empty"):
+            interval(values)
+
+
+@pytest.mark.parametrize("tests", [1, 2, 3, 4, 6, 7, 12])
+def test_the_fewest_seeds_whose_tests_could_find_something(tests: int) -> None:
+    """All T tests have the smallest p that so many seeds allow: Holm gives the first of them T times that."""
+    found = fewest_seeds(tests)
+    smallest = [holm([paired_seeds([1.0] * n, [0.0] * n).p_value] * tests).min() for n in (found - 1, found)]
+    assert smallest[1] <= statistics.SIGNIFICANCE < smallest[0]
 
 
 # Paired tests

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dmr.analysis.comparison.entries import Entries, Entry
 from dmr.analysis.comparison.paired_tests import SampleTests, common_seeds
-from dmr.analysis.statistics import SIGNIFICANCE
+from dmr.analysis.statistics import fewest_seeds
 
 
 def comparison_notes(
@@ -35,14 +35,9 @@ def _seeds_note(entries: Sequence[Entry], split: str) -> str:
         return "val, the search's own seed: the best of a search looks better than it is, and nothing is tested"
     counts = sorted({len(entry.seeds) for entry in entries})
     if counts[-1] == 1:
-        return "one seed: no intervals and no tests over seeds; `dmr confirm NAME --seeds 5` gives them"
+        return "one seed: no intervals and no tests over seeds; `dmr confirm NAME --seeds 10` gives them"
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    few = (
-        ""
-        if counts[0] >= 30
-        else "; few seeds make them too narrow (of 5, they hold the true mean in about 84 % of cases)"
-    )
-    return f"{text} seeds: intervals are 95 % bootstrap intervals over them{few}"
+    return f"{text} seeds: intervals are 95 % t intervals over them"
 
 
 def _pairing_notes(others: Sequence[Entry], reference: Entry) -> list[str]:
@@ -51,16 +46,12 @@ def _pairing_notes(others: Sequence[Entry], reference: Entry) -> list[str]:
     fewer = [f"{entry.label} {counts[entry.label]}" for entry in others if set(entry.seeds) != set(reference.seeds)]
     if fewer:
         notes.append(f"differences are over the seeds in common with {reference.label}: {', '.join(fewer)}")
-    most = max(counts.values())
-    if most > 1 and 2 / 2**most > SIGNIFICANCE:
+    most, tests = max(counts.values()), sum(count > 1 for count in counts.values())
+    if tests and most < fewest_seeds(tests):
+        corrected = f", or {min(1.0, tests * 2 / 2**most):.2g} after Holm's correction for {tests} comparisons"
         notes.append(
-            f"with {most} seeds in common no p over seeds is under {2 / 2**most:g}: "
-            "such a test cannot tell entries apart, 6 seeds are the fewest that could"
-        )
-    elif most > 1 and len(others) * 2 / 2**most > SIGNIFICANCE:
-        notes.append(
-            f"with {most} seeds in common the smallest p over seeds is {2 / 2**most:.2g}, "
-            f"{min(1.0, len(others) * 2 / 2**most):.2g} after Holm's correction for {len(others)} entries"
+            f"with {most} seeds in common no p over seeds is under {2 / 2**most:.3g}{corrected if tests > 1 else ''}: "
+            f"such a test cannot tell entries apart, {fewest_seeds(tests)} seeds are the fewest that could"
         )
     return notes
 

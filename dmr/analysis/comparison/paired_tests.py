@@ -18,14 +18,14 @@ from dmr.analysis.statistics import (
     Floats,
     Interval,
     PermutationTest,
-    bootstrap_mean,
+    mean_interval,
     paired_permutation,
     paired_seeds,
     worse_with_more,
 )
 from dmr.combinations import Combinations
 
-SEED = 0  # of every bootstrap and permutation of a comparison
+SEED = 0  # of every permutation and bootstrap of a comparison
 RESOLUTION = 2.0**-23  # of the difference of two values in [0, 1] that torch computed in 32 bits
 NOT_TESTED = PermutationTest(math.nan, math.nan, math.nan, 0)
 UNKNOWN = Interval(math.nan, math.nan, math.nan, 0)
@@ -71,7 +71,7 @@ def difference(first: Floats, second: Floats) -> Difference:
     """
     if len(first) == 0:
         return NO_DIFFERENCE
-    interval = bootstrap_mean(first - second, SEED)
+    interval = mean_interval(first - second)
     if len(first) == 1:
         return Difference(interval, NOT_TESTED)
     if len(first) > MAX_SEEDS_IN_FULL:

@@ -23,7 +23,7 @@ from dmr.analysis.comparison.paired_tests import (
     difference,
     paired_values,
 )
-from dmr.analysis.statistics import Floats, bootstrap_iqm, bootstrap_mean, holm, interquartile_mean
+from dmr.analysis.statistics import Floats, holm, interquartile_mean, iqm_interval, mean_interval
 from dmr.combinations import Combinations
 from dmr.direction import Direction
 
@@ -88,7 +88,7 @@ def combination_frame(
 def _level(entry: Entry, mode: Direction, combinations: Combinations, weights: Floats | None) -> dict[str, Any]:
     """How good an entry is."""
     summaries = entry.summaries(combinations, mode)
-    mean, iqm = bootstrap_mean(summaries["mean"], SEED), bootstrap_iqm(summaries["mean"], SEED)
+    mean, iqm = mean_interval(summaries["mean"]), iqm_interval(summaries["mean"], SEED)
     level = {
         "study": entry.study,
         "method": entry.method,
@@ -140,7 +140,7 @@ def _rows(
     to_defaults = _by_combination(entry, related.defaults.get(entry.label))
     for c, name in enumerate(combinations.names):
         values = entry.values[:, c]
-        mean, dedicated = bootstrap_mean(values, SEED), related.dedicated
+        mean, dedicated = mean_interval(values), related.dedicated
         yield {
             "label": entry.label,
             "combination": name,

@@ -135,7 +135,7 @@ def _pareto(search: StudyResults, comparison: Comparison | None, defaults: dict[
     if comparison is not None and comparison.split == "test" and comparison.entries:
         panels.append(entry_points(comparison))
     several = any(panel.frame["full_low"].notna().any() for panel in panels)
-    bars = "; lines through points: 95 % bootstrap intervals over seeds" if several else ""
+    bars = "; lines through points: 95 % intervals over seeds" if several else ""
     title = f"{search.study}: all modalities present against the worst combination"
     return draw_pareto(panels, title, f"data {search.dataset}; {search.combinations} combinations{bars}")
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from dmr.analysis.comparison.comparison import Comparison, Entry
 from dmr.analysis.comparison.paired_tests import common_seeds, paired_values
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import seeds_text
 from dmr.analysis.figures.trial_heatmap import summaries
+from dmr.analysis.statistics import mean_interval
 
 MOST_ROWS = 48
 
@@ -90,16 +90,10 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
 
 
 def difference(entry: Entry, reference: Entry) -> Difference:
-    """Of two entries, paired by the seeds they have in common, with Student's t interval: mean ± t(S − 1) s / √S. One
-    seed has none.
-    """
+    """Of two entries, paired by the seeds they have in common; one seed has no interval."""
     one, other = paired_values(entry, reference)
-    pairs, count = one - other, len(one)
-    mean = pairs.mean(axis=0)
-    if count == 1:
-        return Difference(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
-    reach = stats.t.ppf(0.975, count - 1) * pairs.std(axis=0, ddof=1) / np.sqrt(count)
-    return Difference(mean, mean - reach, mean + reach)
+    found = np.array([mean_interval(pairs)[:3] for pairs in (one - other).T])
+    return Difference(*found.T)
 
 
 def _mean(entry: Entry) -> Entry:

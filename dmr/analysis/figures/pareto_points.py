@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
-from dmr.analysis.comparison.paired_tests import SEED
 from dmr.analysis.figures import style
 from dmr.analysis.figures.trial_heatmap import summaries
 from dmr.analysis.results.record_names import DEFAULTS
 from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
-from dmr.analysis.statistics import bootstrap_mean, pareto_front
+from dmr.analysis.statistics import mean_interval, pareto_front
 from dmr.combinations import combination_name
 from dmr.direction import Direction
 
@@ -66,7 +65,7 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
 
 
 def entry_points(comparison: Comparison) -> Points:
-    """Of each configuration: means over seeds, with bootstrap intervals where there are several.
+    """Of each configuration: means over seeds, with intervals where there are several.
 
     Raises:
         ValueError: no sample has all modalities.
@@ -74,7 +73,7 @@ def entry_points(comparison: Comparison) -> Points:
     rows = []
     for entry in comparison.entries:
         found = entry.summaries(comparison.combinations, comparison.mode)
-        x, y = (bootstrap_mean(found[name], SEED) for name in ("full", "worst"))
+        x, y = (mean_interval(found[name]) for name in ("full", "worst"))
         if math.isnan(x.estimate):
             raise ValueError(f"data {comparison.dataset}: no sample of {comparison.split} has all modalities")
         role = DEFAULTS if entry.is_defaults else ""

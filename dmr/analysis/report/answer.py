@@ -14,11 +14,11 @@ import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison, chosen
 from dmr.analysis.comparison.entries import Entry, defaults_of
-from dmr.analysis.comparison.paired_tests import SEED, common_seeds
+from dmr.analysis.comparison.paired_tests import common_seeds
 from dmr.analysis.report.page_tables import interval_text, number, p_text, row_of
 from dmr.analysis.results.record_names import BLOCK, SHAPLEY
 from dmr.analysis.results.study_results import StudyResults, combination_values, trial_values
-from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval, bootstrap_mean, holm, shapley
+from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval, holm, mean_interval, shapley
 from dmr.combinations import SEPARATOR
 from dmr.direction import Direction
 
@@ -63,7 +63,7 @@ def answer(search: StudyResults, comparison: Comparison | None, default_method: 
 def summary_intervals(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
     """Mean, worst and full, where it is known, each with its interval over seeds."""
     found = entry.summaries(comparison.combinations, comparison.mode)
-    return {name: bootstrap_mean(values, SEED) for name, values in found.items() if not math.isnan(values[0])}
+    return {name: mean_interval(values) for name, values in found.items() if not math.isnan(values[0])}
 
 
 def combination_words(name: str, modalities: Sequence[str]) -> str:
@@ -165,8 +165,8 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
 
 
 def paid(interval: Interval, p_value: float, mode: Direction) -> str:
-    """The bootstrap of few seeds is too narrow, so the test over seeds decides; where its smallest p is above the
-    level, all that can be said is that every seed agrees.
+    """The interval and the test over seeds have to agree; where the test's smallest p is above the level, all that can
+    be said is that every seed agrees.
     """
     better = mode.better(interval.estimate, 0.0)
     if interval.n == 1:

@@ -18,7 +18,7 @@ class ConfirmRow(NamedTuple):
     """A configuration's main metric on test.
 
     Attributes:
-        low, high: the ends of the 95 % bootstrap interval of the mean over its seeds, None of fewer than two.
+        low, high: the ends of the 95 % interval of the mean over its seeds, None of fewer than two.
         worst, full: means over its seeds as well; None where no seed has succeeded.
     """
 
@@ -52,9 +52,8 @@ def confirm_rows(results: StudyResults, configurations: Sequence[Configuration],
     Args:
         seeds: those that count; others are of an earlier confirmation.
     """
-    from dmr.analysis.comparison.paired_tests import SEED
     from dmr.analysis.results.record_names import summary_metric
-    from dmr.analysis.statistics import bootstrap_mean
+    from dmr.analysis.statistics import mean_interval
 
     rows = results.table
     tested = rows[(rows["split"] == "test") & rows["combination"].isna() & rows["seed"].isin(seeds)]
@@ -65,7 +64,7 @@ def confirm_rows(results: StudyResults, configurations: Sequence[Configuration],
         values = [test.loc[test["metric"] == name, "value"].to_numpy() for name in summaries]
         mean, worst, full = (float(value.mean()) if len(value) else None for value in values)
         many = len(values[0]) > 1
-        interval = bootstrap_mean(values[0], SEED) if many else None
+        interval = mean_interval(values[0]) if many else None
         low, high = (interval.low, interval.high) if interval is not None else (None, None)
         found.append(ConfirmRow(one, len(values[0]), mean, low, high, worst, full))
     return found

@@ -104,10 +104,7 @@ def _confirmed(results: StudyResults, rows: Sequence[ConfirmRow]) -> str:
     )
     title = f"### Confirmed on test: {results.main_metric} over {results.combinations} combinations"
     table = "\n".join(f"| {line} |" for line in lines)
-    return (
-        f"{title}\n\n{table}{more}\n\nTrained again with fresh seeds. Mean and bootstrap interval are over the seeds; "
-        "few seeds give intervals that are too narrow."
-    )
+    return f"{title}\n\n{table}{more}\n\nTrained again with fresh seeds. Means and t intervals are over the seeds."
 
 
 def _filters(results: StudyResults, confirmed: bool) -> str:

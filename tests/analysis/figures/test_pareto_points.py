@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from dmr.analysis.figures.label_placement import place_labels
 from dmr.analysis.figures.pareto_points import entry_points, trial_points
-from dmr.analysis.statistics import bootstrap_mean
+from dmr.analysis.statistics import mean_interval
 
 Make = Callable[..., Any]
 
@@ -34,7 +34,7 @@ def test_where_no_sample_has_all_modalities_there_are_no_points(make_study: Make
 def test_points_of_configurations_have_intervals_over_seeds(make_comparison: Make) -> None:
     values = np.array([[0.2, 0.4, 0.9], [0.5, 0.3, 0.8], [0.4, 0.6, 0.7]])
     frame = entry_points(make_comparison(("rgb", "ir"), {"a best 1, defaults": values}, "a best 1, defaults")).frame
-    worst = bootstrap_mean([0.2, 0.3, 0.4], 0)
+    worst = mean_interval([0.2, 0.3, 0.4])
     row = frame.iloc[0]
     assert (row["full"], row["worst"]) == pytest.approx((0.8, 0.3))
     assert (row["worst_low"], row["worst_high"]) == (worst.low, worst.high)

@@ -23,5 +23,5 @@ def test_what_is_not_known_is_a_dash() -> None:
     with console.capture() as captured:
         console.print(confirm_table(results, configurations, range(1, 3)))
     a, b = (line.split() for line in captured.get().splitlines() if line.startswith((" a ", " b ")))
-    assert a == ["a", "best", "1", "0", "2", "0.6500", "0.6000–0.7000", "0.2500", "-"]
+    assert a == ["a", "best", "1", "0", "2", "0.6500", "0.0147–1.2853", "0.2500", "-"]
     assert b == ["b", "defaults", "-", "0", "-", "-", "-", "-"]
