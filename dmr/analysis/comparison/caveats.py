@@ -8,6 +8,7 @@ import pandas as pd
 
 from dmr.analysis.comparison.entries import Entries, Entry
 from dmr.analysis.comparison.paired_tests import SampleTests, common_seeds
+from dmr.analysis.results.record_names import SAMPLED
 from dmr.analysis.statistics import fewest_seeds
 
 
@@ -59,11 +60,17 @@ def _pairing_notes(others: Sequence[Entry], reference: Entry) -> list[str]:
 def _samples_notes(
     others: Sequence[Entry], reference: Entry, tests: Mapping[str, SampleTests], metric: str
 ) -> list[str]:
-    untested = [entry.label for entry in others if entry.label not in tests or not tests[entry.label].mean.n]
+    tested = [entry.label for entry in others if entry.label in tests and any(one.n for one in tests[entry.label].each)]
+    untested = [entry.label for entry in others if entry.label not in tested]
     notes = []
-    if len(untested) < len(others):
-        of = "" if metric == "accuracy" else " (of pixel accuracy, which a single image has)"
-        notes.append(f"p over samples{of} speaks of these trained models, not of training again")
+    if tested:
+        of = "" if metric == SAMPLED else f" (of pixel accuracy: a single sample has no {metric})"
+        notes.append(
+            f"p over samples{of} speaks of these trained models, not of training again, and takes samples as "
+            "independent: if several test samples come from one person, recording or image, p over samples is too small"
+        )
+        if not any(tests[label].mean.n for label in tested):
+            notes.append("the worst combination has no p over samples: it is the worst of all samples together")
     if reference.label not in tests:
         notes.append(f"no tests over samples: the results of single samples of {reference.label} are missing")
     elif untested:

@@ -10,16 +10,19 @@ from typing import Literal
 import pandas as pd
 
 from dmr.analysis.comparison.caveats import comparison_notes
-from dmr.analysis.comparison.entries import Entries, find_entries
+from dmr.analysis.comparison.entries import Entries, covered_words, find_entries
 from dmr.analysis.comparison.entries import Entry as Entry
+from dmr.analysis.comparison.measure import MEAN, Measure, searched_measure
 from dmr.analysis.comparison.paired_tests import sample_tests
 from dmr.analysis.comparison.summary_tables import combination_frame, relations, summary_frame
 from dmr.analysis.results.artifacts import Samples
-from dmr.analysis.results.record_names import BLOCK, SHAPLEY, Tag
-from dmr.analysis.results.study_results import StudyResults, trial_values
+from dmr.analysis.results.record_names import BLOCK, SEARCH, SHAPLEY, Tag
+from dmr.analysis.results.study_results import StudyResults, stage_of, trial_values
 from dmr.analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
 from dmr.direction import Direction
+
+DEDICATED = "dedicated"
 
 
 @dataclass(frozen=True)
@@ -28,21 +31,24 @@ class Comparison:
 
     Attributes:
         split: `test` of confirm runs, or `val` of the search where a study was not confirmed.
-        combinations: those evaluated, in words in `combinations_text`.
+        combinations: those that have values, in words in `combinations_text`.
+        by: the summary over combinations that the search looked for: by it entries are ordered, compared and tested.
         reference: label of the entry that the tests are against.
-        entries: best mean first.
-        summary: one row per entry by its label, of the main metric. study, method, config, trial, seeds (how many);
-            mean over seeds and combinations with its 95 % interval low, high; iqm, iqm_low, iqm_high; worst and full:
-            means over seeds of the worst and of the full combination; expected (with deployment odds only).
+        entries: best first.
+        summary: one row per entry by its label, of the main metric. study, method, config, trial, seeds (how many), by;
+            mean over seeds and combinations with its 95 % interval low, high; iqm, iqm_low, iqm_high; worst and full,
+            means over seeds of the worst and of the full combination, and expected (with deployment odds only), each
+            with its interval, as worst_low, worst_high. All that follows is of the summary `by`.
             minus_reference: mean difference over the seeds in common, its interval minus_reference_low, _high, and of
             the test over seeds p_seeds, p_seeds_holm, smallest_p_seeds. samples_minus_reference: mean difference of
             the scores of test samples, and of the test over them p_samples, p_samples_holm, smallest_p_samples.
             minus_defaults: the same over seeds against the file's defaults, see `defaults_of`, with _low, _high,
-            p_defaults, p_defaults_holm. gap_to_dedicated: how far behind the best `dedicated`. worse_with_more: share
-            of samples that get worse when a modality is added. shapley_{modality}, where they are defined.
+            p_defaults, p_defaults_holm. gap_to_dedicated: how far behind the `dedicated` that val chose.
+            worse_with_more: share of samples that get worse when a modality is added. shapley_{modality}, where they
+            are defined.
         by_combination: one row per entry and combination: label, combination, seeds, mean, low, high, iqm,
             minus_reference, p (over seeds), p_holm, p_samples, p_samples_holm, minus_defaults, minus_dedicated.
-        deployment: the odds of the study file, where all studies have the same.
+        deployment: the odds that were asked for, else those of the study file, where all studies have the same.
         notes: sentences that a reader has to know.
     """
 
@@ -59,6 +65,13 @@ class Comparison:
     by_combination: pd.DataFrame
     deployment: dict[str, float] | None
     notes: tuple[str, ...]
+    by: str = MEAN
+
+    @property
+    def measure(self) -> Measure:
+        """The summary `by`, of any entry."""
+        weights = None if self.deployment is None else _weights(self.combinations, self.deployment)
+        return Measure(self.by, self.mode, self.combinations, weights)
 
     def entry(self, label: str) -> Entry:
         """The entry of this label."""
@@ -70,7 +83,7 @@ def compare(
     *,
     reference: str | None = None,
     samples: Callable[[str], Samples | None],
-    method: str | None = None,
+    deployment: dict[str, float] | None = None,
 ) -> Comparison:
     """Compare the configurations that studies confirmed; see `find_entries` where one was not.
 
@@ -86,24 +99,26 @@ def compare(
 
     Args:
         results: of each study, with the runs of all stages (`load_study(..., stage=None)`).
-        reference: label of an entry; else the best configuration of `method`, else the first entry.
+        reference: label of an entry; else what the search of the first study put first on val, see `chosen`.
         samples: the scores of a run's test samples, see `dmr.analysis.results.artifacts.samples_reader`.
-        method: `model.method` of the first study's file.
+        deployment: odds in place of the studies' own; the expected value under them is then what orders and is tested.
 
     Raises:
-        ValueError: one line: studies that cannot be compared, no values, or no entry of this label.
+        ValueError: one line: studies that cannot be compared, no values, no entry of this label, or odds that rule out
+            every combination.
     """
     _check_alike(results)
     first, found = results[0], find_entries(results)
-    sign = first.main_mode.sign
-    entries = tuple(sorted(found.entries, key=lambda entry: -sign * float(entry.values.mean())))
-    reference_entry = _reference(entries, reference, first.study, method)
-    related = relations(
-        entries, reference_entry, first.main_mode, {one.study for one in results if BLOCK in one.searched}
-    )
-    tests = sample_tests(entries, reference_entry, found.combinations, samples) if found.split == "test" else {}
-    odds, deployment_notes = _deployment(results)
+    odds, deployment_notes = (deployment, ()) if deployment is not None else _deployment(results)
+    if deployment is not None:
+        deployment_weights(found.combinations, deployment)  # raises where they rule out every combination
     weights = None if odds is None else _weights(found.combinations, odds)
+    measure, measure_notes = searched_measure(results, found, weights, asked=deployment is not None)
+    entries = measure.best_first(found.entries)
+    reference_entry = _reference(results, entries, reference)
+    blocks = {one.study for one in results if BLOCK in one.searched}
+    related = relations(entries, reference_entry, _dedicated(results, entries), measure, blocks)
+    tests = sample_tests(entries, reference_entry, measure, samples) if found.split == "test" else {}
     values = _shapley_values(results, entries, found)
     return Comparison(
         studies=tuple(one.study for one in results),
@@ -112,17 +127,19 @@ def compare(
         mode=first.main_mode,
         split=found.split,
         combinations=found.combinations,
-        combinations_text=first.combinations,
+        combinations_text=covered_words(first, len(found.combinations)),
         reference=reference_entry.label,
         entries=entries,
-        summary=summary_frame(entries, related, tests, found.combinations, weights).join(values),
+        summary=summary_frame(entries, related, tests).join(values),
         by_combination=combination_frame(entries, related, tests, found.combinations),
         deployment=odds,
         notes=(
             *found.notes,
             *deployment_notes,
+            *measure_notes,
             *comparison_notes(entries, reference_entry, found, tests, first.main_metric, values),
         ),
+        by=measure.name,
     )
 
 
@@ -131,16 +148,13 @@ def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
     and then report its test value is to report luck as well.
     """
     ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
-    return min(entries, key=lambda entry: ranks.get(entry.trial, len(ranks)))
+    return min(entries, key=lambda entry: (ranks.get(entry.trial, len(ranks)), not entry.is_best, entry.trial))
 
 
-def compared(
-    both: StudyResults, search: StudyResults, samples: Callable[[str], Samples | None]
-) -> tuple[Comparison | None, str]:
-    """The comparison against what the search put first on val, or why there is none."""
+def compared(both: StudyResults, samples: Callable[[str], Samples | None]) -> tuple[Comparison | None, str]:
+    """The comparison of one study, or why there is none."""
     try:
-        reference = chosen(search, find_entries([both]).entries).label
-        return compare([both], reference=reference, samples=samples), ""
+        return compare([both], samples=samples), ""
     except ValueError as error:  # no values yet
         return None, f"There is nothing to compare yet: {error}."
 
@@ -163,20 +177,24 @@ def _check_alike(results: Sequence[StudyResults]) -> None:
                 raise ValueError(f"{first.study} and {other.study} cannot be compared: {what}: {one}; {two}")
 
 
-def _reference(entries: Sequence[Entry], label: str | None, study: str, method: str | None) -> Entry:
-    """The entry of this label, else the best configuration of `method` in `study` (of the block of its name before
-    others), as val chose it, else the first entry.
-    """
-    if label is not None:
-        named = [entry for entry in entries if entry.label == label]
-        if not named:
-            raise ValueError(f"reference {label!r}: the entries are {', '.join(entry.label for entry in entries)}")
-        return named[0]
-    short = None if method is None else method.rpartition(":")[2]
-    own = [entry for entry in entries if entry.study == study and entry.model == method]
-    own = [entry for entry in own if entry.method in (method, short)] or own
-    own = [entry for entry in own if entry.is_best] or own
-    return (own or list(entries))[0]
+def _reference(results: Sequence[StudyResults], entries: Sequence[Entry], label: str | None) -> Entry:
+    """The entry of this label, else what the search of the first study put first on val."""
+    if label is None:
+        own = [entry for entry in entries if entry.study == results[0].study]
+        return chosen(stage_of(results[0], SEARCH), own or entries)
+    named = [entry for entry in entries if entry.label == label]
+    if not named:
+        raise ValueError(f"reference {label!r}: the entries are {', '.join(entry.label for entry in entries)}")
+    return named[0]
+
+
+def _dedicated(results: Sequence[StudyResults], entries: Sequence[Entry]) -> Entry | None:
+    """Of one network per combination, what the search of the first study that has it put first on val."""
+    for one in results:
+        own = [entry for entry in entries if entry.study == one.study and entry.model == DEDICATED]
+        if own:
+            return chosen(stage_of(one, SEARCH), own)
+    return None
 
 
 def _deployment(results: Sequence[StudyResults]) -> tuple[dict[str, float] | None, tuple[str, ...]]:

@@ -44,15 +44,20 @@ class Entry:
     values: Floats
     run_ids: tuple[str, ...]
 
-    def summaries(self, combinations: Combinations, mode: Direction) -> dict[str, Floats]:
-        """(S,) each: mean and worst over combinations, and full, NaN where that is not among them."""
+    def summaries(
+        self, combinations: Combinations, mode: Direction, weights: Floats | None = None
+    ) -> dict[str, Floats]:
+        """(S,) each: mean and worst over combinations; full, NaN where that is not among them; and with the `weights`
+        (C,) of deployment odds expected.
+        """
         everything = tuple(range(len(combinations.modalities)))
         known = everything in combinations.members  # not where no sample has them all
+        expected = {} if weights is None else {"expected": self.values @ weights}
         return {
             "mean": self.values.mean(axis=1),
             "worst": self.values.min(axis=1) if mode is Direction.MAX else self.values.max(axis=1),
             "full": self.values[:, combinations.full] if known else np.full(len(self.values), np.nan),
-        }
+        } | expected
 
     @property
     def is_best(self) -> bool:
@@ -100,8 +105,16 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     evaluated = evaluated_combinations(results[0].modalities)
     members = [member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in values[0]]
     if len(members) < len(evaluated):
-        notes.append(f"{len(evaluated) - len(members)} combinations have no samples on {split}: they count nowhere")
+        count = len(evaluated) - len(members)
+        they = f"{count} combinations have" if count > 1 else "1 combination has"
+        notes.append(f"{they} no samples on {split}: {'they count' if count > 1 else 'it counts'} nowhere")
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
+
+
+def covered_words(results: StudyResults, count: int) -> str:
+    """How many of all combinations have values, in words: `all 7`, or `6 of 7` where one has no samples."""
+    evaluated = len(evaluated_combinations(results.modalities))
+    return results.combinations if count == evaluated else f"{count} of {2 ** len(results.modalities) - 1}"
 
 
 def defaults_of(entry: Entry, entries: Sequence[Entry], blocks: bool) -> Entry | None:

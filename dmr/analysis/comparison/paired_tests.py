@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dmr.analysis.comparison.entries import Entry
+from dmr.analysis.comparison.measure import Measure
 from dmr.analysis.results.artifacts import Samples
 from dmr.analysis.statistics import (
     MAX_SEEDS_IN_FULL,
@@ -43,7 +44,8 @@ class SampleTests(NamedTuple):
 
     Attributes:
         worse_with_more: share of samples that get worse when a modality is added, mean over seeds.
-        mean: the test against the reference of each sample's mean over combinations; `each` combination's own.
+        mean: the test against the reference of each sample's summary over combinations, see `Measure.sample_weights`;
+            `each` combination's own.
     """
 
     worse_with_more: float
@@ -79,18 +81,19 @@ def difference(first: Floats, second: Floats) -> Difference:
     return Difference(interval, paired_seeds(first, second, RESOLUTION))
 
 
-def against(entry: Entry, other: Entry | None) -> Difference:
-    """Means over combinations, entry − other."""
+def against(entry: Entry, other: Entry | None, measure: Measure) -> Difference:
+    """Of the summary over combinations that is measured, entry − other."""
     if other is None:
         return NO_DIFFERENCE
-    first, second = paired_values(entry, other)
-    return difference(first.mean(1), second.mean(1))
+    seeds = common_seeds(entry, other)
+    first, second = (measure.of(one)[[one.seeds.index(seed) for seed in seeds]] for one in (entry, other))
+    return difference(first, second)
 
 
 def sample_tests(
     entries: Sequence[Entry],
     reference: Entry,
-    combinations: Combinations,
+    measure: Measure,
     samples: Callable[[str], Samples | None],
 ) -> dict[str, SampleTests]:
     """By label, for every entry whose samples are all there; tests only against a reference of the same samples.
@@ -98,6 +101,7 @@ def sample_tests(
     A sample's score is its mean over the seeds in common: whole samples are swapped, since those of one sample in
     different seeds are alike. Where it lacks modalities, its mean is over the combinations that it has.
     """
+    combinations, weights = measure.combinations, measure.sample_weights
     known = _scores(reference, combinations, samples)
     found = {}
     for entry in entries:
@@ -110,7 +114,8 @@ def sample_tests(
         if entry is not reference and known is not None and seeds and own.shape[1:] == known.shape[1:]:
             first = own[[entry.seeds.index(seed) for seed in seeds]]  # (S, C, N)
             second = known[[reference.seeds.index(seed) for seed in seeds]]
-            mean = _sample_test(_over_combinations(first), _over_combinations(second))
+            if weights is not None:
+                mean = _sample_test(_over_combinations(first, weights), _over_combinations(second, weights))
             each = tuple(_sample_test(first[:, c], second[:, c]) for c in range(len(combinations)))
         found[entry.label] = SampleTests(worse, mean, each)
     return found
@@ -127,11 +132,12 @@ def _scores(entry: Entry, combinations: Combinations, samples: Callable[[str], S
     return np.stack(found) if len({scores.shape for scores in found}) == 1 else None
 
 
-def _over_combinations(scores: Floats) -> Floats:
-    """(S, N) from (S, C, N): means over what is known of each sample, NaN where that is nothing."""
+def _over_combinations(scores: Floats, weights: Floats) -> Floats:
+    """(S, N) from (S, C, N): means with `weights` (C,) over what is known of each sample, NaN where that is nothing."""
     known = np.isfinite(scores)
-    count = known.sum(1)
-    return np.where(count > 0, np.where(known, scores, 0.0).sum(1) / np.maximum(count, 1), np.nan)
+    total = (known * weights[:, None]).sum(1)
+    sums = (np.where(known, scores, 0.0) * weights[:, None]).sum(1)
+    return np.where(total > 0, sums / np.where(total > 0, total, 1.0), np.nan)
 
 
 def _sample_test(first: Floats, second: Floats) -> PermutationTest:

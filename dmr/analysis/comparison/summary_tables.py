@@ -13,21 +13,20 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from dmr.analysis.comparison.entries import Entry, defaults_of
+from dmr.analysis.comparison.measure import EXPECTED, FULL, MEAN, WORST, Measure
 from dmr.analysis.comparison.paired_tests import (
     NO_DIFFERENCE,
     NOT_TESTED,
     SEED,
+    UNKNOWN,
     Difference,
     SampleTests,
     against,
     difference,
     paired_values,
 )
-from dmr.analysis.statistics import Floats, holm, interquartile_mean, iqm_interval, mean_interval
+from dmr.analysis.statistics import Interval, holm, interquartile_mean, iqm_interval, mean_interval
 from dmr.combinations import Combinations
-from dmr.direction import Direction
-
-DEDICATED = "dedicated"
 
 
 class Relations(NamedTuple):
@@ -35,43 +34,38 @@ class Relations(NamedTuple):
 
     Attributes:
         defaults: by label, see `defaults_of`.
-        dedicated: the best entry of one network per combination.
-        mode: which way the metric is better.
+        dedicated: of one network per combination, what the search put first on val.
+        measure: the summary over combinations that differences are of.
     """
 
     reference: Entry
     defaults: Mapping[str, Entry]
     dedicated: Entry | None
-    mode: Direction
+    measure: Measure
 
 
-def relations(entries: Sequence[Entry], reference: Entry, mode: Direction, blocks: Collection[str]) -> Relations:
+def relations(
+    entries: Sequence[Entry], reference: Entry, dedicated: Entry | None, measure: Measure, blocks: Collection[str]
+) -> Relations:
     """Whom each entry is compared with.
 
     Args:
-        entries: best first.
         blocks: names of the studies whose search has blocks.
     """
     found = {entry.label: defaults_of(entry, entries, entry.study in blocks) for entry in entries}
     defaults = {label: own for label, own in found.items() if own is not None}
-    return Relations(reference, defaults, next((e for e in entries if e.model == DEDICATED), None), mode)
+    return Relations(reference, defaults, dedicated, measure)
 
 
 def summary_frame(
     entries: Sequence[Entry],
     related: Relations,
     tests: Mapping[str, SampleTests],
-    combinations: Combinations,
-    weights: Floats | None,
 ) -> pd.DataFrame:
-    """The summary of a comparison: one row per entry.
-
-    Args:
-        weights: (C,) how likely each combination is met.
-    """
+    """The summary of a comparison: one row per entry."""
     rows = {}
     for entry in entries:
-        rows[entry.label] = _level(entry, related.mode, combinations, weights)
+        rows[entry.label] = _level(entry, related.measure)
         rows[entry.label] |= _differences(entry, related, tests.get(entry.label))
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
     return _with_holm(frame, "p_seeds", "p_samples", "p_defaults")
@@ -85,52 +79,52 @@ def combination_frame(
     return _with_holm(pd.DataFrame(rows), "p", "p_samples")
 
 
-def _level(entry: Entry, mode: Direction, combinations: Combinations, weights: Floats | None) -> dict[str, Any]:
+def _level(entry: Entry, measure: Measure) -> dict[str, Any]:
     """How good an entry is."""
-    summaries = entry.summaries(combinations, mode)
-    mean, iqm = mean_interval(summaries["mean"]), iqm_interval(summaries["mean"], SEED)
-    level = {
+    levels = measure.levels(entry)
+    iqm = iqm_interval(entry.summaries(measure.combinations, measure.mode)[MEAN], SEED)
+    level: dict[str, Any] = {
         "study": entry.study,
         "method": entry.method,
         "config": entry.config,
         "trial": entry.trial,
         "seeds": len(entry.seeds),
-        "mean": mean.estimate,
-        "low": mean.low,
-        "high": mean.high,
-        "iqm": iqm.estimate,
-        "iqm_low": iqm.low,
-        "iqm_high": iqm.high,
-        "worst": float(summaries["worst"].mean()),
-        "full": float(summaries["full"].mean()),
+        "by": measure.name,
+        **_ends("", levels[MEAN], MEAN),
+        **_ends("iqm_", iqm, "iqm"),
     }
-    return level if weights is None else level | {"expected": float(entry.values.mean(0) @ weights)}
+    for name in (WORST, FULL, *([] if measure.weights is None else [EXPECTED])):
+        level |= _ends(f"{name}_", levels.get(name, UNKNOWN), name)
+    return level
 
 
 def _differences(entry: Entry, related: Relations, tests: SampleTests | None) -> dict[str, Any]:
     """How an entry differs from others."""
-    to_reference = against(entry, None if entry is related.reference else related.reference)
-    to_defaults = against(entry, related.defaults.get(entry.label))
+    measure = related.measure
+    to_reference = against(entry, None if entry is related.reference else related.reference, measure)
+    to_defaults = against(entry, related.defaults.get(entry.label), measure)
     over_samples = NOT_TESTED if tests is None else tests.mean
     dedicated = related.dedicated
-    gap = math.nan if dedicated is None else related.mode.sign * float(dedicated.values.mean() - entry.values.mean())
+    gap = math.nan
+    if dedicated is not None:
+        gap = measure.mode.sign * float(measure.of(dedicated).mean() - measure.of(entry).mean())
     return {
-        **_interval("minus_reference", to_reference),
+        **_ends("minus_reference_", to_reference.interval, "minus_reference"),
         "p_seeds": to_reference.test.p_value,
         "smallest_p_seeds": to_reference.test.smallest_p,
         "samples_minus_reference": over_samples.difference,
         "p_samples": over_samples.p_value,
         "smallest_p_samples": over_samples.smallest_p,
-        **_interval("minus_defaults", to_defaults),
+        **_ends("minus_defaults_", to_defaults.interval, "minus_defaults"),
         "p_defaults": to_defaults.test.p_value,
         "gap_to_dedicated": gap,
         "worse_with_more": math.nan if tests is None else tests.worse_with_more,
     }
 
 
-def _interval(name: str, found: Difference) -> dict[str, float]:
-    interval = found.interval
-    return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def _ends(prefix: str, found: Interval, name: str) -> dict[str, float]:
+    """An estimate as column `name`, the ends of its interval as `low` and `high` with a prefix."""
+    return {name: found.estimate, f"{prefix}low": found.low, f"{prefix}high": found.high}
 
 
 def _rows(

@@ -48,7 +48,7 @@ def method_table(comparison: Comparison) -> HeatmapTable:
         better=comparison.mode,
         title=f"{', '.join(comparison.studies)}: {comparison.metric} by method and combination",
         subtitle=f"data {comparison.dataset}, split {comparison.split}; mean over {seeds}; "
-        f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations",
+        f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations",
     )
 
 
@@ -82,7 +82,7 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
         better=comparison.mode,
         title=f"{', '.join(comparison.studies)}: {comparison.metric} less that of {reference.label}",
         subtitle=f"data {comparison.dataset}, split {comparison.split}; mean difference over {seeds} in common; "
-        f"{_count(comparison, shown)}, best mean first; {comparison.combinations_text} combinations; {how}",
+        f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations; {how}",
         difference=True,
         muted=~told if several else None,
         muted_summaries=~told_means if several else None,

@@ -5,7 +5,6 @@ Letters: N points.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from dmr.analysis.figures import style
 from dmr.analysis.figures.trial_heatmap import summaries
 from dmr.analysis.results.record_names import DEFAULTS
 from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
-from dmr.analysis.statistics import mean_interval, pareto_front
+from dmr.analysis.statistics import pareto_front
 from dmr.combinations import combination_name
 from dmr.direction import Direction
 
@@ -72,10 +71,10 @@ def entry_points(comparison: Comparison) -> Points:
     """
     rows = []
     for entry in comparison.entries:
-        found = entry.summaries(comparison.combinations, comparison.mode)
-        x, y = (mean_interval(found[name]) for name in ("full", "worst"))
-        if math.isnan(x.estimate):
+        found = comparison.measure.levels(entry)
+        if "full" not in found:
             raise ValueError(f"data {comparison.dataset}: no sample of {comparison.split} has all modalities")
+        x, y = found["full"], found["worst"]
         role = DEFAULTS if entry.is_defaults else ""
         rows.append((entry.label, x.estimate, y.estimate, entry.method, role, x.low, x.high, y.low, y.high))
     columns = ["label", "full", "worst", "method", "role", "full_low", "full_high", "worst_low", "worst_high"]

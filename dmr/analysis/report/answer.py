@@ -18,7 +18,7 @@ from dmr.analysis.comparison.paired_tests import common_seeds
 from dmr.analysis.report.page_tables import interval_text, number, p_text, row_of
 from dmr.analysis.results.record_names import BLOCK, SHAPLEY
 from dmr.analysis.results.study_results import StudyResults, combination_values, trial_values
-from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval, holm, mean_interval, shapley
+from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval, holm, shapley
 from dmr.combinations import SEPARATOR
 from dmr.direction import Direction
 
@@ -62,8 +62,7 @@ def answer(search: StudyResults, comparison: Comparison | None, default_method: 
 
 def summary_intervals(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
     """Mean, worst and full, where it is known, each with its interval over seeds."""
-    found = entry.summaries(comparison.combinations, comparison.mode)
-    return {name: mean_interval(values) for name, values in found.items() if not math.isnan(values[0])}
+    return comparison.measure.levels(entry)
 
 
 def combination_words(name: str, modalities: Sequence[str]) -> str:
@@ -159,7 +158,7 @@ def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks:
     interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
     yield (
         f"Searching {paid(interval, p_value, comparison.mode)}: against the file's defaults of {own.method} the "
-        f"mean changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
+        f"{comparison.by} changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
         f"{_p_words(p_value, len(seeds))}."
     )
 
@@ -191,16 +190,17 @@ def _others(entry: Entry, comparison: Comparison, default_method: str | None) ->
     if not rivals:
         yield "No other method was confirmed beside it, so this study says nothing about baselines."
         return
-    sign = comparison.mode.sign
-    better = sum(sign * (one.values.mean() - entry.values.mean()) > 0 for one in rivals)
+    sign, measure = comparison.mode.sign, comparison.measure
+    better = sum(sign * (measure.of(one).mean() - measure.of(entry).mean()) > 0 for one in rivals)
     if len(rivals) == 1:
         end = "better than" if better else "that is no better than"
-        yield f"The other method, {rivals[0].method}, has a mean on test {end} this, with its own best configuration."
+        what = f"The other method, {rivals[0].method}, has a {comparison.by} on test"
+        yield f"{what} {end} this, with its own best configuration."
     else:
         how = "all" if better == len(rivals) else "none" if better == 0 else str(better)
         yield (
             f"Of {len(rivals)} other methods, each with the configuration that its own search put first, {how} "
-            f"{'has' if better == 1 else 'have'} a better mean on test."
+            f"{'has' if better == 1 else 'have'} a better {comparison.by} on test."
         )
     if comparison.reference != entry.label:
         return
@@ -210,7 +210,7 @@ def _others(entry: Entry, comparison: Comparison, default_method: str | None) ->
         row = row_of(comparison.summary, own.label)
         interval = _difference(row, "minus_reference", len(common_seeds(own, entry)))
         yield (
-            f"{own.method}, the method the study file starts from, reaches {number(row['mean'])} with its best "
+            f"{own.method}, the method the study file starts from, reaches {number(row[comparison.by])} with its best "
             f"configuration; the difference is {_with_interval(interval, signed=True)}."
         )
 

@@ -24,7 +24,7 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "worst": ("worst", "each seed's worst combination, mean over seeds"),
     "full": ("full", "all modalities present, mean over seeds"),
     "expected": ("expected", "mean over combinations, weighted by the study's deployment odds"),
-    "minus_reference": ("minus reference", "difference of the means"),
+    "minus_reference": ("minus reference", "difference of what the search looked for"),
     "p_seeds_holm": ("p, seeds", "paired test over seeds, after Holm's correction"),
     "p_samples_holm": ("p, samples", "paired test over test samples, after Holm's correction"),
     "minus_defaults": (
@@ -38,7 +38,9 @@ COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "gap_to_dedicated": ("gap to dedicated", "how far behind one network for each combination; negative: ahead of it"),
     "worse_with_more": ("worse with more", "share of samples that get worse when a modality is added"),
 }
-INTERVALS = {"mean": ("low", "high"), "iqm": ("iqm_low", "iqm_high")}
+INTERVALS = {"mean": ("low", "high")} | {
+    name: (f"{name}_low", f"{name}_high") for name in ("iqm", "worst", "full", "expected")
+}
 SIGNED = ("minus_reference", "minus_defaults", "gap_to_dedicated")
 
 
@@ -188,9 +190,10 @@ def configurations_table(comparison: Comparison) -> Table:
         rows.append((*cells, *(value_cell(row[name]) for name in modalities)))
     caption = (
         f"{comparison.metric} on {comparison.split} of {len(rows)} configurations over {comparison.combinations_text} "
-        f"combinations ({better_end(comparison.mode)}); {_certainty(comparison)}. Reference: {comparison.reference}"
+        f"combinations ({better_end(comparison.mode)}), best {comparison.by} first; {_certainty(comparison)}. "
+        f"Reference: {comparison.reference}"
     )
-    order = (3, _direction(comparison.mode)) if shown and shown[0] == "mean" else None
+    order = (3 + shown.index(comparison.by), _direction(comparison.mode))
     return Table("configurations", caption, tuple(columns), tuple(rows), order)
 
 

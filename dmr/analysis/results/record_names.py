@@ -11,6 +11,7 @@ from typing import Final
 COLUMNS: Final = ("run", "trial", "stage", "status", "method", "seed", "split", "metric", "combination", "value")
 RUN_COLUMNS: Final = ("run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model")
 SUMMARIES: Final = ("mean", "worst", "full", "expected")  # over combinations, as in `accuracy_mean`
+SAMPLED: Final = "accuracy"  # the metric that is the mean of single samples' scores
 BLOCK: Final = "block"  # the searched parameter, and key of a point, that says to which block of the search it belongs
 
 MAX_TAG: Final = 8_000  # letters that MLflow keeps of a tag's value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dmr.studies.cli.app import StorageOption, command, stderr_console
+from dmr.studies.cli.deployment_option import DeploymentOption, parse_odds
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -22,18 +23,19 @@ if TYPE_CHECKING:
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies of the same data.")],
     reference: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="The entry to test against; else the best of the file's method.")
+        str | None, typer.Option(metavar="LABEL", help="The entry to test against; else the first on val.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
     ] = None,
+    deployment: DeploymentOption = None,
     storage: StorageOption = None,
 ) -> None:
     """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
     from dmr.studies.cli.comparison_screen import show_comparison
 
-    comparison = compare_studies(names, storage, reference)
+    comparison = compare_studies(names, storage, reference, deployment)
     show_comparison(comparison)
     for note in comparison.notes:
         stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
@@ -42,11 +44,14 @@ def compare(
             typer.echo(path)
 
 
-def compare_studies(names: list[str], storage: Path | None, reference: str | None) -> Comparison:
+def compare_studies(
+    names: list[str], storage: Path | None, reference: str | None, deployment: str | None = None
+) -> Comparison:
     """The comparison of studies of one storage.
 
     Raises:
-        StudyError: one line: a study is not there, studies are of different data, or as `compare` says.
+        StudyError: one line: a study is not there, studies are of different data, `deployment` is no odds of theirs, or
+            as `compare` says.
     """
     from dmr.analysis.comparison.comparison import compare
     from dmr.analysis.results.artifacts import samples_reader
@@ -73,7 +78,7 @@ def compare_studies(names: list[str], storage: Path | None, reference: str | Non
             results,
             reference=reference,
             samples=lambda run_id: readers[run_id](run_id),
-            method=documents[0]["model"]["method"],
+            deployment=parse_odds(deployment, results[0].modalities),
         )
     except ValueError as error:
         raise StudyError(str(error)) from None

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from dmr.analysis.results.record_names import SHAPLEY
+from dmr.analysis.results.record_names import SAMPLED, SHAPLEY, SUMMARIES
 from dmr.direction import Direction
 
 if TYPE_CHECKING:
@@ -38,13 +38,20 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     out = console or Console(highlight=False)
     level, differences = _level(comparison), _differences(comparison)
     metric, combinations = comparison.metric, comparison.combinations_text
-    title = f"{', '.join(comparison.studies)}: {metric} on {comparison.split} over {combinations} combinations"
+    title = f"{', '.join(comparison.studies)}: {metric} on {comparison.split} over {combinations} combinations, best "
+    title += f"{comparison.by} first"
+    if comparison.deployment and comparison.by == "expected":
+        title += f" (works: {', '.join(f'{name} {chance:g}' for name, chance in comparison.deployment.items())})"
     whole = _entries_table(comparison, title, level + differences)
     if Measurement.get(out, out.options.update_width(UNBOUNDED), whole).maximum <= out.width or not differences:
         out.print(whole)
     else:
         out.print(_entries_table(comparison, title, level))
-        out.print(_entries_table(comparison, "mean differences, and p after Holm's correction", differences))
+        out.print(
+            _entries_table(
+                comparison, f"differences of the {comparison.by}, and p after Holm's correction", differences
+            )
+        )
     few = len(comparison.combinations) <= FEW_COMBINATIONS
     out.print(_combinations_table(comparison, out.width) if few else _largest_differences(comparison))
     worth = [name for name in comparison.summary if str(name).startswith(SHAPLEY)]
@@ -54,15 +61,14 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
 
 
 def _level(comparison: Comparison) -> list[Column]:
-    """How good each entry is."""
+    """How good each entry is: first by what orders them, with its interval."""
+    by = comparison.by
+    low, high = ("low", "high") if by == "mean" else (f"{by}_low", f"{by}_high")
     columns = [
         Column("seeds", lambda row: str(row["seeds"])),
-        Column("mean", _number("mean")),
-        Column("95 %\ninterval", lambda row: _interval(row["low"], row["high"])),
-        Column("iqm", _number("iqm")),
-        Column("worst", _number("worst")),
-        Column("full", _number("full")),
-        Column("expected", _number("expected")),
+        Column(by, _number(by)),
+        Column("95 %\ninterval", lambda row: _interval(row[low], row[high])),
+        *(Column(name, _number(name)) for name in ("mean", "iqm", *SUMMARIES[1:]) if name != by),
     ]
     return _known(comparison, columns, comparison.summary)
 
@@ -72,7 +78,7 @@ def _differences(comparison: Comparison) -> list[Column]:
     columns = [
         Column("−\nreference", _number("minus_reference", signed=True)),
         Column("p\nseeds", _p("p_seeds_holm")),
-        Column("p\nsamples", _p("p_samples_holm")),
+        Column("p\nsamples" if comparison.metric == SAMPLED else "p\nsamples\n(pixels)", _p("p_samples_holm")),
         Column("−\ndefaults", _number("minus_defaults", signed=True)),
         Column("p\ndefaults", _p("p_defaults_holm")),
         Column("gap to\ndedi-\ncated", _number("gap_to_dedicated", signed=True)),
@@ -95,7 +101,7 @@ def _entries_table(comparison: Comparison, title: str, columns: Sequence[Column]
 
 def _combinations_table(comparison: Comparison, width: int) -> Table:
     """A row per combination, a column per entry, as many as the width has room for: the reference, then the best
-    configurations, then others.
+    configurations, then others. Stars are of the metric that is shown: where a single sample has none, over seeds.
     """
     from dmr.analysis.statistics import SIGNIFICANCE
 
@@ -108,10 +114,11 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
     if len(shown) < len(labels):
         title += f", {len(shown)} of {len(labels)} entries (-o DIR writes all)"
     means = frame.pivot(index="combination", columns="label", values="mean")
-    p_values = frame.pivot(index="combination", columns="label", values="p_samples_holm")
+    over, column = _tested(comparison)
+    p_values = frame.pivot(index="combination", columns="label", values=column)
     marked = p_values[shown] < SIGNIFICANCE
     if marked.any(axis=None):
-        title += f"; * differs from {comparison.reference} over test samples, {MARK}"
+        title += f"; * differs from {comparison.reference} over {over}, {MARK}"
     table = _table(title, "combination", shown, width=ENTRY_WIDTH)
     for name in comparison.combinations.names:
         row, stars = means.loc[name, shown], marked.loc[name]
@@ -129,16 +136,22 @@ def _largest_differences(comparison: Comparison) -> Table:
         for name, value in means.sort_values(ascending=comparison.mode is Direction.MAX)[:FEW_COMBINATIONS].items():
             table.add_row(str(name), f"{value:.4f}")
         return table
+    over, column = _tested(comparison)
     others = others.loc[others["minus_reference"].abs().sort_values(ascending=False, kind="stable").index]
     title = (
         f"{comparison.metric}: the {FEW_COMBINATIONS} largest differences to {comparison.reference} in a combination "
-        "(-o DIR writes all); p over samples after Holm's correction for all of them"
+        f"(-o DIR writes all); p over {over} after Holm's correction for all of them"
     )
-    table = _table(title, "combination", ["entry", "mean", "reference", "difference", "p samples"])
+    table = _table(title, "combination", ["entry", "mean", "reference", "difference", f"p {over.split()[-1]}"])
     for _, row in others[:FEW_COMBINATIONS].iterrows():
         numbers = (f"{row['mean']:.4f}", f"{means[row['combination']]:.4f}", f"{row['minus_reference']:+.4f}")
-        table.add_row(str(row["combination"]), str(row["label"]), *numbers, _p("p_samples_holm")(row))
+        table.add_row(str(row["combination"]), str(row["label"]), *numbers, _p(column)(row))
     return table
+
+
+def _tested(comparison: Comparison) -> tuple[str, str]:
+    """Over what differences in a combination are tested, and the column of that p."""
+    return ("test samples", "p_samples_holm") if comparison.metric == SAMPLED else ("seeds", "p_holm")
 
 
 def _table(title: str, first: str, columns: Sequence[str], width: int | None = None) -> Table:

@@ -116,7 +116,7 @@ def figures(
     results = shown_results(name, storage, None)
     client = MlflowClient(folder.store_uris().tracking_uri)
     search, confirm = stage_of(results, SEARCH), stage_of(results, CONFIRM)
-    comparison, _ = compared(results, search, lambda run: None)
+    comparison, _ = compared(results, lambda run: None)
     target = output or folder.figures
     try:
         target.mkdir(parents=True, exist_ok=True)

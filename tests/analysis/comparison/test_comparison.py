@@ -81,7 +81,7 @@ def written(new_study: NewStudy) -> tuple[Study, Comparison]:
     for trial, ((method, config), chance) in enumerate(chances.items()):
         for seed in (5, 4, 3, 2, 1):
             confirm(study, method, config, trial, seed, draw(10 * trial + seed, chance, 7), model=models[method])
-    return study, compared(study, method="dmrnet")
+    return study, compared(study)
 
 
 def raw_scores(study: Study) -> dict[str, npt.NDArray[np.float64]]:
@@ -141,6 +141,12 @@ def test_levels_are_those_of_the_raw_runs(written: tuple[Study, Comparison]) -> 
         middle = np.sort(values.mean(1))[1:4].mean()
         assert row["iqm"] == pytest.approx(middle, abs=1e-7)
         assert row[["iqm_low", "iqm_high"]].isna().all()
+        for name, each in (
+            ("worst", values.min(1)),
+            ("full", values[:, -1]),
+            ("expected", values @ chances / sum(chances)),
+        ):
+            assert tuple(row[[f"{name}_low", f"{name}_high"]]) == pytest.approx(t_interval(each), abs=1e-6)
         assert row["worst"] == pytest.approx(values.min(1).mean(), abs=1e-7)
         assert row["full"] == pytest.approx(values[:, -1].mean(), abs=1e-7)
         assert row["expected"] == pytest.approx(np.dot(values.mean(0), chances) / sum(chances), abs=1e-7)
@@ -180,6 +186,14 @@ def test_tests_are_those_of_the_raw_runs(written: tuple[Study, Comparison]) -> N
         assert frame[column].to_dict() == pytest.approx(expected), column
         assert frame[f"{column}_holm"].to_dict() == pytest.approx(own_holm(expected)), column
     assert found.summary.loc["plain best 1", ["minus_reference", "p_seeds", "p_samples"]].isna().all()
+    (note,) = [note for note in found.notes if "seeds in common" in note]
+    assert "under 0.0625, or 0.25 after Holm's correction for 4 comparisons" in note
+    assert note.endswith("8 seeds are the fewest that could")
+    assert (
+        min(own_holm(dict.fromkeys("abcd", 2 / 2**8)).values())
+        <= 0.05
+        < min(own_holm(dict.fromkeys("abcd", 2 / 2**7)).values())
+    )
     unequal = {label: np.count_nonzero(np.abs((own - reference).mean((1, 2))) > 1e-9) for label, own in scores.items()}
     assert summary["smallest_p_seeds"].to_dict() == {label: 2 / 2**count for label, count in unequal.items()}
 
@@ -223,9 +237,8 @@ def names_of(found: Comparison) -> list[str]:
 
 
 def test_the_reference_may_be_named(written: tuple[Study, Comparison]) -> None:
-    study, found = written
+    study, _ = written
     assert compared(study, reference="other defaults").reference == "other defaults"
-    assert compared(study, method="package:dropout").reference == found.entries[0].label
     with pytest.raises(ValueError, match=r"^reference 'plain': the entries are each best 1, defaults, .*other best 1$"):
         compared(study, reference="plain")
 
@@ -234,7 +247,7 @@ def test_the_tenth_best_is_not_the_best(new_study: NewStudy) -> None:
     study = new_study()
     confirm(study, "a", "best 1", 0, 1, draw(1, 0.4, 7))
     confirm(study, "a", "best 10, defaults", 1, 1, draw(2, 0.9, 7))
-    found = compared(study, method="a")
+    found = compared(study)
     assert [(entry.config, entry.is_best, entry.is_defaults) for entry in found.entries] == [
         ("best 10, defaults", False, True),
         ("best 1", True, False),
@@ -260,7 +273,8 @@ def test_runs_that_failed_or_run_or_are_of_an_earlier_confirmation_fall_out(new_
     assert "2 of 9 confirm runs have no values: b best 1 seed 1 diverged, c best 1 seed 1 running" in notes
     assert "1 confirm runs of an earlier confirmation are left out" in notes
     assert "the seeds in common with a best 1: b best 1 2" in notes
-    assert "with 2 seeds in common no p over seeds is under 0.5" in notes
+    assert "with 2 seeds in common no p over seeds is under 0.5: " in notes
+    assert "6 seeds are the fewest that could" in notes
     assert "Shapley values are left out: the value without any modality is not known" in notes
 
 
@@ -336,7 +350,7 @@ def test_two_studies_are_told_apart_and_share_the_tests(new_study: NewStudy) -> 
     for study, chance in ((one, 0.5), (other, 0.9)):
         for seed in (1, 2):
             confirm(study, "dmrnet", "best 1", 0, seed, draw(seed, chance, 7))
-    found = compared(one, other, method="dmrnet")
+    found = compared(one, other)
     assert names_of(found) == ["other: dmrnet best 1", "one: dmrnet best 1"]
     assert found.reference == "one: dmrnet best 1"
     assert found.deployment is None

@@ -56,7 +56,7 @@ def comparison(modalities: tuple[str, ...], seeds: int = 3, **tags: Any) -> Comp
             np.float32
         ), names
 
-    return compare([results], samples=samples, method="dmrnet")
+    return compare([results], samples=samples)
 
 
 def shown(found: Comparison, width: int) -> str:
