@@ -159,6 +159,16 @@ def compared(both: StudyResults, samples: Callable[[str], Samples | None]) -> tu
         return None, f"There is nothing to compare yet: {error}."
 
 
+def found_measure(results: StudyResults) -> tuple[Entries, Measure]:
+    """The entries of one study and the measure by which `compare` orders them.
+
+    Raises:
+        ValueError: it has no values.
+    """
+    found, (odds, _) = find_entries([results]), _deployment([results])
+    return found, searched_measure([results], found, None if odds is None else _weights(found.combinations, odds))[0]
+
+
 def _check_alike(results: Sequence[StudyResults]) -> None:
     """Raises:
     ValueError: a study comes twice, or differs in what has to be the same.

@@ -20,7 +20,7 @@ from dmr.studies.tracking.tracker import PARENT
 
 if TYPE_CHECKING:
     from dmr.analysis.results.study_results import StudyResults
-    from dmr.studies.reporting.confirm_table import ConfirmRow
+    from dmr.studies.reporting.confirm_table import Confirmed
     from dmr.studies.stages.confirm_stage import ConfirmStage
 
 log = logging.getLogger("dmr")
@@ -57,8 +57,8 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
             with _warned("the model of the winner"):
                 model = _publish_winner(search_stage)
         with _warned("the note of the study's run"):
-            rows = _confirmed(search_stage, confirmation) if confirmation is not None else ()
-            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, rows, model)})
+            confirmed = _confirmed(search_stage, confirmation) if confirmation is not None else None
+            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, confirmed, model)})
         tracker.published(stage.stage)
         stage.retry_queue.put(lambda: stage.study.set_user_attr(PUBLISHED, stage.finished))
 
@@ -103,10 +103,10 @@ def _load(search_stage: SearchStage, stage: str) -> StudyResults:
     return load_study(uri, search_stage.plan.study.name, experiment=experiment, key=key, stage=stage)
 
 
-def _confirmed(search_stage: SearchStage, confirmation: ConfirmStage) -> list[ConfirmRow]:
-    from dmr.studies.reporting.confirm_table import confirm_rows
+def _confirmed(search_stage: SearchStage, confirmation: ConfirmStage) -> Confirmed:
+    from dmr.studies.reporting.confirm_table import confirmed_rows
 
-    return confirm_rows(_load(search_stage, CONFIRM), confirmation.configurations, confirmation.seeds)
+    return confirmed_rows(_load(search_stage, CONFIRM), confirmation.configurations, confirmation.seeds)
 
 
 @contextmanager

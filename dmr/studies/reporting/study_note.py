@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, DEFAULTS, SEARCH, Tag, config_names, runs_filter
 from dmr.direction import Direction
-from dmr.studies.reporting.confirm_table import NUMBERS, ConfirmRow
+from dmr.studies.reporting.confirm_table import Confirmed
 from dmr.studies.trial_outcomes import FAILURES
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MOST_ROWS = 24  # a tag holds 8 000 characters
 
 
 def study_note(
-    results: StudyResults, experiment_id: str, confirmed: Sequence[ConfirmRow] = (), model: str | None = None
+    results: StudyResults, experiment_id: str, confirmed: Confirmed | None = None, model: str | None = None
 ) -> str:
     """Markdown: findings, ready filters, and how to reproduce them.
 
@@ -27,13 +27,13 @@ def study_note(
         model: the id of the winner's model.
     """
     parts = [_finding(results, confirmed), _best(results, experiment_id), _ended(results)]
-    if confirmed:
+    if confirmed is not None:
         parts.append(_confirmed(results, confirmed))
-    parts += [_filters(results, bool(confirmed)), _reproduce(results, model)]
+    parts += [_filters(results, confirmed is not None), _reproduce(results, model)]
     return "\n\n".join(parts)
 
 
-def _finding(results: StudyResults, confirmed: Sequence[ConfirmRow]) -> str:
+def _finding(results: StudyResults, confirmed: Confirmed | None) -> str:
     """What was found, in two sentences: the best trial against the file's defaults, and what a confirmation says."""
     from dmr.analysis.results.study_results import default_trials, trial_values
 
@@ -51,21 +51,23 @@ def _finding(results: StudyResults, confirmed: Sequence[ConfirmRow]) -> str:
     return f"**{found}.** {_tested(results, trial, method, confirmed)}"
 
 
-def _tested(results: StudyResults, trial: int, method: str, confirmed: Sequence[ConfirmRow]) -> str:
+def _tested(results: StudyResults, trial: int, method: str, confirmed: Confirmed | None) -> str:
     """What a confirmation says of a trial, against the file's defaults."""
-    if not confirmed:
+    if confirmed is None:
         return f"It is not confirmed on test: `dmr confirm {results.study}` trains it again with fresh seeds."
-    own = [row for row in confirmed if row.configuration.method == method and row.mean is not None]
+    own = [row for row in confirmed.rows if row.configuration.method == method and row.levels]
     best = next((row for row in own if row.configuration.trial == trial), None)
     if best is None:
         return "Its confirmation has no result."
-    text = f"Confirmed on test (seeds: {best.seeds}): mean {results.main_metric} {best.mean_text()}"
+    by, what = confirmed.by, f"{confirmed.by} {results.main_metric}"
+    text = f"Confirmed on test (seeds: {best.seeds}): {what} {best.with_interval(by)}"
     default = next((row for row in own if DEFAULTS in config_names(row.configuration.name) and row != best), None)
-    return f"{text}{'' if default is None else f', of the defaults {default.mean_text()}'}."
+    return f"{text}{'' if default is None else f', of the defaults {default.with_interval(by)}'}."
 
 
 def _best(results: StudyResults, experiment_id: str) -> str:
-    from dmr.analysis.results.study_results import summary_values, trial_values
+    from dmr.analysis.comparison.entries import covered_words
+    from dmr.analysis.results.study_results import combination_values, summary_values, trial_values
 
     objectives, summaries = trial_values(results), summary_values(results)
     if objectives.empty:
@@ -78,7 +80,8 @@ def _best(results: StudyResults, experiment_id: str) -> str:
     shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
     link = f"[trial {trial}](#/experiments/{experiment_id}/runs/{run})"
     among = "the first objective's best" if len(results.objectives) > 1 else "best of the search"
-    return f"### {link} (`{method}`) is the {among}\n\n{shown}, over {results.combinations} combinations."
+    over = covered_words(results, combination_values(results).shape[1])
+    return f"### {link} (`{method}`) is the {among}\n\n{shown}, over {over} combinations."
 
 
 def _ended(results: StudyResults) -> str:
@@ -90,19 +93,18 @@ def _ended(results: StudyResults) -> str:
     return f"{len(results.runs)} trials: {text}.{which}"
 
 
-def _confirmed(results: StudyResults, rows: Sequence[ConfirmRow]) -> str:
-    sign = results.main_mode.sign
-    ordered = sorted(rows, key=lambda row: (row.mean is None, -sign * (row.mean or 0.0)))
-    head = ("method", "configuration", *NUMBERS)
+def _confirmed(results: StudyResults, found: Confirmed) -> str:
+    rows = found.rows
+    head = ("method", "configuration", *found.headings)
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    for row in ordered[:MOST_ROWS]:
-        lines.append(" | ".join((f"`{row.configuration.method}`", row.configuration.name, *row.texts())))
+    for row in rows[:MOST_ROWS]:
+        lines.append(" | ".join((f"`{row.configuration.method}`", row.configuration.name, *found.texts(row))))
     more = (
         f"\n\n{len(rows) - MOST_ROWS} more: `dmr compare {results.study}` shows all of them."
         if len(rows) > MOST_ROWS
         else ""
     )
-    title = f"### Confirmed on test: {results.main_metric} over {results.combinations} combinations"
+    title = f"### Confirmed on test: {results.main_metric} {found.title}"
     table = "\n".join(f"| {line} |" for line in lines)
     return f"{title}\n\n{table}{more}\n\nTrained again with fresh seeds. Means and t intervals are over the seeds."
 
