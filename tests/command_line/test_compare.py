@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -37,13 +38,19 @@ def values_of(seeds: dict, names: list[str]) -> np.ndarray:
     return np.array([[seeds[s].data.metrics[f"best/test/accuracy/{name}"] for name in names] for s in sorted(seeds)])
 
 
+def first_on_val(place, name: str, labels: Iterable[str]) -> str:
+    best = max(place.mlflow_runs(name), key=lambda run: run.data.metrics["best/val/accuracy_mean"])
+    (label,) = [one for one in labels if one.startswith(f"{best.data.tags['method']} best 1")]
+    return label
+
+
 def flips(differences: np.ndarray) -> float:
     sums = [abs(math.fsum(d * s)) for d in [differences] for s in itertools.product((1, -1), repeat=len(differences))]
     return float(np.mean([value >= sums[0] - 1e-6 for value in sums]))
 
 
 def test_the_files_have_the_numbers_of_the_raw_runs(compared) -> None:
-    name, _, entries, done, summary, combinations = compared
+    name, place, entries, done, summary, combinations = compared
     summary = summary.set_index("label")
     names = list(dict.fromkeys(combinations["combination"]))
     modalities = names[-1].split("-")
@@ -52,9 +59,7 @@ def test_the_files_have_the_numbers_of_the_raw_runs(compared) -> None:
     assert f"{name}: accuracy on test over all {len(names)} combinations" in done.stdout
     values = {label: values_of(seeds, names) for label, seeds in entries.items()}
     assert {label: v.shape[0] for label, v in values.items()} == dict.fromkeys(values, 3)
-    (reference,) = [
-        label for label in values if label.startswith(("dmrnet best 1", "dropout best 1")[name == "planted"])
-    ]
+    reference = first_on_val(place, name, values)
     p_values = {k: flips(v.mean(1) - values[reference].mean(1)) for k, v in values.items() if k != reference}
     dataset = open_dataset(name, DATA[name], 0)
     majority = np.bincount(dataset.splits["train"].targets()).argmax()
@@ -82,8 +87,8 @@ def test_the_files_have_the_numbers_of_the_raw_runs(compared) -> None:
             chance = [math.prod(ODDS[m] if m in c.split("-") else 1 - ODDS[m] for m in modalities) for c in names]
             assert row["expected"] == pytest.approx(own.mean(0) @ chance / sum(chance))
         else:
-            best = max(v.mean() for k, v in values.items() if k.startswith("dedicated"))
-            assert row["gap_to_dedicated"] == pytest.approx(best - own.mean(), abs=1e-12)
+            (chosen,) = [k for k in values if k.startswith("dedicated best 1")]
+            assert row["gap_to_dedicated"] == pytest.approx(values[chosen].mean() - own.mean(), abs=1e-12)
 
 
 def test_the_files_have_the_numbers_of_single_samples(compared) -> None:
@@ -101,9 +106,7 @@ def test_the_files_have_the_numbers_of_single_samples(compared) -> None:
         share = np.mean([own[b] < own[a] for own in scores for a, b in near])
         assert summary.at[label, "worse_with_more"] == pytest.approx(share)
         means[label] = np.mean(scores, axis=(0, 1))  # (N,)
-    (reference,) = [
-        label for label in means if label.startswith(("dmrnet best 1", "dropout best 1")[name == "planted"])
-    ]
+    reference = first_on_val(place, name, means)
     signs = np.random.default_rng(1).choice([-1.0, 1.0], (4_000, len(means[reference])))
     for label in means.keys() - {reference}:
         differences = means[label] - means[reference]
@@ -119,6 +122,28 @@ def test_what_a_reader_has_to_know_is_said(compared) -> None:
     assert "Shapley values are left out" not in done.stderr
     files = ("summary.csv", "combinations.csv", "methods.png", "methods_difference.png")
     assert done.stdout.endswith("".join(f"out/{name}\n" for name in files))
+
+
+def test_odds_are_given_afterwards(compared) -> None:
+    name, place, entries, *_, combinations = compared
+    names = list(dict.fromkeys(combinations["combination"]))
+    modalities = names[-1].split("-")
+    odds = {modalities[0]: 0.99, modalities[1]: 0.8}
+    given = ",".join(f"{one}={chance}" for one, chance in odds.items())
+    place.run("compare", name, "--deployment", given, "-o", "odds")
+    summary = pd.read_csv(place.path / "odds/summary.csv").set_index("label")
+    works = odds | dict.fromkeys(modalities[2:], 1.0)
+    chance = [math.prod(works[m] if m in c.split("-") else 1 - works[m] for m in modalities) for c in names]
+    for label, seeds in entries.items():
+        values = values_of(seeds, names) @ chance / sum(chance)
+        found = stats.ttest_1samp(values, 0.0).confidence_interval()
+        row = summary.loc[label]
+        assert row["expected"] == pytest.approx(values.mean())
+        assert (row["expected_low"], row["expected_high"]) == pytest.approx((found.low, found.high))
+    assert list(summary.index) == list(summary.sort_values("expected", ascending=False, kind="stable").index)
+    wrong = place.dmr("compare", name, "--deployment", "nothing=0.5")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == f"--deployment: nothing: the modalities are {', '.join(modalities)}\n"
 
 
 def test_an_unknown_reference_and_another_data_set_are_one_line(confirmed_digits) -> None:

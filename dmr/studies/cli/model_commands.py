@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
+from dmr.studies.cli.deployment_option import DeploymentOption, parse_odds
 from dmr.studies.errors import StudyError
 
 
@@ -26,6 +27,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="A row per sample and combination: .csv, .parquet or .npz.")
     ] = None,
     output: Annotated[Literal["text", "csv", "json"], typer.Option("--format", help="The form of the table.")] = "text",
+    deployment: DeploymentOption = None,
     storage: StorageOption = None,
 ) -> int:
     """Evaluate a run's chosen checkpoint: every metric of every combination, on standard output."""
@@ -34,7 +36,8 @@ def evaluate(
     from dmr.studies.trained_models.find_run import find_run
 
     run = find_run(run_id, resolve_storage(storage))
-    return evaluate_run(run, combinations, split, data, predictions, output)
+    odds = parse_odds(deployment, run.plan.dataset.modality_names)
+    return evaluate_run(run, combinations, split, data, predictions, output, odds)
 
 
 @command("export")

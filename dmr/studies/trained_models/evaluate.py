@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich import box
 from rich.console import Console
@@ -18,6 +19,7 @@ from dmr.combinations import (
     Combinations,
     all_combinations,
     combination_name,
+    deployment_weights,
     evaluated_combinations,
 )
 from dmr.data.augmentation import centre_crop
@@ -36,22 +38,36 @@ from dmr.studies.trained_models.prediction_files import predictions_to
 if TYPE_CHECKING:
     import pandas as pd
 
+Weights = npt.NDArray[np.float64]
 Form = Literal["text", "csv", "json"]
 SPOILED = "whoever chooses by these values spoils the test split; `dmr confirm` reads it once, after the choice"
 
 
 def evaluate_run(
-    run: TrainedRun, combinations: str, split: str | None, data: Path | None, predictions: Path | None, form: Form
+    run: TrainedRun,
+    combinations: str,
+    split: str | None,
+    data: Path | None,
+    predictions: Path | None,
+    form: Form,
+    odds: dict[str, float] | None = None,
 ) -> int:
     """Print every metric of every combination; returns the exit code.
 
+    Args:
+        odds: how often each modality works: adds the expected value of each metric.
+
     Raises:
-        StudyError: the split, the data, a combination or the checkpoint cannot be used.
+        StudyError: the split, the data, a combination, the odds or the checkpoint cannot be used.
     """
     split, dataset = _data_of(run, split, data)
     if data is None:
         run.warn_of_changed_data()
     wanted = parse_combinations(combinations, dataset.modality_names)
+    try:
+        weights = None if odds is None else deployment_weights(wanted, odds)
+    except ValueError as error:
+        raise StudyError(f"--deployment: {error}") from None
     state = network_state(run.checkpoint)
     gpu = run.plan.study.resources.gpus > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
@@ -68,7 +84,7 @@ def evaluate_run(
         observer.write()
     if split == "test" and data is None and run.stage != "confirm":
         sys.stderr.write(f"{run.label}: {SPOILED}\n")
-    frame = value_frame(found.values, wanted)
+    frame = value_frame(found.values, wanted, weights)
     if form == "csv":
         sys.stdout.write(frame.to_csv(index=False))
     elif form == "json":
@@ -77,7 +93,7 @@ def evaluate_run(
         title = (
             f"{run.label}: {split}{'' if data is None else f' of {dataset.name}'}, {len(seen.splits[split])} samples"
         )
-        Console(highlight=False).print(value_table(title, found.values, wanted))
+        Console(highlight=False).print(value_table(title, found.values, wanted, weights))
     return 0
 
 
@@ -113,14 +129,19 @@ def parse_combinations(text: str, modalities: tuple[str, ...]) -> Combinations:
     return Combinations(modalities, tuple(member for member in everything if member in names.values()))
 
 
-def value_frame(values: Values, combinations: Combinations) -> pd.DataFrame:
-    """One row per combination, one column per metric; what is not defined is empty."""
+def value_frame(values: Values, combinations: Combinations, weights: Weights | None) -> pd.DataFrame:
+    """One row per combination, one column per metric; what is not defined is empty. With the `weights` (C,) of odds a
+    last row `expected`.
+    """
     import pandas as pd
 
-    return pd.DataFrame({"combination": combinations.names, **values})
+    if weights is None:
+        return pd.DataFrame({"combination": combinations.names, **values})
+    columns = {name: [*column, _expected(name, column, weights)] for name, column in values.items()}
+    return pd.DataFrame({"combination": [*combinations.names, "expected"], **columns})
 
 
-def value_table(title: str, values: Values, combinations: Combinations) -> Table:
+def value_table(title: str, values: Values, combinations: Combinations, weights: Weights | None) -> Table:
     """The same for people, with mean and worst of several combinations."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("combination", *values):
@@ -132,7 +153,17 @@ def value_table(title: str, values: Values, combinations: Combinations) -> Table
         for summary in ("mean", "worst"):
             cells = [_summary(summary, name, column) for name, column in values.items()]
             table.add_row(summary, *map(_cell, values, cells))
+    if weights is not None:
+        table.add_row("expected", *(_cell(name, _expected(name, column, weights)) for name, column in values.items()))
     return table
+
+
+def _expected(metric: str, column: Weights, weights: Weights) -> float:
+    """Weighted over the combinations that some sample has; only of what is a metric of its own."""
+    there = ~np.isnan(column)
+    if metric not in METRICS or not weights[there].sum() > 0:
+        return math.nan
+    return float(column[there] @ weights[there] / weights[there].sum())
 
 
 def _summary(summary: str, metric: str, column: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from dmr.studies.errors import StudyError
 METHODS = ("dmrnet", "late_fusion_transformer", "dedicated")
 
 
-def comparison(modalities: tuple[str, ...], seeds: int = 3, **tags: Any) -> Comparison:
+def comparison(
+    modalities: tuple[str, ...], objective: str = "val/accuracy_mean", seeds: int = 3, **tags: Any
+) -> Comparison:
     """Three methods, whose runs have drawn accuracies."""
     names, draw = all_combinations(modalities).names, np.random.default_rng(0)
     runs, rows = [], []
@@ -39,7 +42,7 @@ def comparison(modalities: tuple[str, ...], seeds: int = 3, **tags: Any) -> Comp
         study="s",
         dataset="d",
         modalities=modalities,
-        objectives=({"metric": "val/accuracy_mean", "mode": Direction.MAX},),
+        objectives=({"metric": objective, "mode": Direction.MAX},),
         searched=("block",),
         main_metric="accuracy",
         main_mode=Direction.MAX,
@@ -80,6 +83,34 @@ def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...]) -> None:
         for value in (*values, f"{row[f'shapley_{modalities[0]}']:+.4f}"):
             assert value in text
         assert ("largest differences" in text) == (len(modalities) == 6)
+
+
+def test_the_stars_of_a_combination_are_of_the_metric_that_is_shown() -> None:
+    """The scores of single samples are of accuracy, or of pixel accuracy where the metric is the mIoU."""
+    found = comparison(("left", "right"))
+    of_samples = found.by_combination.assign(p_holm=1.0, p_samples_holm=0.01)
+    text = shown(replace(found, by_combination=of_samples), 200)
+    assert "* differs from dmrnet best 1 over test samples" in text
+    segmented = replace(found, metric="miou")
+    text = shown(replace(segmented, by_combination=of_samples), 200)
+    assert "*" not in text
+    assert "(pixels)" in text
+    of_seeds = found.by_combination.assign(p_holm=0.01, p_samples_holm=1.0)
+    assert "* differs from dmrnet best 1 over seeds" in shown(replace(segmented, by_combination=of_seeds), 200)
+
+
+@pytest.mark.parametrize("by", ["mean", "worst", "full", "expected"])
+def test_what_orders_the_entries_is_said_and_comes_first(by: str) -> None:
+    found = comparison(("left", "right"), f"val/accuracy_{by}", deployment={"left": 0.5, "right": 0.5})
+    lines = shown(found, 200).splitlines()
+    assert lines[0].strip().startswith(f"s: accuracy on test over all 3 combinations, best {by} first")
+    (head,) = [line.split() for line in lines if "seeds" in line and "interval" in line]
+    assert head[:4] == ["entry", "seeds", by, "interval"]
+    assert {"mean", "worst", "full", "expected", "iqm"} <= set(head)
+    row = found.summary.iloc[0]
+    prefix = "" if by == "mean" else f"{by}_"
+    level = f"{row[by]:.4f} {row[f'{prefix}low']:.4f}–{row[f'{prefix}high']:.4f}"
+    assert any(level in " ".join(line.split()) for line in lines)
 
 
 def test_one_seed_alone_has_no_empty_columns() -> None:

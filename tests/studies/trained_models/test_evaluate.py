@@ -16,10 +16,12 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from dmr.checkpoints import save_checkpoint
+from dmr.combinations import deployment_weights
 from dmr.data.augmentation import centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.files import write_text
+from dmr.metrics import summarise
 from dmr.studies.cli.entry_point import app
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.study_folder import StudyFolder
@@ -102,6 +104,26 @@ def test_the_numbers_are_those_of_the_epoch_the_checkpoint_was_chosen_at(trained
     (record,) = json.loads(trained.evaluate("--format", "json", "--combinations", "bottom_right").stdout)
     assert record["combination"] == "bottom_right"
     assert record["accuracy"] == pytest.approx(frame.loc["bottom_right", "accuracy"], rel=1e-12)
+
+
+def test_odds_give_the_expected_values(trained: Trained) -> None:
+    """The same as of a trial under a study file's `deployment`, in every form."""
+    odds, combinations = {"top_left": 0.9, "bottom_right": 0.5}, trained.plan.combinations
+    given = ("--deployment", "top_left=0.9,bottom_right=0.5")
+    values = {name: np.array(column) for name, column in trained.report.best_values["val"].items()}
+    expected = summarise(values, combinations, deployment_weights(combinations, odds))
+    frame = read_csv(trained.evaluate("--format", "csv", *given))
+    assert tuple(frame.index) == (*combinations.names, "expected")
+    for name in ("accuracy", "nll"):
+        assert frame.at["expected", name] == pytest.approx(expected[f"{name}_expected"])
+    assert json.loads(trained.evaluate("--format", "json", *given).stdout)[-1]["combination"] == "expected"
+    rows = [line.split() for line in trained.evaluate(*given).stdout.splitlines()]
+    (row,) = [row for row in rows if row[:1] == ["expected"]]
+    assert row[1] == f"{expected['accuracy_expected']:.4f}"
+    wrong = trained.mistake("--deployment", "top_lft=0.5")
+    assert wrong == f"--deployment: top_lft: the modalities are {', '.join(combinations.modalities)}"
+    impossible = trained.mistake("--combinations", "top_left", "--deployment", "top_left=0")
+    assert impossible == "--deployment: these odds leave no combination possible"
 
 
 def test_the_table_has_mean_and_worst_of_what_is_shown(trained: Trained) -> None:
