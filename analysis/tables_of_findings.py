@@ -22,6 +22,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from dmr.analysis.comparison.comparison import Comparison, Entry, compare
+from dmr.analysis.comparison.entries import find_entries
 from dmr.analysis.results.artifacts import samples_reader
 from dmr.analysis.results.load_study import load_study
 from dmr.analysis.results.record_names import Tag
@@ -64,7 +65,8 @@ def findings(folder: Path, uri: str | None = None) -> tuple[pd.DataFrame, pd.Dat
     if labels.ndim == 1:  # v(∅) here: always answering the most frequent class of test
         empty = {"test": np.bincount(labels).max() / len(labels)}
         results = replace(results, tags=results.tags | {Tag.WITHOUT_MODALITIES: json.dumps(empty)})
-    found = compare([results], samples=samples_reader(uri), method=REFERENCE)
+    best = [entry.label for entry in find_entries([results]).entries if entry.is_best and entry.method == REFERENCE]
+    found = compare([results], samples=samples_reader(uri), reference=next(iter(best), None))
     own = {entry.label: [client.get_run(run_id) for run_id in entry.run_ids] for entry in found.entries}
     bounds = dataset.description.get("best_accuracy")
     rows = [_row(found, entry, own[entry.label], bounds) for entry in found.entries]

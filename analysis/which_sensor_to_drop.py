@@ -14,7 +14,6 @@ import sys
 from dmr.analysis.comparison.comparison import compared
 from dmr.analysis.results.artifacts import samples_reader
 from dmr.analysis.results.load_study import load_study
-from dmr.analysis.results.study_results import stage_of
 from dmr.combinations import combination_name
 
 
@@ -27,7 +26,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # names with letters that a terminal lacks
     try:
         results = load_study(given.tracking_uri, given.study, experiment=given.experiment, stage=None)
-        found, why_not = compared(results, stage_of(results, "search"), samples_reader(given.tracking_uri))
+        found, why_not = compared(results, samples_reader(given.tracking_uri))
         if found is None:
             raise LookupError(why_not)
         values = dict(zip(found.combinations.names, found.entry(found.reference).values.mean(axis=0), strict=True))
