@@ -13,21 +13,25 @@ import pandas as pd
 import pytest
 import yaml
 from rich.console import Console
+from scipy import stats
+from typer.testing import CliRunner
 
 from dmr.analysis.comparison.comparison import Comparison, compare
+from dmr.analysis.results import artifacts
 from dmr.analysis.results.study_results import StudyResults
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
+from dmr.studies.cli import reading_commands
 from dmr.studies.cli.compare_command import compare_studies, draw_comparison, write_comparison
 from dmr.studies.cli.comparison_screen import show_comparison
+from dmr.studies.cli.entry_point import app
 from dmr.studies.errors import StudyError
+from dmr.studies.storage.study_folder import StoreUris, StudyFolder
 
 METHODS = ("dmrnet", "late_fusion_transformer", "dedicated")
 
 
-def comparison(
-    modalities: tuple[str, ...], objective: str = "val/accuracy_mean", seeds: int = 3, **tags: Any
-) -> Comparison:
+def confirmed(modalities: tuple[str, ...], objective: str, seeds: int, tags: dict[str, Any]) -> StudyResults:
     """Three methods, whose runs have drawn accuracies."""
     names, draw = all_combinations(modalities).names, np.random.default_rng(0)
     runs, rows = [], []
@@ -38,7 +42,7 @@ def comparison(
                 runs.append((run, trial, "confirm", "completed", method, config, seed, 1.0, method))
                 rows += [(run, trial, "confirm", "test", "accuracy", name, draw.random()) for name in names]
     columns = ["run", "trial", "stage", "status", "method", "config", "seed", "seconds", "model"]
-    results = StudyResults(
+    return StudyResults(
         study="s",
         dataset="d",
         modalities=modalities,
@@ -53,13 +57,20 @@ def comparison(
         table=pd.DataFrame(rows, columns=["run", "trial", "stage", "split", "metric", "combination", "value"]),
     )
 
+
+def comparison(
+    modalities: tuple[str, ...], objective: str = "val/accuracy_mean", seeds: int = 3, **tags: Any
+) -> Comparison:
+    """The same, compared over seeds and over drawn samples."""
+    names = all_combinations(modalities).names
+
     def samples(run: str) -> tuple[np.ndarray, tuple[str, ...]]:
         method = run.partition("/")[0]
         return (np.random.default_rng(len(method)).random((len(names), 400)) < 1 / len(method)).astype(
             np.float32
         ), names
 
-    return compare([results], samples=samples)
+    return compare([confirmed(modalities, objective, seeds, tags)], samples=samples)
 
 
 def shown(found: Comparison, width: int) -> str:
@@ -111,6 +122,40 @@ def test_what_orders_the_entries_is_said_and_comes_first(by: str) -> None:
     prefix = "" if by == "mean" else f"{by}_"
     level = f"{row[by]:.4f} {row[f'{prefix}low']:.4f}–{row[f'{prefix}high']:.4f}"
     assert any(level in " ".join(line.split()) for line in lines)
+
+
+def test_odds_are_given_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study without odds has its expected values, and a mistake is one line."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(yaml.safe_dump({"name": "s", "dataset": {"name": "digits"}}))
+    results = confirmed(("left", "right"), "val/accuracy_mean", 3, {})
+    monkeypatch.setattr(reading_commands, "shown_results", lambda *_: results)
+    monkeypatch.setattr(StudyFolder, "store_uris", lambda _: StoreUris("sqlite:///none.db", "sqlite:///none.db"))
+    monkeypatch.setattr(artifacts, "samples_reader", lambda _: lambda run: None)
+
+    def run(odds: str) -> Any:
+        given = ["compare", "s", "--storage", tmp_path, "--deployment", odds, "-o", tmp_path / "out"]
+        return CliRunner().invoke(app, [str(part) for part in given])
+
+    done = run("left=0.9,right=0.5")
+    assert done.exit_code == 0, done.output
+    title = " ".join(done.stdout.split())
+    assert "over all 3 combinations, best expected first (works: left 0.9, right 0.5)" in title
+    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("label")
+    rows = results.table.pivot(index="run", columns="combination", values="value")
+    chances = {"left": 0.45 / 0.95, "right": 0.05 / 0.95, "left-right": 0.45 / 0.95}
+    expected = sum(chance * rows[name] for name, chance in chances.items())
+    for label, row in summary.iterrows():
+        own = expected[expected.index.str.startswith(str(label).replace(" ", "/", 1))]
+        interval = stats.ttest_1samp(own, 0.0).confidence_interval()
+        assert row["expected"] == pytest.approx(own.mean())
+        assert (row["expected_low"], row["expected_high"]) == pytest.approx((interval.low, interval.high))
+    assert summary["expected"].is_monotonic_decreasing
+    for odds in ("lft=0.9", "left=2", "left", "left=0,right=0"):
+        wrong = run(odds)
+        assert (wrong.exit_code, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 1)
+        assert wrong.stderr.startswith("--deployment")
 
 
 def test_one_seed_alone_has_no_empty_columns() -> None:
