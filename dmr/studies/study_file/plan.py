@@ -151,15 +151,27 @@ class StudyPlan:
         )
 
     def parameters(self, point: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """What MLflow keeps as a run's parameters: every value under its dotted key, and the logarithm of what is
-        searched on a log scale, since MLflow's parallel coordinates have no log axis.
+        """What MLflow keeps as a run's parameters: every value under its dotted key but those of searched keys that are
+        inactive there, and the logarithm of what is searched on a log scale, since MLflow's parallel coordinates have
+        no log axis.
         """
         from math import log10
 
         parameters = self.block(point).space.parameters
         logs = {f"log10_{p.key}": log10(point[p.key]) for p in parameters if "log" in p.kind and p.key in point}
         label = {BLOCK: point[BLOCK]} if BLOCK in point else {}
-        return {"dataset.name": self.dataset.name, "seed": seed, **label, **flat_values(self.resolved(point)), **logs}
+        values = flat_values(self.resolved(point))
+        inactive = {key for key in self.space.keys if key not in point and not self._is_active(key, point, values)}
+        active = {key: value for key, value in values.items() if key not in inactive}
+        return {"dataset.name": self.dataset.name, "seed": seed, **label, **active, **logs}
+
+    def _is_active(self, key: str, point: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+        """Whether a searched key means something where the file's keys have these `values`: the conditions hold under
+        which the point's own block searches it or, if that does not, under which another one does.
+        """
+        own = self.block(point)
+        blocks = [own] if key in own.space.keys else [block for block in self.blocks if key in block.space.keys]
+        return any(block.space.holds(key, values) for block in blocks)
 
 
 def load_plan(path: Path, overrides: list[str], trials: int | None, name: str | None) -> StudyPlan:

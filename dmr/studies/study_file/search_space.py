@@ -123,6 +123,15 @@ class Space:
                 kept[parameter.key] = point[parameter.key]
         return kept
 
+    def holds(self, key: str, values: Mapping[str, Any]) -> bool:
+        """Whether what the search of a key depends on holds for these `values` of all keys: always for one that is not
+        searched here, or without conditions.
+        """
+        whens = [parameter.when for parameter in self.parameters if parameter.key == key]
+        return not whens or any(
+            all(values.get(k) in allowed and self.holds(k, values) for k, allowed in when.items()) for when in whens
+        )
+
     def optuna_params(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """`point` under the names that Optuna knows."""
         active = self.active(point)

@@ -177,6 +177,25 @@ def test_parameters_for_mlflow() -> None:
     assert not any(isinstance(value, dict | list) for value in parameters.values())
 
 
+def test_a_searched_key_whose_condition_does_not_hold_is_no_parameter_of_a_run() -> None:
+    """`sampling.keep_prob` has the file's 0.5 in the settings, and means nothing without `bernoulli`."""
+    strategy = {"choice": ["uniform", "bernoulli"]}
+    got = plan(search={"sampling.strategy": strategy, "sampling.keep_prob": KEEP})
+    assert "sampling.keep_prob" not in got.parameters({"sampling.strategy": "uniform"}, 0)
+    kept = got.parameters({"sampling.strategy": "bernoulli", "sampling.keep_prob": 0.7}, 0)
+    assert kept["sampling.keep_prob"] == 0.7
+    assert plan(search={}).parameters({}, 0)["sampling.keep_prob"] == 0.5  # not searched: as in the file
+
+
+def test_a_condition_on_an_inactive_key_does_not_hold() -> None:
+    strategy = {"choice": ["uniform", "bernoulli"], "when": {"train.optimizer": "sgd"}}
+    keys = {"train.optimizer": {"choice": ["adamw", "sgd"]}, "sampling.strategy": strategy, "sampling.keep_prob": KEEP}
+    got = plan(search=keys, sampling={"strategy": "bernoulli"})
+    parameters = got.parameters({"train.optimizer": "adamw"}, 0)
+    assert parameters["train.optimizer"] == "adamw"
+    assert not {"sampling.strategy", "sampling.keep_prob"} & set(parameters)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_file_without_search_has_the_space_of_its_method(method: str) -> None:
     train = ("train.learning_rate", "train.weight_decay", "model.head_norm")

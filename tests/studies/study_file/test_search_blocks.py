@@ -69,6 +69,18 @@ def test_what_the_blocks_fix_and_search() -> None:
     assert "log10_train.learning_rate" not in got.parameters(released, 0)
 
 
+def test_what_another_block_searches_under_a_condition_is_no_parameter_where_that_does_not_hold() -> None:
+    dropout = {"block": "dropout", "train.learning_rate": 1e-3, "sampling.strategy": "uniform"}
+    assert "sampling.keep_prob" not in plan().parameters(dropout, 0)
+    released = {"block": "released", "train.learning_rate": 0.1}  # `sampling.strategy` is the file's there
+    parameters = plan().parameters(released, 0)
+    assert parameters["sampling.strategy"] == "uniform"
+    assert "sampling.keep_prob" not in parameters
+    assert parameters["model.kl_weight"] == 1e-3  # of the block `dmrnet` alone, without conditions
+    bernoulli = plan(sampling={"strategy": "bernoulli"}).parameters(released, 0)
+    assert bernoulli["sampling.keep_prob"] == 0.5
+
+
 def test_the_files_defaults_are_run_once_in_each_block() -> None:
     own = {"train.learning_rate": 0.001}
     assert plan().first == (
