@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dmr.analysis.results.record_names import BEST, CONFIRM, DEFAULTS, EARLIER, SEARCH, config_names
-from dmr.analysis.results.study_results import StudyResults, stage_of, trial_values
+from dmr.analysis.results.study_results import StudyResults, stage_of, stopped_trials, trial_values
 from dmr.analysis.statistics import Floats
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.direction import Direction
@@ -151,11 +151,14 @@ def _confirmed(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
 
 
 def _searched(results: StudyResults, values: pd.DataFrame) -> Iterator[Entry]:
-    """The best trial of each method by the first objective."""
+    """The best trial of each method by the first objective; of one that was stopped early the label says so."""
     runs = results.runs.loc[values.index].reset_index().set_index("trial")
     order = [trial for trial in trial_values(stage_of(results, SEARCH)).index if trial in runs.index]
+    stopped = stopped_trials(stage_of(results, SEARCH))
     for method, own in runs.loc[order].groupby("method", sort=False):
-        yield _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
+        entry = _entry(results, str(method), BEST, own.head(1).reset_index().set_index("run"), values)
+        early = f" ({stopped[entry.trial]})" if entry.trial in stopped else ""
+        yield replace(entry, label=f"{entry.label}{early}")
 
 
 def _entry(results: StudyResults, method: str, config: str, runs: pd.DataFrame, values: pd.DataFrame) -> Entry:

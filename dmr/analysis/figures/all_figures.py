@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.comparison.comparison import Comparison, chosen
 from dmr.analysis.figures.class_heatmap import class_table, read_combinations
 from dmr.analysis.figures.combination_heatmap import draw_heatmap
 from dmr.analysis.figures.method_heatmap import method_difference_table, method_table
@@ -133,7 +133,7 @@ def _drawn(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn | NotDr
 def _pareto(search: StudyResults, comparison: Comparison | None, defaults: dict[str, int]) -> Figure:
     panels = [trial_points(search, defaults)]
     if comparison is not None and comparison.split == "test" and comparison.entries:
-        panels.append(entry_points(comparison))
+        panels.append(entry_points(comparison, chosen(search, comparison.entries).label))
     several = any(panel.frame["full_low"].notna().any() for panel in panels)
     bars = "; lines through points: 95 % intervals over seeds" if several else ""
     title = f"{search.study}: all modalities present against the worst combination"

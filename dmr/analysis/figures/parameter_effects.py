@@ -5,6 +5,7 @@ Letters: N trials, C combinations, P parameters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,13 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
 from dmr.analysis.results.record_names import BLOCK
-from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    methods_of,
+    stopped_trials,
+    trial_values,
+)
 
 FEWEST = 8  # trials: fewer say nothing about a correlation
 FOLDS, TREES, SHUFFLES, SEED = 5, 200, 10, 0
@@ -35,7 +42,9 @@ class Effects:
         trials: (P,) how many have it.
         importance: (P,) shares of all parameters, see `permutation_importance`.
         r2: of the forest on trials it was not fitted to.
-        left_out: parameters with fewer than `FEWEST` trials, or that never vary.
+        left_out: parameters of which nothing can be said, each with the reason.
+        count: trials that were trained to their end; `stopped` others, with values of fewer epochs, are left out, since
+            what is known of their parameters would be how many epochs they had.
     """
 
     values: pd.DataFrame
@@ -44,34 +53,38 @@ class Effects:
     trials: tuple[int, ...]
     importance: pd.Series
     r2: float
-    left_out: tuple[str, ...]
+    left_out: dict[str, str]
     count: int
+    stopped: int
 
 
 def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
-    """Of the trials with values, each parameter within those that have it.
+    """Of the trials with values that were trained to their end, each parameter within those that have it.
 
     Raises:
         ValueError: nothing is searched, or too few trials.
     """
     values = combination_values(results, split)
     objective = trial_values(results).iloc[:, 0]
-    trials = values.index.intersection(objective.index)
+    valued = values.index.intersection(objective.index)
+    trials = valued.difference(list(stopped_trials(results)))
     if not results.searched:
         raise ValueError(f"study {results.study}: nothing is searched")
     if len(trials) < FEWEST:
+        stopped = f" that were not stopped early, of {len(valued)}" if len(trials) < len(valued) else ""
         raise ValueError(
-            f"study {results.study}: {len(trials)} trials with values; to say what a parameter does takes {FEWEST}"
+            f"study {results.study}: {len(trials)} trials with values{stopped}; to say what a parameter does takes "
+            f"{FEWEST}"
         )
     points = results.table.drop_duplicates("trial").set_index("trial").loc[trials, list(results.searched)]
     values, objective, methods = values.loc[trials], objective.loc[trials], methods_of(results).loc[trials]
-    rows, p_rows, unsigned, counts, left_out = {}, {}, [], [], []
+    rows, p_rows, unsigned, counts, left_out = {}, {}, [], [], {}
     for name in results.searched:
         has = points[name].notna()
         within = methods[has] if name != BLOCK else methods[has].map(lambda _: "")
         column = points.loc[has, name]
-        if has.sum() - within.nunique() + 1 < FEWEST or column.nunique() < 2:
-            left_out.append(name)
+        if reason := _nothing_to_say(column, within):
+            left_out[name] = reason
             continue
         numeric = pd.api.types.is_numeric_dtype(column)
         measure = stratified_correlation if numeric else correlation_ratio
@@ -83,7 +96,7 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
         unsigned.append(not numeric)
         counts.append(int(has.sum()))
     if not rows:
-        raise ValueError(f"study {results.study}: no parameter varies over {FEWEST} trials: {', '.join(left_out)}")
+        raise ValueError(f"study {results.study}: no parameter varies enough: {left_out_text(left_out)}")
     importance, r2 = permutation_importance(points, objective.to_numpy())
     return Effects(
         values=pd.DataFrame.from_dict(rows, orient="index", columns=values.columns),
@@ -92,9 +105,27 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
         trials=tuple(counts),
         importance=importance.loc[list(rows)],
         r2=r2,
-        left_out=tuple(left_out),
+        left_out=left_out,
         count=len(trials),
+        stopped=len(valued) - len(trials),
     )
+
+
+def _nothing_to_say(column: pd.Series, within: pd.Series) -> str:
+    """Why nothing can be said of a parameter's values (N,) within strata (N,); empty where something can."""
+    strata = within.nunique()
+    needed = FEWEST + max(strata, 1) - 1
+    if len(column) < needed:
+        several = f" of {strata} methods, where {needed} are needed" if strata > 1 else f", where {needed} are needed"
+        return f"in {len(column)} {'trial' if len(column) == 1 else 'trials'}{several}"
+    if (column.groupby(within).nunique() < 2).all():
+        return "constant within each method" if column.nunique() > 1 else "constant"
+    return ""
+
+
+def left_out_text(left_out: Mapping[str, str]) -> str:
+    """`train.epochs (constant), model.tau (in 3 trials, where 8 are needed)`"""
+    return ", ".join(f"{name} ({reason})" for name, reason in left_out.items())
 
 
 def stratified_correlation(x: npt.ArrayLike, y: npt.ArrayLike, strata: npt.ArrayLike) -> tuple[float, float]:

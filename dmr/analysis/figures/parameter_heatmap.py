@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
-from dmr.analysis.figures.parameter_effects import FEWEST, SEED, parameter_effects
+from dmr.analysis.figures.parameter_effects import SEED, left_out_text, parameter_effects
 from dmr.analysis.results.study_results import StudyResults, methods_of
 
 
@@ -21,8 +21,9 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
     ]
     metric, objective = results.main_metric, results.objectives[0]["metric"]
     within = " within each method" if methods_of(results).nunique() > 1 else ""
+    others = f" trained to their end ({effects.stopped} stopped early are left out)" if effects.stopped else ""
     notes = [
-        f"data {results.dataset}, split val; {effects.count} trials, one seed each; {results.combinations} "
+        f"data {results.dataset}, split val; {effects.count} trials{others}, one seed each; {results.combinations} "
         "combinations",
         f"rank correlation of the parameter with {metric}{within}, in the trials that have it; nearly grey where "
         "p ≥ 0.05, each cell by itself",
@@ -37,7 +38,7 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
     else:
         notes.append(f"no importance: a random forest (seed {SEED}) does not predict {objective} of held-out trials")
     if effects.left_out:
-        notes.append(f"left out, constant or in fewer than {FEWEST} trials: {', '.join(effects.left_out)}")
+        notes.append(f"left out: {left_out_text(effects.left_out)}")
     cells = effects.values.set_axis(labels).iloc[order]
     return HeatmapTable(
         cells=cells,

@@ -27,7 +27,8 @@ ENTRY, SYMBOL, SPACE = 0.17, 0.28, 0.12
 FEW = 14  # points that are all named
 NARROWEST = 0.01  # of a scale, where all points are one
 SAMPLES = 24
-ROLES = {"best": ("o", 90, "best"), DEFAULTS: ("s", 60, "the file's defaults")}
+ROLES = {"best": ("o", 90, "best on val"), DEFAULTS: ("s", 60, "the file's defaults")}
+EMPTY: dict[str, Any] = {"facecolor": "white", "lw": 0.8}  # a trial stopped early
 HOLLOW: dict[str, Any] = {"facecolor": "none", "edgecolor": "black", "lw": 1}
 
 Floats = npt.NDArray[np.float64]
@@ -48,9 +49,11 @@ def draw_pareto(panels: Sequence[Points], title: str, subtitle: str) -> Figure:
     styles = dict.fromkeys(methods, ("#8c8c8c", "o"))
     if several:
         styles = dict(zip(methods, zip(PALETTE, MARKERS, strict=True), strict=False))
+    early = any(panel.frame["stopped"].any() for panel in panels)
     entries = [
         *(KeyEntry(m, shape, {"color": colour, "s": 24, "lw": 0}) for m, (colour, shape) in styles.items() if several),
         *(KeyEntry(text, shape, HOLLOW | {"s": size}) for shape, size, text in ROLES.values()),
+        *([KeyEntry("stopped early", "o", EMPTY | {"edgecolor": GREY, "s": 24})] if early else []),
         KeyEntry("front", None, {"color": GREY, "lw": 1}),
     ]
     width = 2 * MARGIN + LEFT + len(panels) * PANEL + (len(panels) - 1) * BETWEEN + 0.1
@@ -72,7 +75,9 @@ def _draw_panel(axes: Axes, panel: Points, styles: dict[str, tuple[str, str]]) -
     axes.plot(front["full"], front["worst"], color=GREY, lw=1, zorder=2)
     for method, rows in frame.groupby("method", sort=False):
         colour, marker = styles[str(method)]
-        axes.scatter(rows["full"], rows["worst"], s=18, color=colour, marker=marker, lw=0, alpha=0.8, zorder=3)
+        early, others = rows[rows["stopped"]], rows[~rows["stopped"]]
+        axes.scatter(others["full"], others["worst"], s=18, color=colour, marker=marker, lw=0, alpha=0.8, zorder=3)
+        axes.scatter(early["full"], early["worst"], s=16, edgecolor=colour, marker=marker, zorder=2.5, **EMPTY)
         ends = rows.dropna(subset=["full_low", "worst_low"])
         axes.hlines(ends["worst"], ends["full_low"], ends["full_high"], color=colour, lw=0.8, alpha=0.7)
         axes.vlines(ends["full"], ends["worst_low"], ends["worst_high"], color=colour, lw=0.8, alpha=0.7)

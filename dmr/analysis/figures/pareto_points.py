@@ -14,7 +14,13 @@ from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures import style
 from dmr.analysis.figures.trial_heatmap import summaries
 from dmr.analysis.results.record_names import DEFAULTS
-from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, trial_values
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    methods_of,
+    stopped_trials,
+    trial_values,
+)
 from dmr.analysis.statistics import pareto_front
 from dmr.combinations import combination_name
 from dmr.direction import Direction
@@ -22,8 +28,9 @@ from dmr.direction import Direction
 
 @dataclass(frozen=True)
 class Points:
-    """Index label; columns full and worst, method, front, role (`best`, `defaults`, both or neither), and the ends of
-    intervals full_low, full_high, worst_low, worst_high, NaN where there are none.
+    """Index label; columns full and worst, method, front, role (`best`, `defaults`, both or neither), stopped (early:
+    its values are of fewer epochs), and the ends of intervals full_low, full_high, worst_low, worst_high, NaN where
+    there are none.
     """
 
     frame: pd.DataFrame
@@ -48,13 +55,15 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     frame = pd.DataFrame({"full": values[full], "worst": summaries(values, results.main_mode)["worst"]}).dropna()
     frame["method"] = methods[frame.index]
     frame["front"] = pareto_front(results.main_mode.sign * frame[["full", "worst"]])
+    frame["stopped"] = frame.index.isin(list(stopped_trials(results)))
     frame["role"] = ""
     for method, trial in defaults.items():
         if trial in frame.index and methods.get(trial) == method:
             frame.loc[trial, "role"] = DEFAULTS
     if len(best) and best.index[0] in frame.index:
         frame.loc[best.index[0], "role"] += " best"
-    heading = f"search: {len(frame)} trials, split {split}, one seed per trial"
+    stopped = f", {frame['stopped'].sum()} of them stopped early" if frame["stopped"].any() else ""
+    heading = f"search: {len(frame)} trials{stopped}, split {split}, one seed per trial"
     return Points(
         _with_ends(frame.set_axis([str(trial) for trial in frame.index])),
         heading,
@@ -63,8 +72,11 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     )
 
 
-def entry_points(comparison: Comparison) -> Points:
+def entry_points(comparison: Comparison, best: str) -> Points:
     """Of each configuration: means over seeds, with intervals where there are several.
+
+    Args:
+        best: the label of the configuration that val chose. What is best on test was chosen by luck as well.
 
     Raises:
         ValueError: no sample has all modalities.
@@ -75,12 +87,11 @@ def entry_points(comparison: Comparison) -> Points:
         if "full" not in found:
             raise ValueError(f"data {comparison.dataset}: no sample of {comparison.split} has all modalities")
         x, y = found["full"], found["worst"]
-        role = DEFAULTS if entry.is_defaults else ""
+        role = (DEFAULTS if entry.is_defaults else "") + (" best" if entry.label == best else "")
         rows.append((entry.label, x.estimate, y.estimate, entry.method, role, x.low, x.high, y.low, y.high))
     columns = ["label", "full", "worst", "method", "role", "full_low", "full_high", "worst_low", "worst_high"]
     frame = pd.DataFrame(rows, columns=columns).set_index("label")
-    if len(frame):
-        frame.loc[frame.index[0], "role"] += " best"
+    frame["stopped"] = False
     frame["front"] = pareto_front(comparison.mode.sign * frame[["full", "worst"]])
     seeds = style.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
     heading = f"confirmed: {len(frame)} configurations, split {comparison.split}, {seeds}"

@@ -14,6 +14,7 @@ from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
     methods_of,
+    stopped_trials,
     trial_labels,
     trial_values,
 )
@@ -30,7 +31,8 @@ def heatmap_table(results: StudyResults, top: int, split: str = "val") -> Heatma
     order = trial_values(results).index.intersection(values.index, sort=False)
     if order.empty:
         raise ValueError(f"study {results.study}: no trial has values to draw yet")
-    cells = values.loc[order[:top]].rename(index=trial_labels(results))
+    shown = order[:top]
+    cells = values.loc[shown].rename(index=trial_labels(results))
     return HeatmapTable(
         cells=cells,
         summaries=summaries(cells, results.main_mode),
@@ -39,7 +41,8 @@ def heatmap_table(results: StudyResults, top: int, split: str = "val") -> Heatma
         better=results.main_mode,
         title=f"{results.study}: {results.main_metric} by combination of modalities",
         subtitle=f"data {results.dataset}, split {split}; {len(cells)} of {len(order)} trials with values, best first "
-        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial",
+        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial"
+        f"{_stopped_note(results, shown)}",
     )
 
 
@@ -72,9 +75,15 @@ def difference_table(
             raise ValueError(f"study {results.study}: trial {reference} has no values; {_some(order)} have")
         against = pd.Series(int(reference), index=order)
         text = f"less trial {reference}"
+    stopped = stopped_trials(results)
     shown = against[(against >= 0) & (against != against.index)].index[:top]
     if shown.empty:
         raise ValueError(f"study {results.study}: there is no other trial to compare with")
+    early = "".join(
+        f"; trial {trial}, which is taken away, was stopped early ({stopped[trial]})"
+        for trial in against[shown].unique()
+        if trial in stopped
+    )
     cells = values.loc[shown] - values.loc[against[shown]].to_numpy()
     cells = cells.rename(index=trial_labels(results))
     metric = results.main_metric
@@ -87,7 +96,7 @@ def difference_table(
         title=f"{results.study}: {metric} by combination, {text}",
         subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first "
         f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial, so that no "
-        "interval says which differences are chance",
+        f"interval says which differences are chance{_stopped_note(results, shown)}{early}",
     )
 
 
@@ -107,6 +116,12 @@ def write_heatmap(
     if difference_to is None:
         return save_figure(draw_heatmap(heatmap_table(results, top)), path)
     return save_figure(draw_heatmap(difference_table(results, top, difference_to, defaults)), path)
+
+
+def _stopped_note(results: StudyResults, shown: pd.Index) -> str:
+    """What to say where some of these trials were stopped early."""
+    count = len(set(shown) & set(stopped_trials(results)))
+    return f"; {count} stopped early, with the epochs that they had: not the worth of a whole training" if count else ""
 
 
 def summaries(cells: pd.DataFrame, mode: Direction) -> pd.DataFrame:

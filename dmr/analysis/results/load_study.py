@@ -17,8 +17,10 @@ import pandas as pd
 from dmr.analysis.results.artifacts import stored_artifact
 from dmr.analysis.results.record_names import (
     COLUMNS,
+    EPOCHS_PARAM,
     METHOD_PARAM,
     RUN_COLUMNS,
+    STOPPED_EARLY,
     STUDY_STAGE,
     VALUES,
     Tag,
@@ -107,11 +109,13 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
     searched = tuple(json.loads(tags[Tag.SEARCHED]))
     modalities = tuple(json.loads(tags[Tag.MODALITIES]))
     rows: list[tuple[Any, ...]] = []
-    cells = _Cells()
+    cells, stopped = _Cells(), {}
     children = children_filter(parent.info.run_id, stage)
     deleted = client.search_runs(ids, children, ViewType.DELETED_ONLY)
     for run in _pages(client, ids, children):
         rows.append(_run_row(run, searched))
+        if run.data.tags.get(Tag.STOP_REASON) in STOPPED_EARLY:
+            stopped[run.info.run_id] = _epochs_text(run)
         values = _best_values(run)
         if metrics == "all" and values:  # a run without them has no such file
             values |= _artifact_values(client, run, tags[Tag.MAIN_METRIC])
@@ -132,6 +136,7 @@ def _read(client: Any, ids: list[str], study: str, parent: Any, stage: str | Non
         tags=dict(tags),
         runs=runs[list(RUN_COLUMNS)].set_index("run"),
         table=_tidy(runs, cells, searched, modalities),
+        stopped=stopped,
         deleted=tuple((run.info.run_name, run.info.run_id) for run in deleted),
     )
 
@@ -177,6 +182,14 @@ def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:
         params.get(METHOD_PARAM),
         *(params.get(key) for key in searched),
     )
+
+
+def _epochs_text(run: Any) -> str:
+    """How far a run got that was stopped early, as far as it is known: `8 of 60 epochs`."""
+    done, planned = run.data.tags.get(Tag.EPOCHS), run.data.params.get(EPOCHS_PARAM)
+    if done is None:
+        return "stopped early"
+    return f"{done} epochs" if planned is None else f"{done} of {planned} epochs"
 
 
 def _best_values(run: Any) -> dict[Cell, float]:

@@ -14,6 +14,10 @@ SUMMARIES: Final = ("mean", "worst", "full", "expected")  # over combinations, a
 SAMPLED: Final = "accuracy"  # the metric that is the mean of single samples' scores
 BLOCK: Final = "block"  # the searched parameter, and key of a point, that says to which block of the search it belongs
 
+# The values of the tag `stop_reason`, and so of the column `status`, of trials that have values of fewer epochs than
+# they were to have.
+STOPPED_EARLY: Final = ("pruned", "time_budget")
+
 MAX_TAG: Final = 8_000  # letters that MLflow keeps of a tag's value
 
 # Stages, the values of the tag `stage`.
@@ -32,6 +36,7 @@ VALUES: Final = "combinations.csv"  # every metric of every combination at the b
 DIAGNOSTICS: Final = "diagnostics.csv"  # loss, predicted variance and hard set by epoch
 SAMPLES: Final = "samples.npz"  # scores of each test sample
 
+EPOCHS_PARAM: Final = "train.epochs"  # the parameter of a run that says how many epochs it was to have
 METHOD_PARAM: Final = "model.method"  # the parameter of a run that names its method, whatever its block
 BEST_PREFIX: Final = "best/"  # of metrics at a run's best epoch
 
@@ -55,6 +60,7 @@ class Tag:
     SEED: Final = "seed"
     CONFIG: Final = "config"
     STOP_REASON: Final = "stop_reason"
+    EPOCHS: Final = "epochs"  # how many were trained
 
     DATASET: Final = "dataset"
     MODALITIES: Final = "modalities"

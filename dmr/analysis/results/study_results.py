@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 
-from dmr.analysis.results.record_names import DEFAULTS, SUMMARIES, config_names, deleted_run, summary_metric
+from dmr.analysis.results.record_names import (
+    DEFAULTS,
+    STOPPED_EARLY,
+    SUMMARIES,
+    config_names,
+    deleted_run,
+    summary_metric,
+)
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
 
@@ -36,6 +44,7 @@ class StudyResults:
         table: tidy, one row per (run, split, metric, combination). Summaries over combinations, such as
             `accuracy_mean`, have no combination; a run without values has one row without split, metric, combination
             and value.
+        stopped: how far each run got that was stopped early, by its id: `8 of 60 epochs`.
         deleted: names and ids of runs that are left out, since people have deleted them in MLflow.
     """
 
@@ -51,6 +60,7 @@ class StudyResults:
     tags: dict[str, str]
     runs: pd.DataFrame
     table: pd.DataFrame
+    stopped: Mapping[str, str] = field(default_factory=dict)
     deleted: tuple[tuple[str, str], ...] = ()
 
     def deleted_line(self) -> str:
@@ -115,11 +125,22 @@ def methods_of(results: StudyResults) -> pd.Series:
     return results.runs.groupby("trial")["method"].first()
 
 
+def stopped_trials(results: StudyResults) -> dict[int, str]:
+    """The trials that were stopped early, with how far each got: `8 of 60 epochs`. Their values are of fewer epochs
+    than those of the others, so that they do not compare.
+    """
+    runs = results.runs[results.runs["status"].isin(STOPPED_EARLY)]
+    return {trial: results.stopped.get(str(run), "stopped early") for run, trial in runs["trial"].items()}
+
+
 def trial_labels(results: StudyResults) -> dict[int, str]:
-    """What figures call each trial: `trial 3`, or `trial 3, hemis` where there are several methods."""
-    methods = methods_of(results)
+    """What figures call each trial: `trial 3`, or `trial 3, hemis` where there are several methods; one that was
+    stopped early with how far it got: `trial 7 (8 of 60 epochs)`.
+    """
+    methods, stopped = methods_of(results), stopped_trials(results)
     several = methods.nunique() > 1
     return {
-        trial: f"trial {trial}, {method}" if several else f"trial {trial}"
+        trial: (f"trial {trial}, {method}" if several else f"trial {trial}")
+        + (f" ({stopped[trial]})" if trial in stopped else "")
         for trial, method in zip(methods.index.tolist(), methods.tolist(), strict=True)
     }

@@ -89,6 +89,8 @@ class RunLogger:
         folder.mkdir(parents=True, exist_ok=True)
         tracker, plan, key = self.tracker, self.plan, run.key
         tags: dict[str, str] = {Tag.STOP_REASON: outcome.reason}
+        if report is not None:
+            tags[Tag.EPOCHS] = str(report.epoch + 1)
         if report is not None and outcome.reason not in FAILURES:
             best = {
                 f"{BEST_PREFIX}{name}": value for name, value in report.best_metrics.items() if name.startswith("val/")

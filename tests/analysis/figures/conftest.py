@@ -26,16 +26,20 @@ def _study(
     methods: Sequence[str] | None = None,
     defaults: Sequence[int] = (),
     mode: str = "max",
+    stopped: dict[int, str] | None = None,
 ) -> StudyResults:
-    """A search with `values` (trials, combinations), searched `points` by key, and one trial more that diverged."""
+    """A search with `values` (trials, combinations), searched `points` by key, and one trial more that diverged; those
+    `stopped` were pruned, with how far they got.
+    """
     combinations, points = all_combinations(modalities), points or {}
     methods = methods or ["dmrnet"] * len(values)
     metric = METRICS[mode]
     runs, rows = [], []
     for trial, (own, method) in enumerate(zip(values, methods, strict=True)):
         config = "defaults" if trial in defaults else None
-        runs.append((f"run{trial}", trial, "search", "completed", method, config, 0, 3.0, "dmrnet"))
-        front = (f"run{trial}", trial, "search", "completed", method, 0, "val")
+        status = "pruned" if trial in (stopped or {}) else "completed"
+        runs.append((f"run{trial}", trial, "search", status, method, config, 0, 3.0, "dmrnet"))
+        front = (f"run{trial}", trial, "search", status, method, 0, "val")
         back = tuple(column[trial] for column in points.values())
         rows.append((*front, f"{metric}_mean", None, float(np.mean(own)), *back))
         rows += [(*front, metric, name, value, *back) for name, value in zip(combinations.names, own, strict=True)]
@@ -56,6 +60,7 @@ def _study(
         tags={},
         runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).set_index("run"),
         table=table,
+        stopped={f"run{trial}": text for trial, text in (stopped or {}).items()},
     )
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dmr.analysis.figures.missing_rates import RATES, draw_rates, expected_at, rate_table
-from dmr.combinations import all_combinations
+from dmr.combinations import all_combinations, deployment_weights
 
 Make = Callable[..., Any]
 
@@ -42,6 +43,33 @@ def test_rows_are_how_trials_drew_combinations(make_study: Make) -> None:
     ]
     assert table.cells[0.0].tolist() == pytest.approx([0.3, 0.6, 0.05])  # medians; nothing missing: the full one
     assert "rows: trials by sampling.strategy, sampling.keep_prob" in table.subtitle
+
+
+def test_trials_stopped_early_are_not_in_the_medians(make_study: Make) -> None:
+    values = [[0.1, 0.1, 0.5], [0.1, 0.1, 0.1], [0.1, 0.1, 0.7]]
+    points = {"sampling.strategy": ["uniform"] * 3}
+    table = rate_table(make_study(("rgb", "ir"), values, points, stopped={1: "1 of 9 epochs"}), None)
+    assert table.cells.index.tolist() == ["uniform (2 trials)"]
+    assert table.cells[0.0].tolist() == pytest.approx([0.6])
+    assert "rows: trials trained to their end (1 stopped early are left out) by sampling.strategy" in table.subtitle
+    with pytest.raises(ValueError, match="no trial that was not stopped early has values"):
+        rate_table(make_study(("rgb", "ir"), values[:1], stopped={0: "1 of 9 epochs"}), None)
+
+
+def test_each_modality_may_have_a_rate_of_its_own(make_study: Make, check_texts: Make) -> None:
+    """By hand: rgb never missing, ir in one of five: 0.8 of the full one and 0.2 of rgb alone."""
+    study = make_study(("rgb", "ir"), [[0.5, 0.1, 0.9]])
+    assert list(rate_table(study, None).cells) == list(RATES)
+    table = rate_table(study, None, {"ir": 0.2})
+    assert table.cells["in use"].tolist() == pytest.approx([0.8 * 0.9 + 0.2 * 0.5])
+    assert "; in use (as asked): missing with ir 0.2;" in table.subtitle
+    deployed = replace(study, tags={"deployment": '{"rgb": 0.99, "ir": 0.8}'})
+    table = rate_table(deployed, None)
+    every = all_combinations(("rgb", "ir"))
+    odds = deployment_weights(every, {"rgb": 0.99, "ir": 0.8})
+    assert table.cells["in use"].tolist() == pytest.approx([np.array([0.5, 0.1, 0.9]) @ odds])
+    assert "; in use (the study's `deployment`): missing with rgb 0.01, ir 0.2;" in table.subtitle
+    assert "in use" in [text.get_text() for text in check_texts(draw_rates(table))]
 
 
 def test_without_a_searched_sampling_rows_are_configurations_else_methods(

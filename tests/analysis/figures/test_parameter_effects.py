@@ -61,7 +61,7 @@ def test_effects_have_the_signs_that_were_put_in(make_study: Make) -> None:
     assert row["ir"] < -0.9
     assert abs(row["rgb-ir"]) < 0.5
     assert effects.trials == (30, 20)
-    assert effects.left_out == ("rare",)
+    assert effects.left_out == {"rare": "in 3 trials, where 8 are needed"}
     assert effects.r2 > 0.7
     assert effects.importance["train.learning_rate"] > 0.95
     assert effects.p_values.loc["width", "rgb"] > 0.05
@@ -79,6 +79,38 @@ def test_importance_does_not_hang_on_the_global_seed(make_study: Make, monkeypat
     assert found[0][0] > 0.9
 
 
+def test_effects_are_those_among_trials_that_were_trained_to_their_end(make_study: Make) -> None:
+    """The rate helps; but trials with a high rate were stopped after an epoch, when they had learnt nothing."""
+    rate = np.linspace(0, 1, 20)
+    early = dict.fromkeys(range(11, 20), "1 of 9 epochs")
+    values = [[rate[trial] if trial not in early else -1.0] * 3 for trial in range(20)]
+    study = make_study(("rgb", "ir"), values, {"rate": rate.tolist()}, stopped=early)
+    effects = parameter_effects(study)
+    assert (effects.count, effects.stopped, effects.trials) == (11, 9, (11,))
+    assert effects.values.loc["rate"].tolist() == pytest.approx([1.0, 1.0, 1.0])
+    assert (
+        "11 trials trained to their end (9 stopped early are left out), one seed each"
+        in parameter_table(study).subtitle
+    )
+    few = make_study(("rgb", "ir"), values, {"rate": rate.tolist()}, stopped=dict.fromkeys(range(7, 20), "1 epochs"))
+    with pytest.raises(ValueError, match="7 trials with values that were not stopped early, of 20; to say what"):
+        parameter_effects(few)
+
+
+def test_what_is_said_of_a_key_that_is_left_out_is_true_of_it(make_study: Make) -> None:
+    """Nine trials of three methods that vary are as few as seven of one."""
+    methods = ["a", "b", "c"] * 8
+    some = [trial if trial < 9 else None for trial in range(24)]
+    by_method = [float(ord(method)) for method in methods]
+    points = {"rate": list(range(24)), "some": some, "by_method": by_method, "same": [1] * 24}
+    values = np.random.default_rng(0).random((24, 3))
+    assert parameter_effects(make_study(("rgb", "ir"), values, points, methods)).left_out == {
+        "some": "in 9 trials of 3 methods, where 10 are needed",
+        "by_method": "constant within each method",
+        "same": "constant",
+    }
+
+
 def test_few_trials_are_no_figure(make_study: Make) -> None:
     with pytest.raises(ValueError, match="7 trials with values; to say what a parameter does takes 8"):
         parameter_table(study_of(make_study, 7))
@@ -89,5 +121,5 @@ def test_the_table_mutes_what_is_not_told_and_names_the_left_out(make_study: Mak
     assert table.cells.index.tolist() == ["train.learning_rate (30 trials)", "width (20 trials)"]
     assert table.muted is not None
     assert table.muted[0].tolist()[:2] == [False, False]
-    assert "left out, constant or in fewer than 8 trials: rare" in table.subtitle
+    assert "left out: rare (in 3 trials, where 8 are needed)" in table.subtitle
     assert "seed 0" in table.subtitle

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dmr.analysis.figures.trial_heatmap import difference_table
+from dmr.analysis.figures.trial_heatmap import difference_table, heatmap_table
 from dmr.analysis.results.study_results import default_trials
 
 Make = Callable[..., Any]
@@ -26,6 +26,19 @@ def test_differences_to_the_files_defaults_of_each_method(make_study: Make) -> N
     assert table.cells.loc["trial 2, a"].tolist() == pytest.approx([0.1, 0.0, 0.4])
     assert table.cells.loc["trial 3, b"].tolist() == pytest.approx([-0.1, -0.3, -0.5])
     assert len(table.cells) == 2
+
+
+def test_trials_stopped_early_say_how_far_they_got(make_study: Make) -> None:
+    stopped = {1: "8 of 60 epochs", 0: "9 of 60 epochs"}
+    study = make_study(("rgb", "ir"), VALUES, stopped=stopped)
+    table = heatmap_table(study, 3)
+    assert table.cells.index.tolist() == ["trial 2", "trial 0 (9 of 60 epochs)", "trial 1 (8 of 60 epochs)"]
+    assert "; 2 stopped early, with the epochs that they had: " in table.subtitle
+    table = difference_table(study, 9, 0)
+    assert table.cells.index.tolist() == ["trial 2", "trial 1 (8 of 60 epochs)", "trial 3"]
+    assert "; 1 stopped early, with" in table.subtitle
+    assert "; trial 0, which is taken away, was stopped early (9 of 60 epochs)" in table.subtitle
+    assert "stopped" not in heatmap_table(study, 1).subtitle
 
 
 def test_what_there_is_nothing_to_compare_with(make_study: Make) -> None:

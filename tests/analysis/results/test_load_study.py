@@ -13,7 +13,14 @@ from mlflow import MlflowClient, artifacts
 from dmr.analysis.results import load_study as results
 from dmr.analysis.results.load_study import load_study
 from dmr.analysis.results.record_names import COLUMNS
-from dmr.analysis.results.study_results import StudyResults, combination_values, summary_values, trial_values
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    stopped_trials,
+    summary_values,
+    trial_labels,
+    trial_values,
+)
 from dmr.combinations import all_combinations
 
 SEVEN = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -45,6 +52,17 @@ def study(new_study: NewStudy) -> Any:
             params |= {"sampling.strategy": "bernoulli", "sampling.keep_prob": 0.5}
         study.trial(number, values, status=status, stop_reason=reason, params=params)
     return study
+
+
+def test_how_far_a_trial_got_that_was_stopped_early(new_study: NewStudy) -> None:
+    study = new_study()
+    run = study.trial(0, SEVEN, stop_reason="pruned", params={"train.epochs": 60})
+    study.client.set_tag(run, "epochs", "8")
+    study.trial(1, SEVEN, stop_reason="pruned", params={"train.epochs": 60})  # of an earlier version
+    study.client.set_tag(study.trial(2, SEVEN, params={"train.epochs": 60}), "epochs", "60")
+    found = load(study)
+    assert stopped_trials(found) == {0: "8 of 60 epochs", 1: "stopped early"}
+    assert trial_labels(found) == {0: "trial 0 (8 of 60 epochs)", 1: "trial 1 (stopped early)", 2: "trial 2"}
 
 
 def test_columns_and_what_is_known_of_the_study(study: Any) -> None:
