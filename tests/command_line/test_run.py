@@ -156,6 +156,7 @@ def test_dry_run_shows_the_study_and_leaves_nothing(workplace):
     assert "epochs: 9" in shown
     assert "sampling.keep_prob: uniform [0.3, 0.9]  when sampling.strategy is bernoulli" in shown
     assert "combinations evaluated: 7 of 7" in shown
+    assert "random search: tpe proposes its first 10 trials at random, and the budget is 4 trials" in shown
     assert "small: a batch was trained on the CPU: loss " in shown
     assert {entry.name for entry in workplace.path.iterdir()} == {"sensors", "small.yaml", "mlflow.db"}
 

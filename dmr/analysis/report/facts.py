@@ -44,7 +44,7 @@ def facts(
         ),
         ("Deployment odds", _named(tags.get(Tag.DEPLOYMENT))),
         ("Budget", ", ".join(f"{value} {name}" for name, value in budget.items() if value is not None)),
-        ("Search", _search(document)),
+        ("Search", _search(document, tags.get(Tag.RANDOM_SEARCH, ""))),
         ("Trials", _statuses(search)),
         ("Confirmation", _confirmation(confirmed, confirm, search.study)),
         ("Started", _date(info.start_time)),
@@ -167,12 +167,13 @@ def _named(tag: str | None) -> str:
     return "" if tag is None else ", ".join(f"{name} {value}" for name, value in json.loads(tag).items())
 
 
-def _search(document: Mapping[str, Any]) -> str:
+def _search(document: Mapping[str, Any], random_search: str) -> str:
     scheduler = document.get("scheduler") or {}
     parts = [f"sampler {document['sampler']}"] if "sampler" in document else []
     parts += [f"scheduler {scheduler['name']}"] if "name" in scheduler else []
     epochs = (document.get("train") or {}).get("epochs")
-    return ", ".join(parts + ([f"{epochs} epochs per trial"] if epochs else []))
+    text = ", ".join(parts + ([f"{epochs} epochs per trial"] if epochs else []))
+    return "; ".join(filter(None, (text, random_search)))
 
 
 def _statuses(results: StudyResults) -> str:

@@ -64,6 +64,7 @@ class Tag:
 
     DATASET: Final = "dataset"
     MODALITIES: Final = "modalities"
+    RANDOM_SEARCH: Final = "random_search"  # a sentence, where the sampler had too few trials to learn from; else empty
     OBJECTIVES: Final = "objectives"
     SEARCHED: Final = "searched"
     SAMPLES: Final = "samples"

@@ -45,6 +45,8 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
             out.print(f"  {parameter.key}: {parameter.text()}")
         if not block.space.parameters:
             out.print("  nothing is searched")
+    if plan.random_search:
+        out.print(plan.random_search)
     dataset, combinations = plan.dataset, plan.combinations
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     out.print(f"\ndata: {dataset.name}: {sizes}; modalities {', '.join(dataset.modality_names)}")

@@ -195,6 +195,8 @@ def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, stderr: T
     """Run the search or, after it, the confirmation, and publish its results."""
     stage = confirmation or search
     with Screen(stage, stderr) as screen:
+        if confirmation is None and search.finished < search.total and search.plan.random_search:
+            screen.say(search.plan.random_search)
         driver = StageDriver(stage, screen, engine)
         with driver.signals():
             outcome = driver.run()

@@ -90,7 +90,9 @@ def _ended(results: StudyResults) -> str:
     failed = results.runs.loc[results.runs["status"].isin(FAILURES), "trial"]
     more = f" and {len(failed) - MOST_ROWS} more" if len(failed) > MOST_ROWS else ""
     which = f" Failed: {', '.join(map(str, sorted(failed)[:MOST_ROWS]))}{more}." if len(failed) else ""
-    return f"{len(results.runs)} trials: {text}.{which}"
+    random_search = results.tags.get(Tag.RANDOM_SEARCH)
+    how = f" {random_search[0].upper()}{random_search[1:]}." if random_search else ""
+    return f"{len(results.runs)} trials: {text}.{which}{how}"
 
 
 def _confirmed(results: StudyResults, found: Confirmed) -> str:

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dmr.analysis.results.record_names import BLOCK
 from dmr.seeds import derive_seed
+from dmr.studies.study_file.schema import RANDOM_START
 from dmr.studies.study_file.search_blocks import SearchBlock, shares
 from dmr.studies.study_file.search_space import Space
 
@@ -25,13 +26,13 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            return TPESampler(seed=seed)
+            return TPESampler(seed=seed, n_startup_trials=RANDOM_START[name])
         if name == "gp":
-            return GPSampler(seed=seed)
+            return GPSampler(seed=seed, n_startup_trials=RANDOM_START[name])
         if name == "cmaes":
-            return CmaEsSampler(seed=seed)
+            return CmaEsSampler(seed=seed, n_startup_trials=RANDOM_START[name])
         if name == "nsga2":
-            return NSGAIISampler(seed=seed)
+            return NSGAIISampler(seed=seed, population_size=RANDOM_START[name])
         return RandomSampler(seed=seed)
 
 

@@ -219,6 +219,7 @@ class SearchStage(Stage):
             | {
                 Tag.MODALITIES: json.dumps(combinations.modalities),
                 Tag.OBJECTIVES: json.dumps([o.model_dump() for o in self.objectives]),
+                Tag.RANDOM_SEARCH: self.plan.random_search,
                 Tag.SEARCHED: json.dumps(self.plan.space.keys),
                 Tag.DATASET: dataset.name,
                 Tag.SAMPLES: json.dumps(samples | {"classes": dataset.num_classes}),

@@ -36,8 +36,8 @@ from dmr.studies.study_file.dotted_keys import flat_values, set_key, values_met,
 from dmr.studies.study_file.encoder_choice import choose_encoders, resolved_encoder
 from dmr.studies.study_file.first_points import first_point, first_points
 from dmr.studies.study_file.mistakes import InvalidStudy, invalid, mistake_of_setting
-from dmr.studies.study_file.schema import SAMPLING_SEARCH, StudyFile
-from dmr.studies.study_file.search_blocks import SearchBlock, joined_space, parse_blocks
+from dmr.studies.study_file.schema import RANDOM_START, SAMPLING_SEARCH, StudyFile
+from dmr.studies.study_file.search_blocks import SearchBlock, joined_space, parse_blocks, shares
 from dmr.studies.study_file.search_space import Space
 from dmr.studies.study_file.validation import validate_study
 from dmr.studies.yaml_io import parse_yaml, read_yaml
@@ -87,6 +87,24 @@ class StudyPlan:
     @property
     def combinations(self) -> Combinations:
         return evaluated_combinations(self.dataset.modality_names)
+
+    @property
+    def random_search(self) -> str:
+        """What to say where blocks have no more trials than their sampler proposes at random before it has learnt
+        anything: they are a random search. Empty where none has.
+        """
+        sampler, start = self.study.sampler, RANDOM_START.get(self.study.sampler, 0)
+        counts = zip(self.blocks, shares(self.study.budget.trials, len(self.blocks)), strict=True)
+        few = {block.label: count for block, count in counts if count <= start and block.space.parameters}
+        if not few:
+            return ""
+        most = max(few.values())
+        trials = f"{most} {'trial' if most == 1 else 'trials'}"
+        if None in few:
+            return f"random search: {sampler} proposes its first {start} trials at random, and the budget is {trials}"
+        which = "every block" if len(few) == len(self.blocks) else ", ".join(map(str, few))
+        first = f"{sampler} proposes the first {start} trials of a block at random"
+        return f"random search in {which}: {first}, and the share of a block is {trials}"
 
     @property
     def main_metric(self) -> str:

@@ -21,6 +21,7 @@ from dmr.methods import find_method
 from dmr.settings import SamplingSettings, TrainSettings
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "grid")
+RANDOM_START = {"tpe": 10, "gp": 10, "cmaes": 1, "nsga2": 50}  # trials of a block before a sampler has learnt anything
 SAMPLING_SEARCH: dict[str, Any] = {
     "sampling.strategy": {"choice": ["uniform", "bernoulli", "by_size", "hardness"]},
     "sampling.keep_prob": {"uniform": [0.3, 0.9], "when": {"sampling.strategy": "bernoulli"}},

@@ -116,6 +116,7 @@ def written(new_study: Callable[..., Any], read_page: ReadPage, tmp_path_factory
         "versions": json.dumps({"python": "3.11.9", "torch": "2.13.0"}),
         "deployment": json.dumps({"rgb": 0.9}),
         "git_commit": "0123abc",
+        "random_search": "random search: tpe proposes",
     }
     return write(fill(new_study(searched=["model.prior_std"], tags=tags)), tmp_path_factory.mktemp("report"), read_page)
 
@@ -196,6 +197,7 @@ def test_every_trial_is_there_with_its_end_and_its_run(written: Written) -> None
     assert "8: 5 completed, 1 diverged, 1 pruned, 1 running" in written.text
     assert "100 train, 20 val, 30 test; 3 classes" in written.text
     assert "python 3.11.9, torch 2.13.0" in written.text
+    assert "random search: tpe proposes" in written.text
 
 
 def test_nothing_is_loaded_from_outside_and_only_our_script_may_run(written: Written) -> None:

@@ -133,6 +133,9 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
         in note
     )
     assert "2 trials: 2 completed" in note
+    assert "Random search: tpe proposes its first 10 trials at random, and the budget is 2 trials." in note
+    trial = study.client.get_run(str(study.tracker.run_id("search/0")))
+    assert trial.data.tags["epochs"] == "1"
     assert "Confirmed" not in note
     assert {model.name for model in study.models()} == {"s-1-0000", "s-1-0001"}  # the winner waits for the confirmation
 

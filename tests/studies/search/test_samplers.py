@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 
 from dmr.studies.search.samplers import Proposer, make_sampler
-from dmr.studies.study_file.schema import SAMPLERS
+from dmr.studies.study_file.schema import RANDOM_START, SAMPLERS
 from dmr.studies.study_file.search_space import Space, parse_space
 
 Point = dict[str, Any]
@@ -50,6 +51,27 @@ FIRST_OF_FINITE = [
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Optuna's, on steps that do not divide a range
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 samplers_of_infinite_spaces = pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
+
+
+@pytest.mark.parametrize("sampler", RANDOM_START)
+def test_a_sampler_is_random_as_long_as_it_is_said_to_be(sampler: str) -> None:
+    """Until then other values of the trials before change nothing in what it proposes."""
+    space = parse_space({"a": {"uniform": [0, 1]}, "b": {"uniform": [0, 1]}}, "search")
+    draw = random.Random(0)
+    points = [{"a": draw.random(), "b": draw.random()} for _ in range(RANDOM_START[sampler])]
+
+    def proposed(trials: int, sign: int) -> Point:
+        study = optuna.create_study(direction="maximize")
+        proposer = Proposer(study, space, sampler, 0)
+        for point in points[:trials]:
+            proposer.enqueue(point)
+            study.tell(proposer.ask()[0], sign * point["a"])  # type: ignore[index]
+        return proposer.ask()[1]  # type: ignore[index]
+
+    start = RANDOM_START[sampler]
+    assert proposed(start - 1, 1) == proposed(start - 1, -1)
+    if sampler in ("tpe", "gp"):  # the others take generations to learn
+        assert proposed(start, 1) != proposed(start, -1)
 
 
 @pytest.fixture(autouse=True)

@@ -196,6 +196,31 @@ def test_a_condition_on_an_inactive_key_does_not_hold() -> None:
     assert not {"sampling.strategy", "sampling.keep_prob"} & set(parameters)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "trials", "said"),
+    [
+        ("tpe", 10, "random search: tpe proposes its first 10 trials at random, and the budget is 10 trials"),
+        ("tpe", 11, ""),
+        ("nsga2", 24, "random search: nsga2 proposes its first 50 trials at random, and the budget is 24 trials"),
+        ("cmaes", 1, "random search: cmaes proposes its first 1 trials at random, and the budget is 1 trial"),
+        ("random", 3, ""),  # the file says so
+    ],
+)
+def test_a_budget_within_the_samplers_random_start_is_a_random_search(sampler: str, trials: int, said: str) -> None:
+    assert plan(sampler=sampler, budget={"trials": trials}).random_search == said
+    assert plan(sampler=sampler, budget={"trials": trials}, search={}).random_search == ""
+
+
+def test_blocks_that_are_a_random_search_are_named() -> None:
+    """24 trials: 12 each are more than the first 10; 21: 11 and 10."""
+    rate = {"train.learning_rate": {"log_uniform": [1e-4, 1e-1]}}
+    search = [{"model.method": "dmrnet", **rate}, {"model.method": "dropout", **rate}]
+    assert plan(search=search).random_search == ""
+    one = "tpe proposes the first 10 trials of a block at random, and the share of a block is 10 trials"
+    assert plan(search=search, budget={"trials": 21}).random_search == f"random search in dropout: {one}"
+    assert plan(search=search, budget={"trials": 20}).random_search == f"random search in every block: {one}"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_file_without_search_has_the_space_of_its_method(method: str) -> None:
     train = ("train.learning_rate", "train.weight_decay", "model.head_norm")
