@@ -144,3 +144,10 @@ def trial_labels(results: StudyResults) -> dict[int, str]:
         + (f" ({stopped[trial]})" if trial in stopped else "")
         for trial, method in zip(methods.index.tolist(), methods.tolist(), strict=True)
     }
+
+
+def value_text(value: object) -> str:
+    """A searched value in three digits; empty where a trial does not have the key."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,15 +1,13 @@
-"""What a command leaves on the screen: the plan of a study, and the table of its trials."""
+"""What a command leaves on the screen: the plan of a study, and what came out of it."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from dmr.analysis.results.record_names import BLOCK, SEARCH, runs_filter
+from dmr.analysis.results.record_names import SEARCH, runs_filter
+from dmr.studies.cli.trials_screen import trials_text
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.run_study import RunResult, tracking_error_line, tracking_note_lines
@@ -20,13 +18,6 @@ from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.trial_outcomes import FAILURES
 from dmr.studies.yaml_io import to_yaml
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from dmr.analysis.results.study_results import StudyResults
-
-SHOWN_TRIALS = 10
 
 
 def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None:
@@ -65,7 +56,9 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
 
 
 def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, console: Console) -> int:
-    """The best trials on standard output, where to look further on standard error; returns the exit code."""
+    """What was found, and the best trials, on standard output; where to look further on standard error. Returns the
+    exit code.
+    """
     name = plan.study.name
 
     def tell(text: str) -> None:
@@ -79,6 +72,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if result.outcome == "interrupted" else 1
     from dmr.analysis.results.load_study import load_study
+    from dmr.studies.reporting.confirm_table import confirm_rows, confirm_table
+    from dmr.studies.reporting.study_note import finding
 
     try:
         uri, experiment = folder.store_uris().tracking_uri, plan.document["experiment"]
@@ -88,26 +83,28 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         return int(result.refused or not result.succeeded)
     if line := results.deleted_line():
         tell(line)
-    trials = results.table.groupby("trial")[["status", *results.searched]].first()
-    failed = trials.index[trials["status"].isin(FAILURES)]
+    trials = results.runs.groupby("trial")["status"].first()
+    failed = trials.index[trials.isin(FAILURES)]
     if len(failed):
         numbers = ", ".join(map(str, failed))
         tell(f"{len(failed)} of {len(trials)} trials failed: {numbers}{_traceback(folder, 'search')}")
     if not result.succeeded:
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
-    Console(highlight=False).print(_trial_table(results, trials))
-    code, confirmed = int(result.refused), ""
-    if plan.study.confirm is not None and result.confirmed is not None:
-        from dmr.studies.reporting.confirm_table import confirm_table
-
-        runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
-        Console(highlight=False).print(confirm_table(runs, result.confirmed, plan.confirm_seeds))
-        count, failures = len(result.confirmed) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
+    code, confirmed, out = int(result.refused), "", Console(highlight=False)
+    runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
+    chosen = (result.confirmed or []) if plan.study.confirm is not None else []
+    found = finding(results, confirm_rows(runs, chosen, plan.confirm_seeds))
+    out.print(found.replace("*", "").replace("`", ""), markup=False)
+    if chosen:
+        out.print()
+        out.print(confirm_table(runs, chosen, plan.confirm_seeds))
+        count, failures = len(chosen) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
         confirmed = f", {count} confirm runs"
         if failures.any():
             tell(f"{failures.sum()} confirm runs failed; see {folder.log}{_traceback(folder, 'confirm')}")
         code |= int(not (runs.table["split"] == "test").any())
+    out.print(f"\n{trials_text(results, out.width)}\n", markup=False, soft_wrap=True)
     tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
     for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
         if file.exists():
@@ -121,37 +118,3 @@ def _traceback(folder: StudyFolder, stage: StageName) -> str:
     """Where the first failed trial's traceback is, to be added to a line."""
     file = folder.first_error(stage)
     return "" if file is None else f"; the first one's traceback: {file}"
-
-
-def _trial_table(results: StudyResults, trials: pd.DataFrame) -> Table:
-    """The best trials: objectives, summaries of the main metric over combinations, and the values searched."""
-    from dmr.analysis.results.study_results import summary_values, trial_values
-
-    objectives, summaries = trial_values(results), summary_values(results)
-    best, where = objectives.index[:SHOWN_TRIALS], ""
-    if BLOCK in results.searched:
-        blocks = trials[BLOCK].loc[objectives.index]
-        best, where = (
-            blocks.groupby(blocks).head(max(1, SHOWN_TRIALS // blocks.nunique())).index,
-            ", some of each block",
-        )
-    title = f"{results.study}: best {len(best)} of {len(trials)} trials by {results.objectives[0]['metric']}{where}"
-    others = objectives[[name for name in objectives if str(name).removeprefix("val/") not in summaries]]
-    numbers = others.join(summaries.rename(columns=lambda name: name.removeprefix(f"{results.main_metric}_")))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("trial", *numbers, "ended", "searched values"):
-        left = column in ("ended", "searched values")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "searched values")
-    for trial in best:
-        status, *searched = trials.loc[trial]
-        values = ", ".join(
-            f"{key.rpartition('.')[2]} {_cell(v)}"
-            for key, v in zip(results.searched, searched, strict=True)
-            if v == v and v is not None  # a block's method may not have the key
-        )
-        table.add_row(str(trial), *(f"{value:.4f}" for value in numbers.loc[trial]), status, values)
-    return table
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

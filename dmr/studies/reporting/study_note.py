@@ -26,14 +26,14 @@ def study_note(
     Args:
         model: the id of the winner's model.
     """
-    parts = [_finding(results, confirmed), _best(results, experiment_id), _ended(results)]
+    parts = [finding(results, confirmed), _best(results, experiment_id), _ended(results)]
     if confirmed is not None:
         parts.append(_confirmed(results, confirmed))
     parts += [_filters(results, confirmed is not None), _reproduce(results, model)]
     return "\n\n".join(parts)
 
 
-def _finding(results: StudyResults, confirmed: Confirmed | None) -> str:
+def finding(results: StudyResults, confirmed: Confirmed | None) -> str:
     """What was found, in two sentences: the best trial against the file's defaults, and what a confirmation says."""
     from dmr.analysis.results.study_results import default_trials, trial_values
 
