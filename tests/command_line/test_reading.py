@@ -126,8 +126,36 @@ def test_a_table_of_every_study_in_every_form(place: Path, name: str, output: st
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_no_confirm_runs_are_an_empty_table(place: Path, name: str) -> None:
-    assert read(place, "table", name, "--stage", "confirm").stdout.splitlines()[0].split(",")[: len(FRONT)] == FRONT
+    head = read(place, "table", name, "--stage", "confirm").stdout.splitlines()[0].split(",")
+    assert head[: len(FRONT) + 1] == [*FRONT, "config"]
     assert len(read(place, "table", name, "--stage", "confirm", "--metrics", "all").stdout.splitlines()) == 1
+
+
+def test_figures_have_the_names_and_the_rates_that_were_asked_for(place: Path, tmp_path: Path) -> None:
+    labels = ["--labels", "a=Audio,trial 1, dropout=Dropout", "--labels", "nobody=x", "--no-title"]
+    done = read(place, "figures", "mixed", "-o", tmp_path, "--format", "svg", "--rates", "a=0.01,b=0.2", *labels)
+    assert "--labels: no figure has 'nobody'\n" in done.stderr
+    assert "no figure has 'a'" not in done.stderr
+    trials, rates = ((tmp_path / f"{name}.svg").read_text() for name in ("trials", "rates"))
+    assert ">Audio</text>" in trials
+    assert ">trial 1 (1 of 40 epochs)</text>" in trials  # pruned
+    assert "mixed: " not in trials
+    assert ">in use</text>" in rates
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--labels", "a", "--labels a: OLD=NEW is needed, got 'a'"),
+        ("--labels", "a=,b=c", "--labels a=,b=c: OLD=NEW is needed"),
+        ("--rates", "d=0.1", "--rates d=0.1: 'd' is no modality; the modalities are a, b, noise"),
+        ("--rates", "a=1.1", "--rates a=1.1: a: a number from 0 to 1 is needed, got '1.1'"),
+        ("--rates", "a", "--rates a: a: a number from 0 to 1 is needed, got ''"),
+    ],
+)
+def test_a_wrong_name_or_rate_is_one_line(place: Path, tmp_path: Path, option: str, value: str, message: str) -> None:
+    refused = dmr(place, "figures", "mixed", "-o", tmp_path, option, value)
+    assert (refused.exit_code, refused.stderr) == (2, f"{message}\n")
 
 
 @pytest.mark.parametrize("name", STUDIES)

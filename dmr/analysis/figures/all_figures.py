@@ -4,7 +4,7 @@ why there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ from dmr.analysis.results.study_results import (
     combination_values,
     default_trials,
     methods_of,
+    stopped_trials,
     trial_values,
 )
 
@@ -50,7 +51,11 @@ class NotDrawn(NamedTuple):
 
 
 def study_figures(
-    search: StudyResults, confirm: StudyResults | None, comparison: Comparison | None, read_artifact: ReadArtifact
+    search: StudyResults,
+    confirm: StudyResults | None,
+    comparison: Comparison | None,
+    read_artifact: ReadArtifact,
+    in_use: Mapping[str, float] | None = None,
 ) -> Iterator[Drawn | NotDrawn]:
     """Every kind of figure of a study, drawn or with the reason why it cannot be.
 
@@ -58,6 +63,7 @@ def study_figures(
         search: the runs of the search.
         confirm: those of the confirmation, where there is one.
         read_artifact: bytes of a run's artifact by run id and path, None where it has none.
+        in_use: how often each modality is missing in use; default: as the study's `deployment` says.
     """
     metric = search.main_metric
     defaults = default_trials(search, confirm)
@@ -85,7 +91,7 @@ def study_figures(
     yield _drawn(
         "rates",
         f"{metric} to expect when each modality is missing at some rate, by how models were trained.",
-        lambda: draw_rates(rate_table(search, comparison)),
+        lambda: draw_rates(rate_table(search, comparison, in_use)),
     )
     yield _drawn(
         "variance",
@@ -169,11 +175,13 @@ def _best_runs(
             if entry.method not in seen and entry.study == search.study:
                 seen.add(entry.method)
                 yield entry.run_ids[0], f"{entry.label}, one seed ({entry.seeds[0]})"
+    early = stopped_trials(search)
     methods, runs = methods_of(search), search.runs.reset_index().drop_duplicates("trial").set_index("trial")
     for trial in trial_values(search).index:
         if methods[trial] not in seen:
             seen.add(methods[trial])
-            yield str(runs.loc[trial, "run"]), f"trial {trial}, {methods[trial]}, one seed ({runs.loc[trial, 'seed']})"
+            what = f"trial {trial}, {methods[trial]}, one seed ({runs.loc[trial, 'seed']})"
+            yield str(runs.loc[trial, "run"]), f"{what}, {early[trial]}" if trial in early else what
 
 
 def _classes(search: StudyResults, comparison: Comparison | None, read_artifact: ReadArtifact) -> Figure:
@@ -187,6 +195,7 @@ def _classes(search: StudyResults, comparison: Comparison | None, read_artifact:
             raise ValueError(f"study {search.study}: no trial has values to draw yet")
         best = search.runs[search.runs["trial"] == order[0]]
         runs, split, what = tuple(map(str, best.index)), "val", f"trial {order[0]}, the best"
+        what += f", {early[order[0]]}" if order[0] in (early := stopped_trials(search)) else ""
     contents = [read_artifact(run, VALUES) for run in runs]
     frames = [read_combinations(content) for content in contents if content is not None]
     return draw_heatmap(class_table(search, [frame for frame in frames if frame is not None], split, what))

@@ -89,10 +89,13 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
     hundredths = table.difference and table.bars is None and not (table.cells.abs() >= 1).any(axis=None)
     if hundredths:
         table = replace(table, cells=100 * table.cells, summaries=100 * table.summaries, metric=f"100 × {table.metric}")
-    (rows, columns), count = table.cells.shape, len(table.modalities)
+    labels = [style.worded(str(text)) for text in table.cells.index]
+    modalities = tuple(map(style.worded, table.modalities))
+    (rows, columns), count = table.cells.shape, len(modalities)
     column = _column(columns, None if not table.difference else 1 if hundredths else 2)
-    label = table.metric if table.bars is not None else f"{table.metric} ({style.better_end(table.better)})"
-    left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, *table.modalities, SIZES])
+    metric = style.worded(table.metric)
+    label = metric if table.bars is not None else f"{metric} ({style.better_end(table.better)})"
+    left = MARGIN + PAD + max(text_width(text) for text in [*labels, *modalities, SIZES])
     panel = BARS if table.bars is not None else SUMMARY * table.summaries.shape[1]
     side = max(panel, text_width(label, SMALL_SIZE))
     right = left + column.width * columns + GAP
@@ -106,9 +109,9 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
 
     cells = sheet.add_axes(left, body, column.width * columns, ROW * rows)
     draw_cells(cells, table.cells, scale, column.number, column.size, table.muted, table.unsigned)
-    cells.set_yticks(np.arange(rows) + 0.5, table.cells.index, size=LABEL_SIZE)
+    cells.set_yticks(np.arange(rows) + 0.5, labels, size=LABEL_SIZE)
     dots = sheet.add_axes(left, body + under, column.width * columns, DOT_ROW * count)
-    style.draw_dots(dots, masks, table.modalities, min(5.2, 25 * column.width))
+    style.draw_dots(dots, masks, modalities, min(5.2, 25 * column.width))
     separate_sizes(cells, dots, masks.sum(axis=1))
 
     beside = sheet.add_axes(right, body, panel, ROW * rows)

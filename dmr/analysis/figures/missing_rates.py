@@ -183,9 +183,10 @@ def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations,
 def draw_rates(table: RateTable) -> Figure:
     """The grid; the best of each column is bold."""
     (rows, columns), mode = table.cells.shape, table.mode
+    labels = [style.worded(str(label)) for label in table.cells.index]
     caption = "missing rate of each modality in use:"
-    left = MARGIN + PAD + max(text_width(text) for text in [*table.cells.index, caption])
-    label = f"{table.metric} ({style.better_end(mode)})"
+    left = MARGIN + PAD + max(text_width(text) for text in [*labels, caption])
+    label = f"{style.worded(table.metric)} ({style.better_end(mode)})"
     below = BAR + 2 * LABEL_LINE + 2 * PAD
     sheet = style.Sheet(
         left + CELL * columns + MARGIN + PAD, HEADER + ROW * rows + below + MARGIN, table.title, table.subtitle
@@ -199,7 +200,7 @@ def draw_rates(table: RateTable) -> Figure:
     for text in list(axes.texts):
         column, row = (int(at) for at in text.get_position())
         text.set_fontweight("bold" if rows > 1 and best[column] == row else "normal")
-    axes.set_yticks(np.arange(rows) + 0.5, table.cells.index, size=LABEL_SIZE)
+    axes.set_yticks(np.arange(rows) + 0.5, labels, size=LABEL_SIZE)
     for x, rate in enumerate(table.cells):
         header(axes, x + 0.5, rate if isinstance(rate, str) else f"{rate:g}")
     if IN_USE in table.cells:

@@ -51,7 +51,11 @@ def draw_pareto(panels: Sequence[Points], title: str, subtitle: str) -> Figure:
         styles = dict(zip(methods, zip(PALETTE, MARKERS, strict=True), strict=False))
     early = any(panel.frame["stopped"].any() for panel in panels)
     entries = [
-        *(KeyEntry(m, shape, {"color": colour, "s": 24, "lw": 0}) for m, (colour, shape) in styles.items() if several),
+        *(
+            KeyEntry(style.worded(m), shape, {"color": colour, "s": 24, "lw": 0})
+            for m, (colour, shape) in styles.items()
+            if several
+        ),
         *(KeyEntry(text, shape, HOLLOW | {"s": size}) for shape, size, text in ROLES.values()),
         *([KeyEntry("stopped early", "o", EMPTY | {"edgecolor": GREY, "s": 24})] if early else []),
         KeyEntry("front", None, {"color": GREY, "lw": 1}),
@@ -94,7 +98,7 @@ def _draw_panel(axes: Axes, panel: Points, styles: dict[str, tuple[str, str]]) -
     named = frame if len(frame) <= FEW else frame[frame["front"] | frame["role"].str.contains("best")]
     named = named.sort_values(["front", "full"], ascending=False, kind="stable")
     points, at = (rows[["full", "worst"]].to_numpy(dtype=float) for rows in (frame, named))
-    place_labels(axes, points, _along(front, frame), at, [str(label) for label in named.index])
+    place_labels(axes, points, _along(front, frame), at, [style.worded(str(label)) for label in named.index])
 
 
 def _along(front: pd.DataFrame, frame: pd.DataFrame) -> Floats:

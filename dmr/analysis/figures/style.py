@@ -5,7 +5,11 @@ Letters: C combinations, M modalities. Lengths are inches, sizes of letters and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,47 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vP"
 
 
+@dataclass(frozen=True)
+class Wording:
+    """How figures speak: names to be replaced, whether there is a title, and which of the names were `met`."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    title: bool = True
+    met: set[str] = field(default_factory=set)
+
+
+_WORDING: ContextVar[Wording | None] = ContextVar("wording", default=None)
+
+
+@contextmanager
+def wording(labels: Mapping[str, str], title: bool = True) -> Iterator[Wording]:
+    """What is drawn in here has other names, such as a method's or a whole label's, and perhaps no title."""
+    now = Wording(labels, title)
+    token = _WORDING.set(now)
+    try:
+        yield now
+    finally:
+        _WORDING.reset(token)
+
+
+def worded(text: str) -> str:
+    """A label as figures show it: `dropout best 1 (= defaults)` for `dropout best 1, defaults`, unless it, or a name in
+    it, was given another name.
+    """
+    now = _WORDING.get()
+    if now is not None and now.labels:
+        longest = "|".join(map(re.escape, sorted(now.labels, key=len, reverse=True)))
+
+        def renamed(found: re.Match[str]) -> str:
+            now.met.add(found[0])
+            return now.labels[found[0]]
+
+        text = re.sub(rf"(?<![\w.-])(?:{longest})(?![\w.-])", renamed, text)
+    return re.sub(r"\b(best \d+), defaults\b", r"\1 (= defaults)", text)
+
+
 class Sheet:
-    """A figure of `width` by `height` inches, with its title and subtitle at the top left, wrapped.
+    """A figure of `width` by `height` inches, with its title and subtitle at the top left, wrapped, where it has them.
 
     Attributes:
         top: where what is below them may begin, from the top.
@@ -40,8 +83,10 @@ class Sheet:
 
     def __init__(self, width: float, body: float, title: str, subtitle: str) -> None:
         """`body`: inches needed below the subtitle, the lower margin among them."""
-        titles = wrapped(title, width - 2 * MARGIN, TITLE_SIZE, "bold")
-        subtitles = wrapped(subtitle, min(width - 2 * MARGIN, LONGEST_LINE))
+        now = _WORDING.get()
+        shown = now is None or now.title
+        titles = wrapped(worded(title), width - 2 * MARGIN, TITLE_SIZE, "bold") if shown else []
+        subtitles = wrapped(worded(subtitle), min(width - 2 * MARGIN, LONGEST_LINE)) if shown else []
         under_title = MARGIN + TITLE_LINE * len(titles)
         self.top = under_title + LABEL_LINE * len(subtitles)
         self.width, self.height = width, self.top + body
@@ -68,7 +113,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
         ValueError: another ending, or no such directory.
     """
     check_target(path)
-    with whole_file(path) as partial, rc_context({"pdf.fonttype": 42}):  # TrueType: what journals take
+    with whole_file(path) as partial, rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):  # text stays text
         figure.savefig(partial, dpi=160)
     return path
 
@@ -107,8 +152,8 @@ def draw_dots(axes: Axes, masks: npt.NDArray[np.bool_], modalities: tuple[str, .
 
 def plain(axes: Axes, x: str = "", y: str = "") -> Axes:
     """Axes for curves and points: labels in our size, a pale grid, no box."""
-    axes.set_xlabel(x, size=LABEL_SIZE)
-    axes.set_ylabel(y, size=LABEL_SIZE)
+    axes.set_xlabel(worded(x), size=LABEL_SIZE)
+    axes.set_ylabel(worded(y), size=LABEL_SIZE)
     axes.tick_params(labelsize=SMALL_SIZE, length=2)
     axes.grid(color="#e8e8e8", lw=0.6)
     axes.set_axisbelow(True)

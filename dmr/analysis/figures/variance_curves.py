@@ -77,7 +77,8 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     panels = np.unique(sizes)
     columns = len(sizes)
     column = {2: 0.6, 3: 0.45, 4: 0.35, 5: 0.25}.get(count, 0.16) if columns <= 63 else 10 / columns
-    left = MARGIN + PAD + max(text_width(text) for text in [*found.modalities, SIZES])
+    modalities = tuple(map(style.worded, found.modalities))
+    left = MARGIN + PAD + max(text_width(text) for text in [*modalities, SIZES])
     curves = max(column * columns, CURVE_WIDTH * len(panels))
     width = left + max(curves, column * columns + GAP + 1.6) + MARGIN
     height = 2 * (CURVE + AXIS) + 0.15 + HEADER + EPOCHS_HEIGHT + PAD + max(DOT_ROW * count, BAR + 2 * LABEL_LINE)
@@ -112,7 +113,7 @@ def draw_variance(found: Diagnostics, title: str, subtitle: str) -> Figure:
     scale.set_cmap(colormaps["Greys"])
     _draw_epochs(cells, found, scale)
     dots = sheet.add_axes(left, body + EPOCHS_HEIGHT + PAD, column * columns, DOT_ROW * count)
-    style.draw_dots(dots, masks, found.modalities, min(5.2, 25 * column))
+    style.draw_dots(dots, masks, modalities, min(5.2, 25 * column))
     separate_sizes(cells, dots, sizes)
     right = left + column * columns + GAP
     _draw_key(sheet, right, body, bool(found.hard.to_numpy().any()))

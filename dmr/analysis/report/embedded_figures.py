@@ -74,7 +74,9 @@ def _drawn(figure: Figure, kind: str) -> bytes:
 
 
 def _few_colours(png: io.BytesIO) -> bytes:
-    """A drawing needs no more than 256 colours, and a third of the bytes."""
+    """A drawing needs no more than 256 colours, and a third of the bytes; chosen so that no colour is far from its own,
+    however few pixels have it.
+    """
     buffer = io.BytesIO()
-    Image.open(png).convert("RGB").quantize(256).save(buffer, "png", optimize=True)
+    Image.open(png).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(buffer, "png", optimize=True)
     return buffer.getvalue()

@@ -60,6 +60,16 @@ SameDataOption = Annotated[
 ]
 TrialsOption = Annotated[int | None, typer.Option(metavar="N", help="Replace the budget of trials.")]
 
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        metavar="OLD=NEW,...",
+        help='Other names in figures, such as "dropout best 1=Dropout"; several with commas, or given several times.',
+    ),
+]
+NoTitleOption = Annotated[bool, typer.Option("--no-title", help="Figures without title and subtitle, for papers.")]
+
 
 def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmr.studies.cli.app import StorageOption, command, stderr_console
+from dmr.studies.cli.app import LabelsOption, NoTitleOption, StorageOption, command, stderr_console
 from dmr.studies.cli.deployment_option import DeploymentOption, parse_odds
 from dmr.studies.errors import StudyError
 
@@ -30,17 +30,23 @@ def compare(
         typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
     ] = None,
     deployment: DeploymentOption = None,
+    labels: LabelsOption = None,
+    no_title: NoTitleOption = False,
     storage: StorageOption = None,
 ) -> None:
     """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
     from dmr.studies.cli.comparison_screen import show_comparison
+    from dmr.studies.cli.reading_commands import figure_wording
 
     comparison = compare_studies(names, storage, reference, deployment)
     show_comparison(comparison)
     for note in comparison.notes:
         stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
-        for path in (*write_comparison(comparison, output), *draw_comparison(comparison, output)):
+        tables = write_comparison(comparison, output)
+        with figure_wording(labels, no_title):
+            drawn = draw_comparison(comparison, output)
+        for path in (*tables, *drawn):
             typer.echo(path)
 
 

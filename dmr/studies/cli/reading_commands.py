@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dmr.analysis.results.record_names import CONFIRM, SEARCH
-from dmr.studies.cli.app import NameArgument, StorageOption, command, stderr_console
+from dmr.analysis.results.record_names import COLUMNS, CONFIRM, SEARCH
+from dmr.studies.cli.app import LabelsOption, NameArgument, NoTitleOption, StorageOption, command, stderr_console
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -32,6 +36,44 @@ def shown_results(
     return results
 
 
+@contextmanager
+def figure_wording(labels: Sequence[str] | None, no_title: bool) -> Iterator[None]:
+    """Figures drawn in here have the names and titles of `--labels` and `--no-title`. A name that none of them has is
+    told.
+
+    Raises:
+        StudyError: a label is not OLD=NEW.
+    """
+    from dmr.analysis.figures.style import wording
+
+    with wording(parse_labels(labels or ()), title=not no_title) as used:
+        yield
+    for name in sorted(set(used.labels) - used.met):
+        stderr_console().print(f"--labels: no figure has {name!r}", markup=False, soft_wrap=True)
+
+
+def parse_labels(options: Sequence[str]) -> dict[str, str]:
+    """New names by old ones, of options such as `a=A,b best 1, defaults=B`: an old name may have commas.
+
+    Raises:
+        StudyError: a label is not OLD=NEW.
+    """
+    found = {}
+    for option in options:
+        waiting: list[str] = []
+        for part in option.split(","):
+            waiting.append(part)
+            old, equals, new = ",".join(waiting).partition("=")
+            if equals:
+                if not old.strip() or not new.strip():
+                    raise StudyError(f"--labels {option}: OLD=NEW is needed")
+                found[old.strip()] = new.strip()
+                waiting = []
+        if waiting:
+            raise StudyError(f"--labels {option}: OLD=NEW is needed, got {','.join(waiting).strip()!r}")
+    return found
+
+
 @command("table")
 def table(
     name: NameArgument,
@@ -46,12 +88,15 @@ def table(
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
     results = shown_results(name, storage, stage, metrics)
+    rows = results.table
+    if stage == CONFIRM:
+        rows.insert(len(COLUMNS), "config", rows["run"].map(results.runs["config"]))
     if output == "csv":
-        typer.echo(results.table.to_csv(index=False), nl=False)
+        typer.echo(rows.to_csv(index=False), nl=False)
     elif output == "json":
-        typer.echo(results.table.to_json(orient="records", double_precision=15))
+        typer.echo(rows.to_json(orient="records", double_precision=15))
     else:
-        sys.stdout.buffer.write(results.table.to_parquet(index=False))
+        sys.stdout.buffer.write(rows.to_parquet(index=False))
 
 
 @command("heatmap")
@@ -65,6 +110,8 @@ def heatmap(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The file to draw: .png, .svg or .pdf.")
     ] = None,
+    labels: LabelsOption = None,
+    no_title: NoTitleOption = False,
     storage: StorageOption = None,
 ) -> None:
     """Draw trials by combinations, or how far they are from one trial or from the file's defaults."""
@@ -84,7 +131,8 @@ def heatmap(
     results = shown_results(name, storage, SEARCH if difference_to is None else None)
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
-        typer.echo(write_heatmap(stage_of(results, SEARCH), path, top, reference, default_trials(results)))
+        with figure_wording(labels, no_title):
+            typer.echo(write_heatmap(stage_of(results, SEARCH), path, top, reference, default_trials(results)))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
 
@@ -99,6 +147,15 @@ def figures(
         ),
     ] = None,
     form: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", help="The form of the files.")] = "png",
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODALITY=RATE,...",
+            help="How often each modality is missing in use, for the figure `rates`; default: from `deployment`.",
+        ),
+    ] = None,
+    labels: LabelsOption = None,
+    no_title: NoTitleOption = False,
     storage: StorageOption = None,
 ) -> None:
     """Draw every figure that the study has data for; for the others, say why not."""
@@ -122,11 +179,34 @@ def figures(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{target}: cannot be made: {error.strerror}") from None
-    for found in study_figures(search, confirm, comparison, lambda run, path: read_artifact(client, run, path)):
-        if isinstance(found, Drawn):
-            typer.echo(save_figure(found.figure, target / f"{found.name}.{form}"))
-        else:
-            stderr_console().print(f"{found.name}: not drawn: {found.reason}", markup=False, soft_wrap=True)
+    in_use = None if rates is None else parse_rates(rates, results.modalities)
+    with figure_wording(labels, no_title):
+        read = partial(read_artifact, client)
+        for found in study_figures(search, confirm, comparison, read, in_use):
+            if isinstance(found, Drawn):
+                typer.echo(save_figure(found.figure, target / f"{found.name}.{form}"))
+            else:
+                stderr_console().print(f"{found.name}: not drawn: {found.reason}", markup=False, soft_wrap=True)
+
+
+def parse_rates(option: str, modalities: tuple[str, ...]) -> dict[str, float]:
+    """How often each modality is missing, of `audio=0.01,camera=0.2`; one that is not named always works.
+
+    Raises:
+        StudyError: an unknown modality, or no number from 0 to 1.
+    """
+    found: dict[str, float] = {}
+    for part in option.split(","):
+        name, _, text = (word.strip() for word in part.partition("="))
+        if name not in modalities:
+            raise StudyError(f"--rates {option}: {name!r} is no modality; the modalities are {', '.join(modalities)}")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = math.nan
+        if not 0.0 <= found[name] <= 1.0:
+            raise StudyError(f"--rates {option}: {name}: a number from 0 to 1 is needed, got {text!r}")
+    return found
 
 
 @command("report")

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dmr.analysis.figures import parameter_effects as importance
-from dmr.analysis.figures.all_figures import comparison_figures, study_figures
+from dmr.analysis.figures import style
+from dmr.analysis.figures.all_figures import Drawn, comparison_figures, study_figures
 from dmr.analysis.figures.class_heatmap import read_combinations
+from dmr.analysis.figures.style import save_figure
 from dmr.analysis.figures.variance_curves import read_diagnostics
 from dmr.analysis.results.study_results import stage_of
 from dmr.combinations import all_combinations
@@ -128,6 +132,33 @@ def test_the_hard_set_of_the_variance_is_the_files(make_study: Make) -> None:
     cells = drawn["variance"].axes[4]
     (dots,) = [c for c in cells.collections if type(c).__name__ == "PathCollection"]
     assert sorted(map(tuple, dots.get_offsets().tolist())) == [(0.5, 1.5), (1.5, 0.5)]
+
+
+def test_names_may_be_changed_and_titles_left_out(
+    make_study: Make, make_comparison: Make, check_texts: Make, tmp_path: Path
+) -> None:
+    values = {"dropout best 1, defaults": [[0.5, 0.5, 0.5]], "full_only best 1": [[0.5, 0.4, 0.5]]}
+    comparison = make_comparison(SHORT[:2], values, "dropout best 1, defaults")
+    texts = {one.name: drawn_texts(one.figure) for one in comparison_figures(comparison)}
+    assert "dropout best 1 (= defaults)" in texts["methods"]  # without being asked
+    labels = {"full_only best 1": "Full only", "dropout": "Modality dropout", SHORT[0]: "Colour", "nobody": "x"}
+    with style.wording(labels, title=False) as used:
+        found = list(study_figures(make_study(SHORT[:2], [[0.1, 0.2, 0.3]]), None, comparison, lambda *_: None))
+    assert used.met == {"full_only best 1", "dropout", SHORT[0]}
+    for one in found:
+        if isinstance(one, Drawn):
+            shown = drawn_texts(one.figure)
+            assert not any(one.caption in text or "made_up" in text or "data digits" in text for text in shown)
+            check_texts(one.figure)
+    texts = {one.name: drawn_texts(one.figure) for one in found if isinstance(one, Drawn)}
+    assert {"Modality dropout best 1 (= defaults)", "Full only", "Colour", SHORT[1]} <= set(texts["methods"])
+    assert {"Modality dropout best 1 (= defaults)", "Full only"} <= set(texts["rates"])
+    svg = save_figure(next(one.figure for one in found if isinstance(one, Drawn)), tmp_path / "f.svg").read_text()
+    assert ">Modality dropout best 1 (= defaults)</text>" in svg  # text, not outlines
+
+
+def drawn_texts(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def test_a_comparison_has_two(make_comparison: Make) -> None:
