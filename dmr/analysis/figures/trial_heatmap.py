@@ -121,7 +121,7 @@ def write_heatmap(
 def _stopped_note(results: StudyResults, shown: pd.Index) -> str:
     """What to say where some of these trials were stopped early."""
     count = len(set(shown) & set(stopped_trials(results)))
-    return f"; {count} stopped early, with the epochs that they had: not the worth of a whole training" if count else ""
+    return f"; {count} stopped early, with the epochs that they had: the others had more" if count else ""
 
 
 def summaries(cells: pd.DataFrame, mode: Direction) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if result.outcome == "interrupted" else 1
     from dmr.analysis.results.load_study import load_study
-    from dmr.studies.reporting.confirm_table import confirm_rows, confirm_table
+    from dmr.studies.reporting.confirm_table import confirm_table, confirmed_rows
     from dmr.studies.reporting.study_note import finding
 
     try:
@@ -94,7 +94,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     code, confirmed, out = int(result.refused), "", Console(highlight=False)
     runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
     chosen = (result.confirmed or []) if plan.study.confirm is not None else []
-    found = finding(results, confirm_rows(runs, chosen, plan.confirm_seeds))
+    tested = confirmed_rows(runs, chosen, plan.confirm_seeds) if chosen else None
+    found = finding(results, tested)
     out.print(found.replace("*", "").replace("`", ""), markup=False)
     if chosen:
         out.print()

@@ -33,7 +33,7 @@ def test_trials_stopped_early_say_how_far_they_got(make_study: Make) -> None:
     study = make_study(("rgb", "ir"), VALUES, stopped=stopped)
     table = heatmap_table(study, 3)
     assert table.cells.index.tolist() == ["trial 2", "trial 0 (9 of 60 epochs)", "trial 1 (8 of 60 epochs)"]
-    assert "; 2 stopped early, with the epochs that they had: " in table.subtitle
+    assert "; 2 stopped early, with the epochs that they had: the others had more" in table.subtitle
     table = difference_table(study, 9, 0)
     assert table.cells.index.tolist() == ["trial 2", "trial 1 (8 of 60 epochs)", "trial 3"]
     assert "; 1 stopped early, with" in table.subtitle
