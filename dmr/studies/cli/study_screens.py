@@ -97,9 +97,9 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     tested = confirmed_rows(runs, chosen, plan.confirm_seeds) if chosen else None
     found = finding(results, tested)
     out.print(found.replace("*", "").replace("`", ""), markup=False)
-    if chosen:
+    if tested is not None:
         out.print()
-        out.print(confirm_table(runs, chosen, plan.confirm_seeds))
+        out.print(confirm_table(runs, tested))
         count, failures = len(chosen) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
         confirmed = f", {count} confirm runs"
         if failures.any():

@@ -103,9 +103,8 @@ def confirmed_rows(results: StudyResults, configurations: Sequence[Configuration
     return Confirmed(measure.name, covered_words(results, len(found.combinations)), tuple(rows))
 
 
-def confirm_table(results: StudyResults, configurations: Sequence[Configuration], seeds: range) -> Table:
+def confirm_table(results: StudyResults, found: Confirmed) -> Table:
     """The rows as a table for the screen."""
-    found = confirmed_rows(results, configurations, seeds)
     title = f"{results.study}: confirmed on test, {results.main_metric} {found.title}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for column in ("method", "config"):

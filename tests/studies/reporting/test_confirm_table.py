@@ -53,7 +53,7 @@ def study(names: tuple[str, ...], objective: str = "val/accuracy_mean") -> Study
 def shown(results: StudyResults) -> list[list[str]]:
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(confirm_table(results, CONFIGURATIONS, SEEDS))
+        console.print(confirm_table(results, confirmed_rows(results, CONFIGURATIONS, SEEDS)))
     return [line.split() for line in captured.get().splitlines() if line.strip() and "─" not in line]
 
 
