@@ -20,7 +20,9 @@ MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 SEPARATOR = "-"
 MAX_MODALITIES = 16
 MAX_MODALITY_NAME = 100  # letters; a file is named after it, and parameters of its encoder in MLflow
-MAX_FULL_NAME = 230  # letters of the full combination's name; MLflow takes 250 of `best/test/accuracy/` and this
+MAX_FULL_NAME = (
+    220  # letters of the full combination's name; MLflow takes 250 of `best/test/accuracy_complete/` and this
+)
 MAX_EVALUATED_IN_FULL = 8
 EXTRA_EVALUATED = 64
 
@@ -156,6 +158,13 @@ def combination_name(modalities: Sequence[str], present: Iterable[str]) -> str:
             f"combination of {', '.join(sorted(wanted)) or 'nothing'}: the modalities are {', '.join(modalities)}"
         )
     return SEPARATOR.join(name for name in modalities if name in wanted)
+
+
+def complete_metric(metric: str) -> str:
+    """`accuracy_complete`: a metric of each combination on the samples that have all modalities, the only ones on which
+    combinations can be compared where samples lack some.
+    """
+    return f"{metric}_complete"
 
 
 def deployment_weights(combinations: Combinations, odds: dict[str, float]) -> npt.NDArray[np.float64]:

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dmr.combinations import Combinations
+from dmr.combinations import Combinations, complete_metric
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
 from dmr.distributed.ranks import ALONE, Ranks
 from dmr.methods.base import Prediction
-from dmr.metrics import Values, make_tally
+from dmr.metrics import METRICS, Values, make_tally
 from dmr.networks.network import Network
 from dmr.sampling import available_in
 
@@ -32,8 +32,9 @@ class Evaluation(NamedTuple):
     """What a split says of a network.
 
     Attributes:
-        values: (C,) by metric, each combination on the samples that have all of it, NaN where none has; where samples
-            lack modalities also their number, `samples`.
+        values: (C,) by metric, each combination on the samples that have all of it, NaN where none has. Where samples
+            lack modalities, also their number, `samples`, and where some have all modalities, `{metric}_complete`:
+            each combination on those alone, the only ones on which combinations can be compared.
         scores: (C, N) of each sample, higher is better: 1 where it is right, or the share of its pixels that are; NaN
             where it lacks a modality of the combination.
         diagnostics: `variance_error_correlation` and `class_mean_cosine`, where they are defined.
@@ -89,6 +90,8 @@ def evaluate(
     means = _ClassMeans(dataset.num_classes) if dataset.task == "classification" else None
     variance, samples = torch.zeros((2, len(masks)), dtype=torch.float64)
     has = None if batches.split.present is None else torch.from_numpy(batches.split.has())
+    complete = None if has is None or has.all() or not has.all(1).any() else has.all(1)
+    of_complete = None if complete is None else make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
     has_variance = True
     parts = torch.split(torch.arange(*ranks.bounds(len(batches))), _at_once(dataset, batches, len(masks)))
     for positions, (inputs, labels) in zip(parts, batches.stream(parts), strict=True):
@@ -100,6 +103,8 @@ def evaluate(
         )
         available = available.to(labels.device)
         tally.add(found.logits, labels, available)
+        if of_complete is not None and complete is not None:
+            of_complete.add(found.logits, labels, complete[positions].to(labels.device).expand(len(masks), -1))
         if observer is not None:
             observer(positions, found, available)
         samples += available.sum(1).cpu()
@@ -110,6 +115,8 @@ def evaluate(
             means.add(torch.where(available[..., None], found.embedding.float(), 0.0), labels)
     if ranks.count > 1:
         tally.join(ranks, len(batches))
+        if of_complete is not None:
+            of_complete.join(ranks, len(batches))
         variance, samples = ranks.total(torch.stack([variance, samples]))
         if means is not None and means.sums is not None:
             means.sums = ranks.total(means.sums)
@@ -122,6 +129,8 @@ def evaluate(
         diagnostics["variance_error_correlation"] = rank_correlation((variance / samples).numpy()[met], error)
     if has is not None:
         values["samples"] = samples.numpy()
+    if of_complete is not None:
+        values |= {complete_metric(name): row for name, row in of_complete.values().items() if name in METRICS}
     known = {name: value for name, value in diagnostics.items() if math.isfinite(value)}
     return Evaluation(values, scores, known)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dmr.combinations import Combinations
+from dmr.combinations import Combinations, complete_metric
 from dmr.direction import Direction
 from dmr.distributed.ranks import Ranks
 
@@ -249,25 +249,30 @@ def summarise(
 ) -> dict[str, float]:
     """`{metric}_mean`, `_worst`, `_full` over combinations, and `_expected` where `weights` (C,) are given.
 
-    Where some combination has no samples, they cover the others, and `combinations_covered` says how many; then there
-    may be no `_full`.
+    Where samples lack modalities, all of them are of the samples that have all, whose number is `samples_complete`:
+    values of different samples do not compare. Where that is 0, there is no worst and no full; mean and expected are
+    then over the combinations that some sample has, each on its own samples, which is fair between networks on the
+    same data and not between combinations, and `combinations_covered` says how many these are.
 
     Args:
-        values: (C,) by metric, NaN for a combination without samples; what is no metric of its own, such as the IoU of
-            one class, is left out.
+        values: (C,) by metric, as `dmr.evaluation.evaluate` returns them; what is no metric of its own, such as the IoU
+            of one class, is left out.
         weights: how likely each combination is met.
     """
     summary: dict[str, float] = {}
-    covered = np.asarray(values.get("samples", np.ones(len(combinations)))) > 0
-    if not covered.all():
+    samples = np.asarray(values.get("samples", np.ones(len(combinations))))
+    covered, comparable = samples > 0, samples[combinations.full] > 0
+    if samples.min() < samples.max():
+        summary["samples_complete"] = float(samples[combinations.full])
+    if not comparable:
         summary["combinations_covered"] = float(covered.sum())
-    for name, value in values.items():
-        if name not in METRICS:
+    for name, metric in METRICS.items():
+        if name not in values:
             continue
-        worst = np.min if METRICS[name].direction is Direction.MAX else np.max
+        value = values.get(complete_metric(name), values[name])
         summary[f"{name}_mean"] = float(value[covered].mean())
-        summary[f"{name}_worst"] = float(worst(value[covered]))
-        if covered[combinations.full]:
+        if comparable:
+            summary[f"{name}_worst"] = float(metric.direction.worst(value.tolist()))
             summary[f"{name}_full"] = float(value[combinations.full])
         if weights is not None and weights[covered].sum() > 0:
             summary[f"{name}_expected"] = float(value[covered] @ weights[covered] / weights[covered].sum())

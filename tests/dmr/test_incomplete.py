@@ -15,7 +15,7 @@ import torch
 from dmr.combinations import all_combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset, Split
-from dmr.data.missing import take_away
+from dmr.data.missing import complete_samples, take_away, tied_to_class
 from dmr.evaluation import class_mean_cosine, evaluate
 from dmr.methods import METHODS, Method, MethodSettings
 from dmr.methods.dmrnet import DMRNetSettings
@@ -254,9 +254,10 @@ def test_a_combination_nobody_has_is_absent(
             assert [math.isnan(v) for v in value] == [count == 0 for count in COVERED.values()], name
     met = np.array(values[main])[:4]
     assert report.best_metrics["val/combinations_covered"] == 4.0
+    assert report.best_metrics["val/samples_complete"] == 0.0
     assert report.best_metrics[f"val/{main}_mean"] == pytest.approx(met.mean())
-    assert report.best_metrics[f"val/{main}_worst"] == pytest.approx(met.min())
-    assert f"val/{main}_full" not in report.best_metrics
+    assert not {f"val/{main}_full", f"val/{main}_worst"} & set(report.best_metrics), "of different samples"
+    assert f"{main}_complete" not in values
     assert all(math.isfinite(value) for value in report.metrics.values())
 
 
@@ -267,25 +268,65 @@ def test_summaries_by_hand() -> None:
     assert found == pytest.approx(
         {
             "combinations_covered": 1.0,
-            **{f"accuracy_{name}": 0.5 for name in ("mean", "worst", "expected")},
-            **{f"nll_{name}": 1.5 for name in ("mean", "worst", "expected")},
+            "samples_complete": 0.0,
+            **{f"accuracy_{name}": 0.5 for name in ("mean", "expected")},
+            **{f"nll_{name}": 1.5 for name in ("mean", "expected")},
         }
     )
-    values = {"accuracy": np.array([0.5, np.nan, 0.9]), "nll": np.array([1.5, np.nan, 0.25])}
-    found = summarise({**values, "samples": np.array([3, 0, 1])}, combinations, np.array([0.25, 0.5, 0.25]))
+    values = {"accuracy": np.array([0.5, 0.1, 0.9]), "nll": np.array([1.5, 0.1, 0.25])}
+    values |= {"accuracy_complete": np.array([0.4, 0.6, 0.9]), "nll_complete": np.array([1.0, 0.5, 0.25])}
+    found = summarise({**values, "samples": np.array([8, 5, 3])}, combinations, np.array([0.25, 0.5, 0.25]))
     assert found == pytest.approx(
         {
-            "combinations_covered": 2.0,
-            "accuracy_mean": 0.7,
-            "accuracy_worst": 0.5,
+            "samples_complete": 3.0,
+            "accuracy_mean": 1.9 / 3,
+            "accuracy_worst": 0.4,
             "accuracy_full": 0.9,
-            "accuracy_expected": 0.7,
-            "nll_mean": 0.875,
-            "nll_worst": 1.5,
+            "accuracy_expected": 0.625,
+            "nll_mean": 1.75 / 3,
+            "nll_worst": 1.0,
             "nll_full": 0.25,
-            "nll_expected": 0.875,
+            "nll_expected": 0.5625,
         }
     )
+
+
+@pytest.mark.parametrize("at_once", [5, 512])
+@pytest.mark.parametrize("task", TASKS)
+def test_combinations_are_compared_on_the_samples_that_have_all(
+    task: str, at_once: int, make_incomplete: MakeDataset, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmr.evaluation.EVALUATION_BATCH", at_once)
+    dataset = make_incomplete(task)
+    network, combinations = build_network(dataset, make_settings(dataset)), all_combinations(dataset.modality_names)
+    split = dataset.splits["val"]
+    found = evaluate(network, dataset, Batches(split, CPU), combinations)
+    whole = np.flatnonzero(split.has().all(axis=1))
+    assert 0 < len(whole) < len(split)
+    kept = replace(
+        split, inputs={k: v[whole] for k, v in split.inputs.items()}, labels=split.labels[whole], present=None
+    )
+    alone = evaluate(network, dataset, Batches(kept, CPU), combinations)
+    for name, value in alone.values.items():
+        if name.startswith("iou_"):
+            assert f"{name}_complete" not in found.values
+        else:
+            np.testing.assert_allclose(found.values[f"{name}_complete"], value, rtol=1e-5)
+    summaries = summarise(found.values, combinations)
+    assert summaries.pop("samples_complete") == len(whole)
+    assert summaries == pytest.approx(summarise(alone.values, combinations), rel=1e-5)
+
+
+def test_a_modality_missing_more_often_in_one_class_is_found(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(2, train=400, val=400, test=400)
+    assert tied_to_class(dataset) == ()
+    by_chance = take_away(dataset, {"train": 0.5, "val": 0.2, "test": 0.8}, seed=1)
+    assert tied_to_class(by_chance) == ()
+    present = np.ones((400, 2), dtype=bool)
+    present[:, 1] = (dataset.splits["test"].labels != 0) | (np.arange(400) % 5 == 0)
+    assert tied_to_class(with_present(by_chance, "test", present)) == (dataset.modality_names[1],)
+    counts = complete_samples(with_present(dataset, "test", present))
+    assert counts == {"test": int(present[:, 1].sum())}
 
 
 def test_where_everybody_has_all_nothing_is_said_of_samples(

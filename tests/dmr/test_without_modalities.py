@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,17 @@ def test_the_class_is_that_of_train_and_the_share_that_of_test() -> None:
     data = dataset([1, 1, 0, 2], [0, 0, 0, 1, 2])  # class 1; test has it once in five
     assert value_without_modalities(data, "test", "accuracy") == pytest.approx(0.2)
     assert value_without_modalities(data, "test", "nll") == pytest.approx(np.log(2 + np.e) - 0.2)
+
+
+def test_it_is_of_the_samples_that_have_all_modalities() -> None:
+    data = dataset([1, 1, 0, 2], [0, 0, 1, 1, 2])
+    present = np.array([[True, False], [True, True], [True, True], [False, True], [True, True]])
+    split = replace(data.splits["test"], present=present)
+    assert value_without_modalities(replace(data, splits=data.splits | {"test": split}), "test", "accuracy") == (
+        pytest.approx(1 / 3)
+    )
+    split = replace(split, present=np.tile([True, False], (5, 1)))
+    assert value_without_modalities(replace(data, splits=data.splits | {"test": split}), "test", "accuracy") is None
 
 
 def test_of_label_maps_it_is_the_mean_over_classes_without_ignored_pixels() -> None:

@@ -17,7 +17,7 @@ from dmr.analysis.comparison.paired_tests import sample_tests
 from dmr.analysis.comparison.summary_tables import combination_frame, relations, summary_frame
 from dmr.analysis.results.artifacts import Samples
 from dmr.analysis.results.record_names import BLOCK, SEARCH, SHAPLEY, Tag
-from dmr.analysis.results.study_results import StudyResults, stage_of, trial_values
+from dmr.analysis.results.study_results import StudyResults, stage_of, tied_to_class, trial_values
 from dmr.analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
 from dmr.direction import Direction
@@ -225,13 +225,15 @@ def _weights(combinations: Combinations, odds: dict[str, float]) -> Floats | Non
 
 
 def _shapley_values(results: Sequence[StudyResults], entries: Sequence[Entry], found: Entries) -> pd.DataFrame:
-    """One row per entry, one column per `shapley_{modality}`; no columns where they are not defined for every study."""
+    """One row per entry, one column per `shapley_{modality}`; no columns where they are not defined for every study, as
+    where no sample has all modalities, or one that is missing more often in some classes.
+    """
     empty = {}
     for one in results:
         tag = json.loads(one.tags.get(Tag.WITHOUT_MODALITIES, "{}"))
         if found.split in tag:
             empty[one.study] = float(tag[found.split])
-    if len(empty) < len(results) or not found.combinations.complete:
+    if len(empty) < len(results) or not found.combinations.complete or any(map(tied_to_class, results)):
         return pd.DataFrame(index=[entry.label for entry in entries])
     rows = {e.label: shapley(e.values.mean(0), found.combinations, empty[e.study]) for e in entries}
     return pd.DataFrame.from_dict(rows, orient="index").add_prefix(SHAPLEY)

@@ -13,12 +13,21 @@ import numpy as np
 import pandas as pd
 
 from dmr.analysis.results.record_names import BEST, CONFIRM, DEFAULTS, EARLIER, SEARCH, config_names
-from dmr.analysis.results.study_results import StudyResults, stage_of, stopped_trials, trial_values
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    complete_samples,
+    metric_compared,
+    stage_of,
+    stopped_trials,
+    tied_to_class,
+    trial_values,
+)
 from dmr.analysis.statistics import Floats
-from dmr.combinations import Combinations, evaluated_combinations
+from dmr.combinations import SEPARATOR, Combinations, evaluated_combinations
 from dmr.direction import Direction
 
 Split = Literal["test", "val"]
+OWN, COMPARED = "own", "compared"
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,10 @@ class Entry:
         config: `best 1`, `defaults`, ..., or `best 1, defaults` where the best one is the file's own.
         trial: of the search; −1 for the file's defaults where the search did not run them.
         label: what figures and tables call it, unique in the comparison.
-        values: (S, C) of the main metric, rows in the order of `seeds`, columns in that of the combinations.
+        values: (S, C) of the main metric, rows in the order of `seeds`, columns in that of the combinations. Where
+            samples lack modalities, of those that have all: what is averaged over combinations, or compares them.
+        own_values: the same, each combination on all samples that have it.
+        comparable: whether any sample has all modalities; else the combinations have no samples in common.
         run_ids: of the runs that the values come from, in the order of `seeds`.
     """
 
@@ -42,21 +54,23 @@ class Entry:
     model: str
     seeds: tuple[int, ...]
     values: Floats
+    own_values: Floats
+    comparable: bool
     run_ids: tuple[str, ...]
 
     def summaries(
         self, combinations: Combinations, mode: Direction, weights: Floats | None = None
     ) -> dict[str, Floats]:
-        """(S,) each: mean and worst over combinations; full, NaN where that is not among them; and with the `weights`
-        (C,) of deployment odds expected.
+        """(S,) each: mean and worst over combinations, full, and with the `weights` (C,) of deployment odds expected;
+        worst and full are NaN where the combinations cannot be compared.
         """
-        everything = tuple(range(len(combinations.modalities)))
-        known = everything in combinations.members  # not where no sample has them all
+        unknown = np.full(len(self.values), np.nan)
+        worst = self.values.min(axis=1) if mode is Direction.MAX else self.values.max(axis=1)
         expected = {} if weights is None else {"expected": self.values @ weights}
         return {
             "mean": self.values.mean(axis=1),
-            "worst": self.values.min(axis=1) if mode is Direction.MAX else self.values.max(axis=1),
-            "full": self.values[:, combinations.full] if known else np.full(len(self.values), np.nan),
+            "worst": worst if self.comparable else unknown,
+            "full": self.values[:, combinations.full] if self.comparable else unknown,
         } | expected
 
     @property
@@ -86,10 +100,10 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     Raises:
         ValueError: a study has no values at all, or studies have values of different combinations.
     """
-    unconfirmed = [one.study for one in results if _values(one, CONFIRM, "test").empty]
+    unconfirmed = [one.study for one in results if _both_values(one, CONFIRM, "test").empty]
     stage: str = SEARCH if unconfirmed else CONFIRM
     split: Split = "val" if unconfirmed else "test"
-    values = [_values(one, stage, split) for one in results]
+    values = [_both_values(one, stage, split) for one in results]
     for one, own in zip(results, values, strict=True):
         if own.empty:
             raise ValueError(f"{one.study}: no trial has values")
@@ -103,11 +117,14 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     if not entries:
         raise ValueError(f"{results[0].study}: no configuration has values")
     evaluated = evaluated_combinations(results[0].modalities)
-    members = [member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in values[0]]
+    members = [
+        member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in values[0][OWN]
+    ]
     if len(members) < len(evaluated):
         count = len(evaluated) - len(members)
         they = f"{count} combinations have" if count > 1 else "1 combination has"
         notes.append(f"{they} no samples on {split}: {'they count' if count > 1 else 'it counts'} nowhere")
+    notes += _complete_notes(results, split)
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
 
 
@@ -133,10 +150,42 @@ def _unconfirmed_note(studies: Sequence[str]) -> str:
     )
 
 
-def _values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
-    """The main metric of the runs that have it: index run, one column per combination that any has, in order."""
+def _complete_notes(results: Sequence[StudyResults], split: Split) -> list[str]:
+    """On which samples combinations are compared, where some lack modalities."""
+    notes = []
+    for one in results:
+        count, tied = complete_samples(one, split), tied_to_class(one)
+        if count:
+            notes.append(
+                f"{one.study}: means, worst, differences and Shapley values are of the {count} samples of {split} that "
+                "have all modalities; a combination's own row is of all samples that have it"
+            )
+        elif count == 0:
+            notes.append(
+                f"{one.study}: no sample of {split} has all modalities, so combinations are of different samples: the "
+                "mean compares configurations, and nothing compares combinations"
+            )
+        if tied:
+            notes.append(
+                f"{one.study}: {', '.join(tied)} {'is' if len(tied) == 1 else 'are'} missing more often in some "
+                "classes, so that being there is itself a hint: what a modality is worth is left out"
+            )
+    return notes
+
+
+def _both_values(results: StudyResults, stage: str, split: Split) -> pd.DataFrame:
+    """The main metric of the runs that have it: index run; below `OWN` one column per combination, on all samples that
+    have it, and below `COMPARED` the same on the samples on which combinations are compared.
+    """
+    metrics = {OWN: results.main_metric, COMPARED: metric_compared(results, split)}
+    frames = {which: _values(results, stage, split, metric) for which, metric in metrics.items()}
+    return pd.concat(frames, axis=1, join="inner")
+
+
+def _values(results: StudyResults, stage: str, split: Split, metric: str) -> pd.DataFrame:
+    """A metric of the runs that have it: index run, one column per combination that any has, in order."""
     table = results.table
-    rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == results.main_metric)]
+    rows = table[(table["stage"] == stage) & (table["split"] == split) & (table["metric"] == metric)]
     rows = rows[rows["combination"].notna()]
     found = rows.pivot(index="run", columns="combination", values="value").astype(float)
     names = evaluated_combinations(results.modalities).names
@@ -170,7 +219,9 @@ def _entry(results: StudyResults, method: str, config: str, runs: pd.DataFrame, 
         label=f"{method} {config}",
         model=str(runs["model"].iloc[0]),
         seeds=tuple(int(seed) for seed in runs["seed"]),
-        values=np.ascontiguousarray(values.loc[runs.index]),
+        values=np.ascontiguousarray(values[COMPARED].loc[runs.index]),
+        own_values=np.ascontiguousarray(values[OWN].loc[runs.index]),
+        comparable=SEPARATOR.join(results.modalities) in values[OWN],
         run_ids=tuple(map(str, runs.index)),
     )
 

@@ -60,10 +60,13 @@ def common_seeds(one: Entry, other: Entry) -> tuple[int, ...]:
     return tuple(sorted(set(one.seeds) & set(other.seeds)))
 
 
-def paired_values(one: Entry, other: Entry) -> tuple[Floats, Floats]:
-    """The values (S, C) of both with the seeds in common."""
+def paired_values(one: Entry, other: Entry, own: bool = False) -> tuple[Floats, Floats]:
+    """The values (S, C) of both with the seeds in common; `own`, each combination on all samples that have it."""
     seeds = common_seeds(one, other)
-    first, second = (entry.values[[entry.seeds.index(seed) for seed in seeds]] for entry in (one, other))
+    first, second = (
+        (entry.own_values if own else entry.values)[[entry.seeds.index(seed) for seed in seeds]]
+        for entry in (one, other)
+    )
     return first, second
 
 
@@ -99,7 +102,7 @@ def sample_tests(
     """By label, for every entry whose samples are all there; tests only against a reference of the same samples.
 
     A sample's score is its mean over the seeds in common: whole samples are swapped, since those of one sample in
-    different seeds are alike. Where it lacks modalities, its mean is over the combinations that it has.
+    different seeds are alike. Where samples lack modalities, the mean is of those that have all.
     """
     combinations, weights = measure.combinations, measure.sample_weights
     known = _scores(reference, combinations, samples)
@@ -133,8 +136,12 @@ def _scores(entry: Entry, combinations: Combinations, samples: Callable[[str], S
 
 
 def _over_combinations(scores: Floats, weights: Floats) -> Floats:
-    """(S, N) from (S, C, N): means with `weights` (C,) over what is known of each sample, NaN where that is nothing."""
+    """(S, N) from (S, C, N): means with `weights` (C,) of the samples that have all combinations, NaN of others; where
+    no sample has them all, means over what is known of each.
+    """
     known = np.isfinite(scores)
+    complete = known.all(1, keepdims=True)
+    known &= complete if complete.any() else True
     total = (known * weights[:, None]).sum(1)
     sums = (np.where(known, scores, 0.0) * weights[:, None]).sum(1)
     return np.where(total > 0, sums / np.where(total > 0, total, 1.0), np.nan)

@@ -133,8 +133,9 @@ def _rows(
     to_reference = _by_combination(entry, None if entry is related.reference else related.reference)
     to_defaults = _by_combination(entry, related.defaults.get(entry.label))
     for c, name in enumerate(combinations.names):
-        values = entry.values[:, c]
-        mean, dedicated = mean_interval(values), related.dedicated
+        values, dedicated = entry.own_values[:, c], related.dedicated
+        mean = mean_interval(values)
+        bound = math.nan if dedicated is None else float(dedicated.own_values[:, c].mean())
         yield {
             "label": entry.label,
             "combination": name,
@@ -147,7 +148,7 @@ def _rows(
             "p": to_reference[c].test.p_value,
             "p_samples": math.nan if tests is None else tests.each[c].p_value,
             "minus_defaults": to_defaults[c].interval.estimate,
-            "minus_dedicated": math.nan if dedicated is None else float(values.mean() - dedicated.values[:, c].mean()),
+            "minus_dedicated": float(values.mean()) - bound,
         }
 
 
@@ -155,7 +156,7 @@ def _by_combination(entry: Entry, other: Entry | None) -> list[Difference]:
     """Of each combination, entry − other."""
     if other is None:
         return [NO_DIFFERENCE] * entry.values.shape[1]
-    first, second = paired_values(entry, other)
+    first, second = paired_values(entry, other, own=True)
     return [difference(a, b) for a, b in zip(first.T, second.T, strict=True)]
 
 

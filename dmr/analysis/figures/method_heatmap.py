@@ -16,7 +16,6 @@ from dmr.analysis.comparison.comparison import Comparison, Entry
 from dmr.analysis.comparison.paired_tests import common_seeds, paired_values
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import seeds_text
-from dmr.analysis.figures.trial_heatmap import summaries
 from dmr.analysis.statistics import mean_interval
 
 MOST_ROWS = 48
@@ -37,18 +36,23 @@ def method_table(comparison: Comparison) -> HeatmapTable:
         ValueError: there are no entries.
     """
     shown = _shown(comparison)
-    rows = {entry.label: entry.values.mean(axis=0) for entry in shown}
-    cells = pd.DataFrame.from_dict(rows, orient="index", columns=list(comparison.combinations.names))
+    names = list(comparison.combinations.names)
+    rows = {entry.label: entry.own_values.mean(axis=0) for entry in shown}
+    cells = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    found = {entry.label: entry.summaries(comparison.combinations, comparison.mode) for entry in shown}
     seeds = seeds_text([len(entry.seeds) for entry in shown])
     return HeatmapTable(
         cells=cells,
-        summaries=summaries(cells, comparison.mode),
+        summaries=pd.DataFrame(
+            {name: {label: one[name].mean() for label, one in found.items()} for name in ("mean", "worst")}
+        ).dropna(axis="columns"),
         modalities=comparison.combinations.modalities,
         metric=comparison.metric,
         better=comparison.mode,
         title=f"{', '.join(comparison.studies)}: {comparison.metric} by method and combination",
         subtitle=f"data {comparison.dataset}, split {comparison.split}; mean over {seeds}; "
-        f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations",
+        f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations"
+        f"{_complete_text(shown)}",
     )
 
 
@@ -82,7 +86,8 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
         better=comparison.mode,
         title=f"{', '.join(comparison.studies)}: {comparison.metric} less that of {reference.label}",
         subtitle=f"data {comparison.dataset}, split {comparison.split}; mean difference over {seeds} in common; "
-        f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations; {how}",
+        f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations; {how}"
+        f"{_complete_text(shown)}",
         difference=True,
         muted=~told if several else None,
         muted_summaries=~told_means if several else None,
@@ -91,20 +96,27 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
 
 def difference(entry: Entry, reference: Entry) -> Difference:
     """Of two entries, paired by the seeds they have in common; one seed has no interval."""
-    one, other = paired_values(entry, reference)
+    one, other = paired_values(entry, reference, own=True)
     found = np.array([mean_interval(pairs)[:3] for pairs in (one - other).T])
     return Difference(*found.T)
 
 
 def _mean(entry: Entry) -> Entry:
     """Its mean over combinations as if that were the only one."""
-    return replace(entry, values=entry.values.mean(axis=1, keepdims=True))
+    return replace(entry, own_values=entry.values.mean(axis=1, keepdims=True))
 
 
 def _shown(comparison: Comparison) -> list[Entry]:
     if not comparison.entries:
         raise ValueError(f"data {comparison.dataset}: there is no configuration with values to compare")
     return list(comparison.entries[:MOST_ROWS])
+
+
+def _complete_text(shown: list[Entry]) -> str:
+    """Which samples the summaries are of, where some lack modalities."""
+    if all(np.array_equal(entry.values, entry.own_values) for entry in shown):
+        return ""
+    return "; summaries: of the samples that have all modalities"
 
 
 def _count(comparison: Comparison, shown: list[Entry]) -> str:

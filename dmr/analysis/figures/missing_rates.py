@@ -168,7 +168,8 @@ def _counted(label: str, count: int) -> str:
 
 def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations, str]:
     """Values of the trials that were trained to their end, their combinations, and what to say of the other trials."""
-    found, stopped = combination_values(results).dropna(axis="columns", how="all").dropna(), stopped_trials(results)
+    found = combination_values(results, complete=True).dropna(axis="columns", how="all").dropna()
+    stopped = stopped_trials(results)
     values = found[~found.index.isin(list(stopped))]
     if values.empty:
         those = " that was not stopped early" if len(found) else ""

@@ -45,7 +45,7 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     Raises:
         ValueError: no trial has values, or no sample has all modalities.
     """
-    values, best = combination_values(results, split), trial_values(results)
+    values, best = combination_values(results, split, complete=True), trial_values(results)
     full = combination_name(results.modalities, results.modalities)
     if values.empty:
         raise ValueError(f"study {results.study}: no trial has values to draw yet")

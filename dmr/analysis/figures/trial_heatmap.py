@@ -13,6 +13,7 @@ from dmr.analysis.results.record_names import DEFAULTS
 from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
+    complete_samples,
     methods_of,
     stopped_trials,
     trial_labels,
@@ -31,18 +32,20 @@ def heatmap_table(results: StudyResults, top: int, split: str = "val") -> Heatma
     order = trial_values(results).index.intersection(values.index, sort=False)
     if order.empty:
         raise ValueError(f"study {results.study}: no trial has values to draw yet")
-    shown = order[:top]
-    cells = values.loc[shown].rename(index=trial_labels(results))
+    shown, names = order[:top], trial_labels(results)
+    cells, compared = (
+        of.loc[shown].rename(index=names) for of in (values, combination_values(results, split, complete=True))
+    )
     return HeatmapTable(
         cells=cells,
-        summaries=summaries(cells, results.main_mode),
+        summaries=summaries(compared, results.main_mode, complete_samples(results, split) != 0),
         modalities=results.modalities,
         metric=results.main_metric,
         better=results.main_mode,
         title=f"{results.study}: {results.main_metric} by combination of modalities",
         subtitle=f"data {results.dataset}, split {split}; {len(cells)} of {len(order)} trials with values, best first "
         f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial"
-        f"{_stopped_note(results, shown)}",
+        f"{complete_text(results, split)}{_stopped_note(results, shown)}",
     )
 
 
@@ -84,19 +87,21 @@ def difference_table(
         for trial in against[shown].unique()
         if trial in stopped
     )
-    cells = values.loc[shown] - values.loc[against[shown]].to_numpy()
+    compared = combination_values(results, split, complete=True)
+    cells, means = (of.loc[shown] - of.loc[against[shown]].to_numpy() for of in (values, compared))
     cells = cells.rename(index=trial_labels(results))
     metric = results.main_metric
     return replace(
         table,
         cells=cells,
-        summaries=pd.DataFrame({"mean": cells.mean(axis=1)}),
+        summaries=pd.DataFrame({"mean": means.mean(axis=1).to_numpy()}, cells.index),
         difference=True,
         metric=f"difference of {metric}",
         title=f"{results.study}: {metric} by combination, {text}",
         subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first "
         f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial, so that no "
-        f"interval says which differences are chance{_stopped_note(results, shown)}{early}",
+        "interval says which differences are chance"
+        f"{complete_text(results, split)}{_stopped_note(results, shown)}{early}",
     )
 
 
@@ -124,10 +129,18 @@ def _stopped_note(results: StudyResults, shown: pd.Index) -> str:
     return f"; {count} stopped early, with the epochs that they had: the others had more" if count else ""
 
 
-def summaries(cells: pd.DataFrame, mode: Direction) -> pd.DataFrame:
-    """Mean and worst over the combinations of each row."""
-    worst = cells.min(axis=1) if mode is Direction.MAX else cells.max(axis=1)
-    return pd.DataFrame({"mean": cells.mean(axis=1), "worst": worst})
+def summaries(cells: pd.DataFrame, mode: Direction, comparable: bool = True) -> pd.DataFrame:
+    """Mean and worst over the combinations of each row; no worst where no sample has all modalities."""
+    found = pd.DataFrame({"mean": cells.mean(axis=1)})
+    if not comparable:
+        return found
+    return found.assign(worst=cells.min(axis=1) if mode is Direction.MAX else cells.max(axis=1))
+
+
+def complete_text(results: StudyResults, split: str) -> str:
+    """Which samples the summaries are of, where some lack modalities."""
+    count = complete_samples(results, split)
+    return f"; summaries: of the {count} samples that have all modalities" if count else ""
 
 
 def _some(trials: pd.Index) -> str:

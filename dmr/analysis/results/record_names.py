@@ -68,6 +68,8 @@ class Tag:
     OBJECTIVES: Final = "objectives"
     SEARCHED: Final = "searched"
     SAMPLES: Final = "samples"
+    COMPLETE: Final = "complete_samples"  # {split: samples with all modalities}, of splits in which some lack one
+    TIED: Final = "presence_tells_class"  # modalities that are missing more often in some classes
     COMBINATIONS: Final = "combinations"
     MAIN_METRIC: Final = "main_metric"
     MAIN_METRIC_MODE: Final = "main_metric_mode"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
@@ -13,11 +14,12 @@ from dmr.analysis.results.record_names import (
     DEFAULTS,
     STOPPED_EARLY,
     SUMMARIES,
+    Tag,
     config_names,
     deleted_run,
     summary_metric,
 )
-from dmr.combinations import all_combinations
+from dmr.combinations import all_combinations, complete_metric
 from dmr.direction import Direction
 
 
@@ -91,12 +93,34 @@ def trial_values(results: StudyResults) -> pd.DataFrame:
     return frame.sort_values(first["metric"], ascending=first["mode"] is Direction.MIN, kind="stable")
 
 
-def combination_values(results: StudyResults, split: str = "val") -> pd.DataFrame:
-    """The main metric: index trial, one column per combination in their order."""
+def combination_values(results: StudyResults, split: str = "val", complete: bool = False) -> pd.DataFrame:
+    """The main metric: index trial, one column per combination in their order.
+
+    Args:
+        complete: of the samples that have all modalities, for what compares or averages combinations, where there are
+            some; else each combination is of the samples that have all of it.
+    """
     table = results.table
-    rows = table[(table["split"] == split) & (table["metric"] == results.main_metric) & table["combination"].notna()]
+    metric = metric_compared(results, split) if complete else results.main_metric
+    rows = table[(table["split"] == split) & (table["metric"] == metric) & table["combination"].notna()]
     values = rows.pivot(index="trial", columns="combination", values="value")
     return values[[name for name in all_combinations(results.modalities).names if name in values]]
+
+
+def complete_samples(results: StudyResults, split: str) -> int | None:
+    """How many samples of a split have all modalities; None where none of them lacks one."""
+    counts: dict[str, int] = json.loads(results.tags.get(Tag.COMPLETE, "{}"))
+    return counts.get(split)
+
+
+def metric_compared(results: StudyResults, split: str) -> str:
+    """The name under which the main metric of combinations is kept for comparing them with each other."""
+    return complete_metric(results.main_metric) if complete_samples(results, split) else results.main_metric
+
+
+def tied_to_class(results: StudyResults) -> tuple[str, ...]:
+    """The modalities that are missing more often in some classes, so that their worth cannot be told."""
+    return tuple(json.loads(results.tags.get(Tag.TIED, "[]")))
 
 
 def summary_values(results: StudyResults, split: str = "val") -> pd.DataFrame:

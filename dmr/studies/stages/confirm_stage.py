@@ -127,7 +127,8 @@ class ConfirmStage(Stage):
             return
         seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
         value = value_without_modalities(seen, "test", self.plan.main_metric)
-        self.tracker.tags(PARENT, {Tag.WITHOUT_MODALITIES: json.dumps({"test": value})})
+        if value is not None:
+            self.tracker.tags(PARENT, {Tag.WITHOUT_MODALITIES: json.dumps({"test": value})})
         self.study.set_user_attr(WITHOUT_MODALITIES, value)
 
     @property

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from dmr.analysis.results.record_names import DEFAULTS, SEARCH_BEST_PREFIX, SEARCH_SECONDS, STUDY_STAGE, Tag
 from dmr.data.dataset import MultimodalDataset
+from dmr.data.missing import complete_samples, tied_to_class
 from dmr.metrics import METRICS
 from dmr.studies.errors import StudyError
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
@@ -216,6 +217,8 @@ class SearchStage(Stage):
             params={"dataset.name": dataset.name, "seed": self.plan.study.seed},
             tags=stage_tags(self.plan, STUDY_STAGE)
             | ({Tag.DEPLOYMENT: json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
+            | ({Tag.COMPLETE: json.dumps(complete)} if (complete := complete_samples(dataset)) else {})
+            | ({Tag.TIED: json.dumps(tied)} if (tied := tied_to_class(dataset)) else {})
             | {
                 Tag.MODALITIES: json.dumps(combinations.modalities),
                 Tag.OBJECTIVES: json.dumps([o.model_dump() for o in self.objectives]),

@@ -105,13 +105,14 @@ def check_data(own: dict[str, Any], block: SearchBlock, dataset: MultimodalDatas
 
 def check_complete(study: StudyFile, dataset: MultimodalDataset) -> None:
     """Raises:
-    InvalidStudy: a metric of the full combination is wanted, and no sample of `val` has all modalities.
+    InvalidStudy: the full or the worst combination is asked for, and no sample of `val` has all modalities, so that
+        combinations have no samples in common on which they could be compared.
     """
     if dataset.splits["val"].has().all(axis=1).any():
         return
     for key, metric in named_metrics(study):
-        if metric.endswith("_full"):
-            raise invalid(key, f"got {metric}; no sample of val has all modalities; allowed are the mean and the worst")
+        if metric.endswith(("_full", "_worst")):
+            raise invalid(key, f"got {metric}; no sample of val has all modalities; allowed are mean and expected")
 
 
 def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset) -> None:

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, DIAGNOSTICS, SAMPLES, VALUES, Tag, best_metric
-from dmr.direction import Direction
+from dmr.analysis.results.record_names import (
+    BEST_PREFIX,
+    CONFIRM,
+    DIAGNOSTICS,
+    SAMPLES,
+    VALUES,
+    Tag,
+    best_metric,
+    summary_metric,
+)
+from dmr.combinations import complete_metric
 from dmr.files import write_text
-from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.trial_files import BEST, ERROR
 from dmr.studies.study_file.plan import StudyPlan
@@ -102,8 +108,9 @@ class RunLogger:
                 best_values = best_values | {"test": tested.values}
                 tracker.artifact(key, folder / SAMPLES)
             for split, metrics in best_values.items():
-                values = zip(names, metrics[plan.main_metric], strict=True)
-                best |= {best_metric(split, plan.main_metric, name): v for name, v in values if not math.isnan(v)}
+                for metric in (plan.main_metric, complete_metric(plan.main_metric)):
+                    values = zip(names, metrics[metric], strict=True) if metric in metrics else ()
+                    best |= {best_metric(split, metric, name): v for name, v in values if not math.isnan(v)}
             where = {"checkpoint": str(folder / BEST)}
             note = f"{run_note(plan, run, report, outcome)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
             of_model = {Tag.STUDY: plan.study.name, Tag.STAGE: run.stage, **run.own_tags(plan), **where, NOTE: note}
@@ -143,13 +150,15 @@ def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, outco
     what = f"`{plan.label(run.point)}`, seed {run.seed}, of study `{plan.study.name}`"
     if report is None or outcome.reason in FAILURES:
         return f"{what}: {outcome.reason}{f': `{outcome.message}`' if outcome.message else ''}"
-    metric, combinations = plan.main_metric, plan.combinations.names
-    values = np.array(report.best_values["val"][metric], dtype=np.float64)
     lines = [f"{what}: {outcome.reason} after {report.epoch + 1} epochs; checkpoint of epoch {report.best_epoch}."]
-    if not np.isnan(values).all():
-        worst = int(np.nanargmin(values) if METRICS[metric].direction is Direction.MAX else np.nanargmax(values))
-        lines.append(
-            f"{metric} on val: mean over combinations {np.nanmean(values):.4f}, "
-            f"worst {values[worst]:.4f} (`{combinations[worst]}`), all modalities {values[-1]:.4f}."
-        )
+    metric, names, found = plan.main_metric, plan.combinations.names, report.best_values["val"]
+    best = {name: report.best_metrics.get(f"val/{summary_metric(metric, name)}") for name in ("mean", "worst", "full")}
+    if best["mean"] is not None:
+        text = f"{metric} on val: mean over combinations {best['mean']:.4f}"
+        if best["worst"] is not None:
+            worst = names[found.get(complete_metric(metric), found[metric]).index(best["worst"])]
+            text += f", worst {best['worst']:.4f} (`{worst}`), all modalities {best['full']:.4f}"
+        if (count := report.best_metrics.get("val/samples_complete")) is not None:
+            text += f"; of the {count:.0f} samples that have all modalities" if count else "; no sample has them all"
+        lines.append(f"{text}.")
     return "\n\n".join(lines)

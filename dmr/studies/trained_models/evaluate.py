@@ -19,6 +19,7 @@ from dmr.combinations import (
     Combinations,
     all_combinations,
     combination_name,
+    complete_metric,
     deployment_weights,
     evaluated_combinations,
 )
@@ -90,10 +91,13 @@ def evaluate_run(
     elif form == "json":
         sys.stdout.write(frame.to_json(orient="records", double_precision=15) + "\n")
     else:
+        complete = int(seen.splits[split].has().all(axis=1).sum())
         title = (
             f"{run.label}: {split}{'' if data is None else f' of {dataset.name}'}, {len(seen.splits[split])} samples"
         )
-        Console(highlight=False).print(value_table(title, found.values, wanted, weights))
+        if 0 < complete < len(seen.splits[split]):
+            title += f"; mean and worst: of the {complete} that have all modalities"
+        Console(highlight=False).print(value_table(title, found.values, wanted, weights, complete > 0))
     return 0
 
 
@@ -137,43 +141,48 @@ def value_frame(values: Values, combinations: Combinations, weights: Weights | N
 
     if weights is None:
         return pd.DataFrame({"combination": combinations.names, **values})
-    columns = {name: [*column, _expected(name, column, weights)] for name, column in values.items()}
+    columns = {name: [*column, _expected(name, values, weights)] for name, column in values.items()}
     return pd.DataFrame({"combination": [*combinations.names, "expected"], **columns})
 
 
-def value_table(title: str, values: Values, combinations: Combinations, weights: Weights | None) -> Table:
-    """The same for people, with mean and worst of several combinations."""
+def value_table(
+    title: str, values: Values, combinations: Combinations, weights: Weights | None, comparable: bool
+) -> Table:
+    """The same for people, with mean and worst of several combinations, on the samples that have all modalities.
+
+    Args:
+        comparable: whether there are such samples.
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("combination", *values):
+    shown = [name for name in values if name not in map(complete_metric, METRICS)]
+    for column in ("combination", *shown):
         table.add_column(column, justify="left" if column == "combination" else "right", overflow="fold")
-    for name, *row in zip(combinations.names, *values.values(), strict=True):
-        table.add_row(name, *map(_cell, values, row))
-    if len(combinations) > 1:
+    for name, *row in zip(combinations.names, *(values[name] for name in shown), strict=True):
+        table.add_row(name, *map(_cell, shown, row))
+    if len(combinations) > 1 and comparable:
         table.add_section()
         for summary in ("mean", "worst"):
-            cells = [_summary(summary, name, column) for name, column in values.items()]
-            table.add_row(summary, *map(_cell, values, cells))
+            table.add_row(summary, *(_cell(name, _summary(summary, name, values)) for name in shown))
     if weights is not None:
-        table.add_row("expected", *(_cell(name, _expected(name, column, weights)) for name, column in values.items()))
+        table.add_row("expected", *(_cell(name, _expected(name, values, weights)) for name in shown))
     return table
 
 
-def _expected(metric: str, column: Weights, weights: Weights) -> float:
-    """Weighted over the combinations that some sample has; only of what is a metric of its own."""
+def _expected(metric: str, values: Values, weights: Weights) -> float:
+    """Weighted over the combinations that some sample has, as `_summary` takes them."""
+    column = values.get(complete_metric(metric), values[metric])
     there = ~np.isnan(column)
     if metric not in METRICS or not weights[there].sum() > 0:
         return math.nan
     return float(column[there] @ weights[there] / weights[there].sum())
 
 
-def _summary(summary: str, metric: str, column: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-    """Over the combinations that some sample has; only of what is a metric of its own."""
-    there = column[~np.isnan(column)]
-    if metric not in METRICS or not len(there):
+def _summary(summary: str, metric: str, values: Values) -> float:
+    """Over the combinations on the samples that have all modalities; only of what is a metric of its own."""
+    column = values.get(complete_metric(metric), values[metric])
+    if metric not in METRICS or np.isnan(column).any():
         return math.nan
-    if summary == "mean":
-        return float(there.mean())
-    return float(METRICS[metric].direction.worst(there.tolist()))
+    return float(column.mean()) if summary == "mean" else float(METRICS[metric].direction.worst(column.tolist()))
 
 
 def _cell(metric: str, value: float) -> str:

@@ -75,7 +75,7 @@ def _comparison(
         numbers = tuple((seeds or {}).get(label, range(1, len(own) + 1)))
         runs = tuple(f"{label} {seed}" for seed in numbers)
         array = np.asarray(own, dtype=np.float64)
-        entries.append(Entry("made_up", method, config, trial, label, "dmrnet", numbers, array, runs))
+        entries.append(Entry("made_up", method, config, trial, label, "dmrnet", numbers, array, array, True, runs))
     empty = pd.DataFrame()
     words = f"all {len(combinations)}"
     return Comparison(

@@ -709,9 +709,14 @@ def test_set_key_makes_what_is_missing() -> None:
 
 def test_the_full_combination_is_wanted_and_no_sample_of_val_has_it() -> None:
     incomplete = {"missing": {"val": {"top_left": 1.0}}}
-    allowed = "no sample of val has all modalities; allowed are the mean and the worst"
+    allowed = "no sample of val has all modalities; allowed are mean and expected"
     both = [{"metric": "val/nll_mean"}, {"metric": "val/accuracy_full"}]
     refuses(f"objective[1].metric: got val/accuracy_full; {allowed}", objective=both, **incomplete)
     refuses(f"scheduler.metric: got val/nll_full; {allowed}", scheduler={"metric": "val/nll_full"}, **incomplete)
     plan(objective=both)
-    plan(objective=[{"metric": "val/accuracy_worst"}], **incomplete)
+    refuses(
+        f"objective[0].metric: got val/accuracy_worst; {allowed}",
+        objective=[{"metric": "val/accuracy_worst"}],
+        **incomplete,
+    )
+    plan(objective=[{"metric": "val/accuracy_mean"}], **incomplete)
