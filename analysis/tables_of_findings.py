@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from dmr.analysis.comparison.comparison import Comparison, Entry, compare
 from dmr.analysis.comparison.entries import find_entries
 from dmr.analysis.results.artifacts import samples_reader
 from dmr.analysis.results.load_study import load_study
-from dmr.analysis.results.record_names import Tag
 from dmr.analysis.statistics import holm
 from dmr.data import open_dataset
 
@@ -61,10 +59,6 @@ def findings(folder: Path, uri: str | None = None) -> tuple[pd.DataFrame, pd.Dat
     client = MlflowClient(uri)
     dataset = open_dataset(document["dataset"].pop("name"), document["dataset"], document["seed"])
     results = load_study(uri, folder.name, experiment=document["experiment"], stage="confirm")
-    labels = dataset.splits["test"].targets()
-    if labels.ndim == 1:  # v(∅) here: always answering the most frequent class of test
-        empty = {"test": np.bincount(labels).max() / len(labels)}
-        results = replace(results, tags=results.tags | {Tag.WITHOUT_MODALITIES: json.dumps(empty)})
     best = [entry.label for entry in find_entries([results]).entries if entry.is_best and entry.method == REFERENCE]
     found = compare([results], samples=samples_reader(uri), reference=next(iter(best), None))
     own = {entry.label: [client.get_run(run_id) for run_id in entry.run_ids] for entry in found.entries}

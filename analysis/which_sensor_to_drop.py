@@ -8,13 +8,14 @@ Values are on test where the study was confirmed, else on val of the search.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 
 from dmr.analysis.comparison.comparison import compared
 from dmr.analysis.results.artifacts import samples_reader
 from dmr.analysis.results.load_study import load_study
-from dmr.combinations import combination_name
+from dmr.analysis.results.record_names import WITHOUT
 
 
 def main() -> None:
@@ -29,22 +30,18 @@ def main() -> None:
         found, why_not = compared(results, samples_reader(given.tracking_uri))
         if found is None:
             raise LookupError(why_not)
-        values = dict(zip(found.combinations.names, found.entry(found.reference).values.mean(axis=0), strict=True))
-        sensors = found.combinations.modalities
-        full = combination_name(sensors, sensors)
-        if full not in values or len(sensors) < 2:
-            raise LookupError(f"{given.study}: there is no value with all sensors to compare with")
+        row = found.summary.loc[found.reference]
+        sensors = [name for name in found.combinations.modalities if f"{WITHOUT}{name}" in row]
+        if not sensors:
+            raise LookupError(f"{given.study}: it cannot be told: {'; '.join(found.notes)}")
     except LookupError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    print(f"{found.reference}: {found.metric} on {found.split} with all sensors {values[full]:.4f}")
-    losses = {}
-    for sensor in sensors:
-        name = combination_name(sensors, [other for other in sensors if other != sensor])
-        if name in values:
-            losses[sensor] = found.mode.sign * (values[full] - values[name])
-    for sensor, loss in sorted(losses.items(), key=lambda one: one[1]):
-        print(f"without {sensor}: {abs(loss):.4f} {'worse' if loss > 0 else 'better'}")
+    print(f"{found.reference}: {found.metric} on {found.split} with all sensors {row['full']:.4f}")
+    for sensor in sorted(sensors, key=lambda name: row[f"{WITHOUT}{name}"]):
+        loss, low, high = (row[f"{WITHOUT}{sensor}{end}"] for end in ("", "_low", "_high"))
+        interval = "one seed, no interval" if math.isnan(low) else f"95 % interval of the loss {low:.4f} to {high:.4f}"
+        print(f"without {sensor}: {abs(loss):.4f} {'worse' if loss > 0 else 'better'} ({interval})")
 
 
 if __name__ == "__main__":

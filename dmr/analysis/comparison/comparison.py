@@ -15,6 +15,7 @@ from dmr.analysis.comparison.entries import Entry as Entry
 from dmr.analysis.comparison.measure import MEAN, Measure, searched_measure
 from dmr.analysis.comparison.paired_tests import sample_tests
 from dmr.analysis.comparison.summary_tables import combination_frame, relations, summary_frame
+from dmr.analysis.comparison.without_modality import without_frame
 from dmr.analysis.results.artifacts import Samples
 from dmr.analysis.results.record_names import BLOCK, SEARCH, SHAPLEY, Tag
 from dmr.analysis.results.study_results import StudyResults, stage_of, tied_to_class, trial_values
@@ -44,8 +45,8 @@ class Comparison:
             the scores of test samples, and of the test over them p_samples, p_samples_holm, smallest_p_samples.
             minus_defaults: the same over seeds against the file's defaults, see `defaults_of`, with _low, _high,
             p_defaults, p_defaults_holm. gap_to_dedicated: how far behind the `dedicated` that val chose.
-            worse_with_more: share of samples that get worse when a modality is added. shapley_{modality}, where they
-            are defined.
+            worse_with_more: share of samples that get worse when a modality is added. without_{modality}, what is lost
+            without it, with _low and _high, and shapley_{modality}, where they are defined.
         by_combination: one row per entry and combination: label, combination, seeds, mean, low, high, iqm,
             minus_reference, p (over seeds), p_holm, p_samples, p_samples_holm, minus_defaults, minus_dedicated.
         deployment: the odds that were asked for, else those of the study file, where all studies have the same.
@@ -130,7 +131,9 @@ def compare(
         combinations_text=covered_words(first, len(found.combinations)),
         reference=reference_entry.label,
         entries=entries,
-        summary=summary_frame(entries, related, tests).join(values),
+        summary=summary_frame(entries, related, tests)
+        .join(without_frame(results, entries, found.combinations, first.main_mode))
+        .join(values),
         by_combination=combination_frame(entries, related, tests, found.combinations),
         deployment=odds,
         notes=(

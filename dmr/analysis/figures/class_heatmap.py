@@ -11,8 +11,7 @@ import pandas as pd
 
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import seeds_text
-from dmr.analysis.figures.trial_heatmap import summaries
-from dmr.analysis.results.study_results import StudyResults
+from dmr.analysis.results.study_results import StudyResults, complete_samples
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
 
@@ -40,7 +39,8 @@ def class_table(results: StudyResults, frames: list[pd.DataFrame], split: str, w
     Raises:
         ValueError: they have no metric of single classes.
     """
-    rows = pd.concat(frames) if frames else pd.DataFrame(columns=CSV)
+    numbered = [frame.assign(run=number) for number, frame in enumerate(frames)]
+    rows = pd.concat(numbered) if numbered else pd.DataFrame(columns=[*CSV, "run"])
     rows = rows[(rows["split"] == split) & rows["metric"].str.startswith(PREFIX) & rows["combination"].notna()]
     if rows.empty:
         raise ValueError(
@@ -49,10 +49,14 @@ def class_table(results: StudyResults, frames: list[pd.DataFrame], split: str, w
     means = rows.groupby(["metric", "combination"], sort=False)["value"].mean().unstack()
     names = [name for name in all_combinations(results.modalities).names if name in means]
     means = means.loc[list(dict.fromkeys(rows["metric"])), names]
-    means.index = [name.removeprefix(PREFIX) for name in means.index]
+    found = pd.DataFrame(index=means.index)
+    if complete_samples(results, split) is None:  # else combinations are of different samples
+        worst = rows.groupby(["metric", "run"])["value"].min().groupby("metric").mean()
+        found = pd.DataFrame({"mean": means.mean(axis=1), "worst": worst[means.index]})
+    means.index = found.index = [name.removeprefix(PREFIX) for name in means.index]
     return HeatmapTable(
         cells=means,
-        summaries=summaries(means, Direction.MAX),
+        summaries=found,
         modalities=results.modalities,
         metric="IoU",
         better=Direction.MAX,

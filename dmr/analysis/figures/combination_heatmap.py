@@ -114,10 +114,10 @@ def draw_heatmap(table: HeatmapTable) -> Figure:
     style.draw_dots(dots, masks, modalities, min(5.2, 25 * column.width))
     separate_sizes(cells, dots, masks.sum(axis=1))
 
-    beside = sheet.add_axes(right, body, panel, ROW * rows)
     if table.bars is not None:
-        _draw_bars(beside, table.bars)
-    else:
+        _draw_bars(sheet.add_axes(right, body, panel, ROW * rows), table.bars)
+    elif table.summaries.shape[1]:
+        beside = sheet.add_axes(right, body, panel, ROW * rows)
         form = partial(style.signed_number, decimals=2) if table.difference else "{:.3f}".format
         draw_cells(beside, table.summaries, scale, form, SMALL_SIZE, table.muted_summaries)
         for x, name in enumerate(table.summaries):

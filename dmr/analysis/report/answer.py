@@ -6,23 +6,53 @@ Letters: S seeds, C combinations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from dmr.analysis.comparison.comparison import Comparison, chosen
-from dmr.analysis.comparison.entries import Entry, defaults_of
+from dmr.analysis.comparison.comparison import Comparison, chosen, compared
+from dmr.analysis.comparison.entries import Entry
 from dmr.analysis.comparison.paired_tests import common_seeds
-from dmr.analysis.report.page_tables import interval_text, number, p_text, row_of
-from dmr.analysis.results.record_names import BLOCK, SHAPLEY
-from dmr.analysis.results.study_results import StudyResults, combination_values, trial_values
-from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval, holm, shapley
+from dmr.analysis.comparison.without_modality import losses
+from dmr.analysis.report.page_tables import number, p_text, row_of
+from dmr.analysis.report.searching import searching
+from dmr.analysis.report.words import (
+    combination_words,
+    count_text,
+    difference_of,
+    duration,
+    interval_words,
+    names_text,
+    status_words,
+    trial_words,
+    with_interval,
+)
+from dmr.analysis.results.record_names import CONFIRM, SEARCH, SHAPLEY, WITHOUT
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    complete_samples,
+    stage_of,
+    trial_values,
+)
+from dmr.analysis.statistics import SIGNIFICANCE, Interval, holm, mean_interval
 from dmr.combinations import SEPARATOR
 from dmr.direction import Direction
 
 TESTED, SEARCHED = "test", "val"
+OBJECTIVE_WORDS = {  # of the summary that was searched for
+    "mean": "a mean",
+    "worst": "in the worst combination of each seed a mean",
+    "full": "with all modalities a mean",
+    "expected": "an expected",
+}
+SUMMARY_WORDS = {  # of the others
+    "mean": "a mean of {} over combinations",
+    "worst": "{} in the worst combination of each seed",
+    "full": "{} with all modalities",
+    "expected": "{} expected in deployment",
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +66,12 @@ class KeyFigure:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first lines of a report.
+    """The first lines of a report, what decides first: the best configuration by the objective that was searched for
+    and how sure that is, what is lost without each modality, where it is weakest, what searching gave, what it cost.
 
     Attributes:
         headline: one sentence.
-        figures: mean, worst and full of the configuration it is about.
+        figures: the summaries over combinations of the configuration it is about, that of the objective first.
         sentences: what else was found, and what is missing and how to get it.
     """
 
@@ -49,51 +80,50 @@ class Answer:
     sentences: tuple[str, ...]
 
 
-def answer(search: StudyResults, comparison: Comparison | None, default_method: str | None) -> Answer:
+def answer(both: StudyResults, comparison: Comparison | None, default_method: str | None) -> Answer:
     """Of a confirmed study from its seeds on test; of another from its search, and that this is less.
 
     Args:
+        both: the study with the runs of its search and of its confirmation.
         default_method: `model.method` of the study file.
     """
+    search = stage_of(both, SEARCH)
     if comparison is not None and comparison.split == TESTED and comparison.entries:
-        return _confirmed(search, comparison, default_method)
-    return _unconfirmed(search)
+        return _confirmed(search, comparison, default_method, _cost(both))
+    return _unconfirmed(search, _cost(both))
 
 
-def summary_intervals(entry: Entry, comparison: Comparison) -> dict[str, Interval]:
-    """Mean, worst and full, where it is known, each with its interval over seeds."""
-    return comparison.measure.levels(entry)
+def _cost(both: StudyResults) -> str:
+    """How many runs there were, and how long they took together."""
+    runs = both.runs
+    parts = [count_text(int((runs["stage"] == SEARCH).sum()), "trial")]
+    if confirmed := int((runs["stage"] == CONFIRM).sum()):
+        parts.append(count_text(confirmed, "confirm run"))
+    return f"It cost {' and '.join(parts)}, {duration(float(runs['seconds'].sum()))} of run time."
 
 
-def combination_words(name: str, modalities: Sequence[str]) -> str:
-    """`rgb-ir` in words: rgb and ir."""
-    present = name.split(SEPARATOR)
-    if len(present) == len(modalities):
-        return "all modalities"
-    return f"{present[0]} alone" if len(present) == 1 else f"{', '.join(present[:-1])} and {present[-1]}"
-
-
-def _confirmed(search: StudyResults, comparison: Comparison, default_method: str | None) -> Answer:
+def _confirmed(search: StudyResults, comparison: Comparison, default_method: str | None, cost: str) -> Answer:
     entry = chosen(search, comparison.entries)
-    found = summary_intervals(entry, comparison)
-    seeds = _count(len(entry.seeds), "seed")
+    found, by = comparison.measure.levels(entry), comparison.by
+    seeds = count_text(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
     before = _before(search, entry)
     which = "the configuration" if before is None else "of those confirmed the configuration"
+    others = [SUMMARY_WORDS[name].format(number(one.estimate)) for name, one in found.items() if name != by]
     headline = (
-        f"{entry.label}{_trial_words(entry)}, {which} that the search put first on val, reaches a mean "
-        f"{metric} of {_with_interval(found['mean'])} on test over {count} combinations of modalities, "
-        f"{number(found['worst'].estimate)} in its worst combination"
-        + (f" and {number(found['full'].estimate)} with all modalities" if "full" in found else "")
-        + f" ({seeds})."
+        f"{entry.label}{trial_words(entry)}, {which} that the search put first on val, reaches "
+        f"{OBJECTIVE_WORDS[by]} {metric} of {with_interval(found[by])} on test over {count} combinations of "
+        f"modalities{''.join(f', {text}' for text in others)} ({seeds})."
     )
-    figures = tuple(KeyFigure(name, number(one.estimate), _interval(one)) for name, one in found.items())
+    order = [by, *(name for name in found if name != by)]
+    figures = tuple(KeyFigure(name, number(found[name].estimate), interval_words(found[name])) for name in order)
     sentences = [
-        _weakest(entry, comparison),
+        *_odds(comparison),
+        *_decisive(search, entry, comparison, before),
+        cost,
         *_shapley(entry, comparison),
-        *_searching(entry, comparison, before, BLOCK in search.searched),
+        *_others(entry, comparison, default_method),
     ]
-    sentences += [*_expected(entry, comparison), *_others(entry, comparison, default_method)]
     if before is not None:
         sentences.insert(
             0,
@@ -103,85 +133,88 @@ def _confirmed(search: StudyResults, comparison: Comparison, default_method: str
     return Answer(headline, figures, tuple(sentences))
 
 
+def decisive(both: StudyResults) -> tuple[str, ...]:
+    """Of a confirmed study, in the words of its report: what is lost without each modality, where the best
+    configuration is weakest, what searching gave and what it cost; nothing of a study that has no values on test.
+    """
+    search = stage_of(both, SEARCH)
+    comparison, _ = compared(both, lambda run: None)
+    if comparison is None or comparison.split != TESTED:
+        return ()
+    entry = chosen(search, comparison.entries)
+    return (*_decisive(search, entry, comparison, _before(search, entry)), _cost(both))
+
+
+def _decisive(search: StudyResults, entry: Entry, comparison: Comparison, before: int | None) -> Iterator[str]:
+    yield from _without(entry, comparison)
+    yield from _weakest(entry, comparison)
+    yield from searching(search, entry, comparison, before)
+
+
 def _before(search: StudyResults, entry: Entry) -> int | None:
     """The best trial of the search, None where it is this configuration or no better."""
     values = trial_values(search).iloc[:, 0]
     return None if values.empty or values.get(entry.trial) == values.iloc[0] else int(values.index[0])
 
 
-def _weakest(entry: Entry, comparison: Comparison) -> str:
+def _without(entry: Entry, comparison: Comparison) -> Iterator[str]:
+    """What is lost without each modality, least first."""
+    row = row_of(comparison.summary, entry.label)
+    by_seed = losses(entry, comparison.combinations, comparison.mode)
+    known = {name: mean_interval(one) for name, one in by_seed.items() if f"{WITHOUT}{name}" in row}
+    if not known:
+        return
+    order = sorted(known, key=lambda name: known[name].estimate)
+    parts = ", ".join(f"{name} {with_interval(known[name], signed=True)}" for name in order)
+    yield (
+        f"What is lost without each modality, with all others present: {comparison.metric} of all less that without "
+        f"it{'' if comparison.mode is Direction.MAX else ', turned so that more is worse'}: {parts}."
+    )
+    least = known[order[0]]
+    if len(known) < len(comparison.combinations.modalities) or not math.isfinite(least.low):
+        return
+    equal = [name for name in order[1:] if mean_interval(by_seed[name] - by_seed[order[0]]).low <= 0]
+    end = f"; the loss of {names_text(equal)} cannot be told from its own by these seeds" if equal else ""
+    yield f"If one has to go, drop {order[0]}: {_drop_words(least)}{end}."
+
+
+def _drop_words(lost: Interval) -> str:
+    """What the interval of a loss allows to say."""
+    if lost.low > 0:
+        return f"its loss is the smallest, {number(lost.estimate)}"
+    if lost.high < 0:
+        return f"without it the others are better by {number(-lost.estimate)}"
+    return "nothing is lost without it that could be told from chance"
+
+
+def _weakest(entry: Entry, comparison: Comparison) -> Iterator[str]:
+    if not entry.comparable:
+        return
     means = entry.values.mean(axis=0)
     position = int(means.argmin() if comparison.mode is Direction.MAX else means.argmax())
     words = combination_words(comparison.combinations.names[position], comparison.combinations.modalities)
-    return f"Its weakest combination is {words}: {comparison.metric} {number(means[position])}, mean over seeds."
+    yield f"Its weakest combination is {words}: {comparison.metric} {number(means[position])}, mean over seeds."
 
 
 def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
-    """Which modality matters most and which least. The value without any modality shifts all Shapley values equally:
-    where it is not known, only their order and distance are given.
-    """
+    """How the credit is shared, which is no answer to what can be dropped."""
     row = row_of(comparison.summary, entry.label)
     known = {name.removeprefix(SHAPLEY): value for name, value in row.items() if name.startswith(SHAPLEY)}
-    if not known and not comparison.combinations.complete:
-        return
-    values = pd.Series(known or shapley(entry.values.mean(axis=0), comparison.combinations, empty=0.0), dtype=float)
-    if values.isna().any():
+    values = pd.Series(known, dtype=float)
+    if values.empty or values.isna().any():
         return
     values = values.sort_values(ascending=comparison.mode is Direction.MIN, kind="stable")
-    most, least = values.index[0], values.index[-1]
-    if known:
-        yield (
-            f"The modality that matters most is {most} (Shapley value {number(values[most], signed=True)}), the least "
-            f"{least} ({number(values[least], signed=True)})."
-        )
-    else:
-        yield (
-            f"The modality that matters most is {most}, the least {least}; their Shapley values are "
-            f"{number(abs(values[most] - values[least]))} apart."
-        )
-
-
-def _searching(entry: Entry, comparison: Comparison, before: int | None, blocks: bool) -> Iterator[str]:
-    """Did searching pay?"""
-    if entry.is_defaults and before is not None:
-        yield "Whether searching paid is not known: what is better on val than the file's defaults is not confirmed."
-        return
-    if entry.is_defaults:
-        yield "Searching did not pay: the file's defaults were the best of the search."
-        return
-    own = defaults_of(entry, comparison.entries, blocks)
-    seeds = () if own is None else common_seeds(entry, own)
-    if own is None or not seeds:
-        yield "Whether searching paid is not known: the file's defaults were not confirmed with the same seeds."
-        return
-    row = row_of(comparison.summary, entry.label)
-    interval, p_value = _difference(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
+    parts = ", ".join(f"{name} {number(value, signed=True)}" for name, value in values.items())
     yield (
-        f"Searching {paid(interval, p_value, comparison.mode)}: against the file's defaults of {own.method} the "
-        f"{comparison.by} changed by {_with_interval(interval, signed=True)} over {_count(len(seeds), 'paired seed')}"
-        f"{_p_words(p_value, len(seeds))}."
+        f"Shapley values share the credit for what all modalities reach: {parts}. They do not say what can be dropped: "
+        "of two modalities that say the same each has half the credit, and nothing is lost without one of them."
     )
 
 
-def paid(interval: Interval, p_value: float, mode: Direction) -> str:
-    """The interval and the test over seeds have to agree; where the test's smallest p is above the level, all that can
-    be said is that every seed agrees.
-    """
-    better = mode.better(interval.estimate, 0.0)
-    if interval.n == 1:
-        return "cannot be judged from one seed"
-    if p_value <= SIGNIFICANCE and _excludes_zero(interval):
-        return "paid" if better else "made it worse"
-    if p_value <= _smallest(interval.n) and _excludes_zero(interval):
-        return f"seems to {'pay' if better else 'make it worse'}, but so few seeds cannot prove it"
-    return "made no difference that can be told from chance"
-
-
-def _expected(entry: Entry, comparison: Comparison) -> Iterator[str]:
-    value = row_of(comparison.summary, entry.label).get("expected", math.nan)
-    if comparison.deployment and math.isfinite(value):
+def _odds(comparison: Comparison) -> Iterator[str]:
+    if comparison.deployment and "expected" in comparison.summary:
         odds = ", ".join(f"{name} {chance:g}" for name, chance in comparison.deployment.items())
-        yield f"Under the deployment odds of the study ({odds}) the expected {comparison.metric} is {number(value)}."
+        yield f"The expected {comparison.metric} is under the deployment odds of the study: {odds}."
 
 
 def _others(entry: Entry, comparison: Comparison, default_method: str | None) -> Iterator[str]:
@@ -208,10 +241,10 @@ def _others(entry: Entry, comparison: Comparison, default_method: str | None) ->
     own = next((one for one in rivals if one.method == default_method), None)
     if own is not None:
         row = row_of(comparison.summary, own.label)
-        interval = _difference(row, "minus_reference", len(common_seeds(own, entry)))
+        interval = difference_of(row, "minus_reference", len(common_seeds(own, entry)))
         yield (
             f"{own.method}, the method the study file starts from, reaches {number(row[comparison.by])} with its best "
-            f"configuration; the difference is {_with_interval(interval, signed=True)}."
+            f"configuration; the difference is {with_interval(interval, signed=True)}."
         )
 
 
@@ -235,20 +268,20 @@ def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iter
         if lowest > SIGNIFICANCE:
             yield (
                 f"A paired test {words}, cannot decide here: the smallest p it can give, after Holm's correction for "
-                f"{_count(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
+                f"{count_text(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
             )
             continue
         told = known[known[f"p_{over}_holm"] < SIGNIFICANCE].index
         signs = (("worse", -1.0), ("better", 1.0))
         groups = [(whole["method"][told[side * better[told] > 0]].tolist(), how) for how, side in signs]
-        parts = [f"{_names(names)} {how}" for names, how in groups if names]
+        parts = [f"{names_text(names)} {how}" for names, how in groups if names]
         result = f"finds {' and '.join(parts)}" if parts else "cannot tell any of them from it"
         rest = len(known) - sum(len(names) for names, _ in groups)
         open_ones = f", and leaves {rest} open" if parts and rest else ""
         yield f"A paired test {words}, {result}{open_ones} (p < {SIGNIFICANCE:g} after Holm's correction)."
 
 
-def _unconfirmed(search: StudyResults) -> Answer:
+def _unconfirmed(search: StudyResults, cost: str) -> Answer:
     values = trial_values(search)
     runs, first = search.runs, search.objectives[0]
     if values.empty:
@@ -271,8 +304,8 @@ def _unconfirmed(search: StudyResults) -> Answer:
         "and gives intervals on test; what searching was worth, and a fair comparison of methods, need it.",
     ]
     figures: tuple[KeyFigure, ...] = ()
-    combinations = combination_values(search)
-    if trial in combinations.index:
+    combinations = combination_values(search, complete=True)
+    if trial in combinations.index and complete_samples(search, SEARCHED) != 0:
         row = combinations.loc[trial].dropna()
         worst = str(row.idxmin() if search.main_mode is Direction.MAX else row.idxmax())
         words = combination_words(worst, search.modalities)
@@ -281,62 +314,9 @@ def _unconfirmed(search: StudyResults) -> Answer:
         full = SEPARATOR.join(search.modalities)
         found |= {"full": float(row[full])} if full in row else {}
         figures = tuple(KeyFigure(name, number(one), "one seed, val") for name, one in found.items())
+    sentences.append(cost)
     headline = (
-        f"Not confirmed yet: trial {trial} ({method}) is the best of {_count(len(values), 'trial')} with values, with "
-        f"{metric} {number(values[first['metric']].iloc[0])} on val."
+        f"Not confirmed yet: trial {trial} ({method}) is the best of {count_text(len(values), 'trial')} with values, "
+        f"with {metric} {number(values[first['metric']].iloc[0])} on val."
     )
     return Answer(headline, figures, tuple(sentences))
-
-
-def status_words(runs: pd.DataFrame) -> str:
-    """How many runs ended in which way, most first."""
-    counts = sorted(runs["status"].value_counts().items(), key=lambda one: (-one[1], str(one[0])))
-    return ", ".join(f"{count} {status}" for status, count in counts)
-
-
-def _trial_words(entry: Entry) -> str:
-    return f" (trial {entry.trial})" if entry.trial >= 0 else ""
-
-
-def _difference(row: Mapping[str, Any], name: str, seeds: int) -> Interval:
-    """A difference of a comparison's summary with its interval."""
-    return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]), seeds)
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _names(labels: Sequence[str]) -> str:
-    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
-
-
-def _smallest(seeds: int) -> float:
-    """The smallest two-sided p that flipping the signs of so many differences can give."""
-    return 2.0 ** (1 - seeds)
-
-
-def _p_words(p_value: float, seeds: int) -> str:
-    if not math.isfinite(p_value):
-        return ""
-    if seeds > MAX_SEEDS_IN_FULL:  # random signs
-        return f"; test over seeds of this comparison alone p = {p_text(p_value)}"
-    smallest = f"the smallest that {_count(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
-    return f"; exact test over seeds of this comparison alone p = {p_text(p_value)}, {smallest}"
-
-
-def _excludes_zero(interval: Interval) -> bool:
-    return interval.low > 0 or interval.high < 0
-
-
-def _interval(interval: Interval) -> str:
-    text = interval_text(interval.low, interval.high)
-    return (
-        f"95 % interval {text}, {_count(interval.n, 'seed')}" if text else f"{_count(interval.n, 'seed')}, no interval"
-    )
-
-
-def _with_interval(interval: Interval, signed: bool = False) -> str:
-    ends = f"{number(interval.low, signed)} to {number(interval.high, signed)}"
-    known = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return f"{number(interval.estimate, signed)} " + (f"(95 % interval {ends})" if known else "(no interval)")

@@ -12,8 +12,9 @@ import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.style import better_end
-from dmr.analysis.report.answer import SEARCHED, TESTED, status_words
+from dmr.analysis.report.answer import SEARCHED, TESTED
 from dmr.analysis.report.page_tables import NOTHING, Cell, Column, Table
+from dmr.analysis.report.words import duration, status_words
 from dmr.analysis.results.record_names import METHOD_PARAM, Tag, best_metric, runs_filter, summary_metric
 from dmr.analysis.results.study_results import StudyResults
 
@@ -21,19 +22,25 @@ WHEN, NAME = "when", "name"
 
 
 def facts(
-    search: StudyResults, confirmed: StudyResults, document: Mapping[str, Any], info: Any, shown_uri: str
+    search: StudyResults,
+    confirmed: StudyResults,
+    document: Mapping[str, Any],
+    started: int,
+    ended: int | None,
+    shown_uri: str,
 ) -> list[tuple[str, str]]:
     """What was studied, as pairs of a name and a text.
 
     Args:
         document: the study file; what it lacks is left out.
-        info: of the study's own run.
+        started, ended: when, in milliseconds since 1970; None where it has not ended.
     """
     tags = search.tags
     budget, confirm = document.get("budget") or {}, document.get("confirm")
     found = [
         ("Data set", search.dataset),
         ("Samples", _samples(tags.get(Tag.SAMPLES))),
+        ("Of these with all modalities", _named(tags.get(Tag.COMPLETE))),
         ("Modalities", f"{len(search.modalities)}: {', '.join(search.modalities)}"),
         ("Combinations evaluated", search.combinations),
         ("Methods", ", ".join(_methods(search, document))),
@@ -47,9 +54,9 @@ def facts(
         ("Search", _search(document, tags.get(Tag.RANDOM_SEARCH, ""))),
         ("Trials", _statuses(search)),
         ("Confirmation", _confirmation(confirmed, confirm, search.study)),
-        ("Started", _date(info.start_time)),
-        ("Ended", _date(info.end_time) if info.end_time else "not yet"),
-        ("Run time, all runs", _duration(float(search.runs["seconds"].sum() + confirmed.runs["seconds"].sum()))),
+        ("Started", _date(started)),
+        ("Ended", _date(ended) if ended else "not yet"),
+        ("Run time, all runs", duration(float(search.runs["seconds"].sum() + confirmed.runs["seconds"].sum()))),
         ("Git commit", tags.get(Tag.GIT_COMMIT, "not recorded")),
         ("Versions", _named(tags.get(Tag.VERSIONS)) or "not recorded"),
         ("MLflow", f"{shown_uri}, run {search.parent_run_id}, filter: {runs_filter(search.study)}"),
@@ -188,12 +195,6 @@ def _confirmation(confirmed: StudyResults, confirm: Mapping[str, Any] | None, st
 
 def _date(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _distribution(given: Any) -> tuple[str, str]:

@@ -57,6 +57,7 @@ class Source:
     Attributes:
         key: the tag `dmr.key` of its own run, see `load_study`.
         study_file: the file as resolved, YAML.
+        ended: when the study ended, in milliseconds since 1970, where that is known before MLflow knows it.
     """
 
     tracking_uri: str
@@ -64,6 +65,7 @@ class Source:
     study: str
     key: str | None
     study_file: str
+    ended: int | None = None
 
 
 def write_report(source: Source, path: Path, figures: Path | None = None) -> Path:
@@ -117,8 +119,10 @@ def render(source: Source, figures: Path | None = None) -> str:
         style_hash=_hash(style),
         script=_markup(script),
         script_hash=_hash(script),
-        answer=answer(search, comparison, (document.get("model") or {}).get("method")),
-        facts=facts(search, confirmed, document, parent.info, shown_uri),
+        answer=answer(both, comparison, (document.get("model") or {}).get("method")),
+        facts=facts(
+            search, confirmed, document, parent.info.start_time, parent.info.end_time or source.ended, shown_uri
+        ),
         space=space_table(document),
         failures=failures_table(failed, messages, link) if len(failed) else None,
         pictures=pictures,

@@ -12,12 +12,13 @@ import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.style import better_end
-from dmr.analysis.results.record_names import BLOCK, SHAPLEY, SUMMARIES, summary_metric
+from dmr.analysis.results.record_names import BLOCK, SHAPLEY, SUMMARIES, WITHOUT, summary_metric
 from dmr.analysis.results.study_results import StudyResults, trial_values
 from dmr.direction import Direction
 
 NOTHING = "–"
-SHAPLEY_TITLE = "what this modality adds; all together add up to the full value minus that without any modality"
+WITHOUT_TITLE = "what is lost without this modality where all others are there; below it the 95 % interval over seeds"
+SHAPLEY_TITLE = "its share of the credit; all together add up to the full value minus that without any modality"
 COLUMNS = {  # of a comparison's summary: heading, and what it says on hovering
     "mean": ("mean", "mean over combinations, then over seeds; below it the 95 % interval over seeds"),
     "iqm": ("interquartile mean", "the same without the lowest and the highest quarter of the seeds"),
@@ -164,17 +165,16 @@ def configurations_table(comparison: Comparison) -> Table:
     """One row per configuration: what a comparison says of it as a whole."""
     summary = comparison.summary
     shown = [name for name in COLUMNS if name in summary and summary[name].notna().any()]
-    modalities = [name for name in map(str, summary) if name.startswith(SHAPLEY) and summary[name].notna().any()]
+    titles = {WITHOUT: ("without", WITHOUT_TITLE), SHAPLEY: ("Shapley,", SHAPLEY_TITLE)}
+    modalities = [
+        (f"{prefix}{name}", f"{words} {name}", title)
+        for prefix, (words, title) in titles.items()
+        for name in comparison.combinations.modalities
+        if f"{prefix}{name}" in summary and summary[f"{prefix}{name}"].notna().any()
+    ]
     columns = [Column("configuration"), Column("trial", number=True), Column("seeds", number=True)]
     columns += [Column(COLUMNS[name][0], number=True, title=COLUMNS[name][1]) for name in shown]
-    columns += [
-        Column(
-            f"Shapley, {name.removeprefix(SHAPLEY)}",
-            number=True,
-            title=SHAPLEY_TITLE,
-        )
-        for name in modalities
-    ]
+    columns += [Column(label, number=True, title=title) for _, label, title in modalities]
     rows = []
     for label in summary.index:
         row = row_of(summary, label)
@@ -187,7 +187,10 @@ def configurations_table(comparison: Comparison) -> Table:
             else:
                 note = interval_text(*(row[end] for end in INTERVALS[name])) if name in INTERVALS else ""
                 cells.append(value_cell(row[name], note, signed=name in SIGNED))
-        rows.append((*cells, *(value_cell(row[name]) for name in modalities)))
+        for name, _, _ in modalities:
+            ends = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+            cells.append(value_cell(row[name], interval_text(*ends), signed=True))
+        rows.append(tuple(cells))
     caption = (
         f"{comparison.metric} on {comparison.split} of {len(rows)} configurations over {comparison.combinations_text} "
         f"combinations ({better_end(comparison.mode)}), best {comparison.by} first; {_certainty(comparison)}. "

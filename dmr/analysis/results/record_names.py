@@ -45,6 +45,7 @@ SEARCH_BEST_PREFIX: Final = "search/best/"  # before the first objective: the be
 SEARCH_SECONDS: Final = "search/seconds"  # how long these trials ran, summed
 
 SHAPLEY: Final = "shapley_"  # before a modality: columns of a comparison's summary
+WITHOUT: Final = "without_"  # likewise: what is lost without it; `_low` and `_high` are the ends of its interval
 
 
 class Tag:

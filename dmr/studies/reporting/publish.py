@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -45,29 +46,31 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
         return
     if published == stage.finished and folder.heatmap.exists() and stage.stage not in tracker.outdated:
         return
+    last = confirmation is not None or plan.study.confirm is None  # nothing comes after it
     with _warned("the heatmap, report and note of the study"):
         search = _load(search_stage, SEARCH)
         with _warned("the heatmap"):
             tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
         if plan.study.tracking.report:
             with _warned("the report"):
-                _publish_report(search_stage)
+                _publish_report(search_stage, last)
         model = None
-        if plan.study.tracking.report and (confirmation is not None or plan.study.confirm is None):
+        if plan.study.tracking.report and last:
             with _warned("the model of the winner"):
                 model = _publish_winner(search_stage)
         with _warned("the note of the study's run"):
             confirmed = _confirmed(search_stage, confirmation) if confirmation is not None else None
-            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, confirmed, model)})
+            said = _decisive(search_stage) if confirmation is not None else ()
+            tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, confirmed, model, said)})
         tracker.published(stage.stage)
         stage.retry_queue.put(lambda: stage.study.set_user_attr(PUBLISHED, stage.finished))
 
 
-def _publish_report(search_stage: SearchStage) -> None:
-    """The report, and the figures on it."""
+def _publish_report(search_stage: SearchStage, last: bool) -> None:
+    """The report, and the figures on it; of the `last` stage it says that the study ends now."""
     folder = search_stage.folder
     folder.figures.mkdir(exist_ok=True)
-    write_study_report(folder, folder.report, folder.figures)
+    write_study_report(folder, folder.report, folder.figures, round(1000 * time.time()) if last else None)
     for path in (folder.report, *sorted(folder.figures.glob("*.png"))):
         search_stage.tracker.artifact(PARENT, path)
 
@@ -95,7 +98,13 @@ def _publish_winner(search_stage: SearchStage) -> str | None:
     return tracker.model_id(key)
 
 
-def _load(search_stage: SearchStage, stage: str) -> StudyResults:
+def _decisive(search_stage: SearchStage) -> tuple[str, ...]:
+    from dmr.analysis.report.answer import decisive
+
+    return decisive(_load(search_stage, None))
+
+
+def _load(search_stage: SearchStage, stage: str | None) -> StudyResults:
     from dmr.analysis.results.load_study import load_study
 
     uri, experiment = search_stage.folder.store_uris().tracking_uri, search_stage.plan.document["experiment"]

@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from dmr.studies.storage.study_folder import StudyFolder
 
 
-def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = None) -> Path:
+def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = None, ended: int | None = None) -> Path:
     """Write the page of a study that MLflow has; the file is there whole or not at all.
 
     Args:
         figures: a folder for the figures on it, as .png.
+        ended: when the study ended, in milliseconds since 1970, where MLflow has not been told yet.
 
     Raises:
         StudyError: the study's folder is damaged.
@@ -29,5 +30,6 @@ def write_study_report(folder: StudyFolder, path: Path, figures: Path | None = N
         study=folder.name,
         key=folder.study_key,
         study_file=folder.study_file.read_text(encoding="utf-8"),
+        ended=ended,
     )
     return write_report(source, path, figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, DEFAULTS, SEARCH, Tag, config_names, runs_filter
@@ -19,18 +19,24 @@ MOST_ROWS = 24  # a tag holds 8 000 characters
 
 
 def study_note(
-    results: StudyResults, experiment_id: str, confirmed: Confirmed | None = None, model: str | None = None
+    results: StudyResults,
+    experiment_id: str,
+    confirmed: Confirmed | None = None,
+    model: str | None = None,
+    decisive: Sequence[str] = (),
 ) -> str:
     """Markdown: findings, ready filters, and how to reproduce them.
 
     Args:
+        decisive: of a confirmation, what decides in the words of the report.
         model: the id of the winner's model.
     """
-    parts = [finding(results, confirmed), _best(results, experiment_id), _ended(results)]
+    parts = [finding(results, confirmed), "\n".join(f"- {sentence}" for sentence in decisive)]
+    parts += [_best(results, experiment_id), _ended(results)]
     if confirmed is not None:
         parts.append(_confirmed(results, confirmed))
     parts += [_filters(results, confirmed is not None), _reproduce(results, model)]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def finding(results: StudyResults, confirmed: Confirmed | None) -> str:
@@ -45,7 +51,7 @@ def finding(results: StudyResults, confirmed: Confirmed | None) -> str:
     found = f"Trial {trial} (`{method}`) was the best of {len(results.runs)} by {metric}: {values[metric].iloc[0]:.4f}"
     defaults = default_trials(results).get(method)
     if defaults == trial:
-        found += "; it has the file's defaults, so searching found nothing better"
+        found += f"; it has the file's defaults{', so searching found nothing better' if results.searched else ''}"
     elif defaults is not None and defaults in values.index:
         found += f", where the file's defaults (trial {defaults}) have {float(values[metric].loc[defaults]):.4f}"
     return f"**{found}.** {_tested(results, trial, method, confirmed)}"

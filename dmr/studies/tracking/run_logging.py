@@ -22,6 +22,7 @@ from dmr.analysis.results.record_names import (
 )
 from dmr.combinations import complete_metric
 from dmr.files import write_text
+from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.trial_files import BEST, ERROR
 from dmr.studies.study_file.plan import StudyPlan
@@ -152,12 +153,13 @@ def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, outco
         return f"{what}: {outcome.reason}{f': `{outcome.message}`' if outcome.message else ''}"
     lines = [f"{what}: {outcome.reason} after {report.epoch + 1} epochs; checkpoint of epoch {report.best_epoch}."]
     metric, names, found = plan.main_metric, plan.combinations.names, report.best_values["val"]
-    best = {name: report.best_metrics.get(f"val/{summary_metric(metric, name)}") for name in ("mean", "worst", "full")}
+    best = {name: report.best_metrics.get(f"val/{summary_metric(metric, name)}") for name in ("mean", "worst")}
     if best["mean"] is not None:
         text = f"{metric} on val: mean over combinations {best['mean']:.4f}"
         if best["worst"] is not None:
-            worst = names[found.get(complete_metric(metric), found[metric]).index(best["worst"])]
-            text += f", worst {best['worst']:.4f} (`{worst}`), all modalities {best['full']:.4f}"
+            compared = found.get(complete_metric(metric), found[metric])
+            worst = names[compared.index(METRICS[metric].direction.worst(compared))]
+            text += f", worst {best['worst']:.4f} (`{worst}`), all modalities {compared[-1]:.4f}"
         if (count := report.best_metrics.get("val/samples_complete")) is not None:
             text += f"; of the {count:.0f} samples that have all modalities" if count else "; no sample has them all"
         lines.append(f"{text}.")

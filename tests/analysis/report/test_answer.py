@@ -11,10 +11,12 @@ import pytest
 
 from dmr.analysis.comparison.comparison import chosen, compare
 from dmr.analysis.comparison.entries import find_entries
-from dmr.analysis.report.answer import Answer, answer, combination_words, paid
+from dmr.analysis.report.answer import Answer, answer
 from dmr.analysis.report.facts import space_table
 from dmr.analysis.report.page import run_links
 from dmr.analysis.report.page_tables import number, p_text
+from dmr.analysis.report.searching import paid
+from dmr.analysis.report.words import combination_words
 from dmr.analysis.results.artifacts import Samples
 from dmr.analysis.results.record_names import COLUMNS, RUN_COLUMNS
 from dmr.analysis.results.study_results import StudyResults, stage_of
@@ -30,15 +32,17 @@ def answered(
     confirmed: Mapping[tuple[str, str, int], Sequence[float]],
     scores: Mapping[str, float] | None = None,
     metric: str = "accuracy",
-    searched: tuple[str, ...] = (),
+    searched: tuple[str, ...] = ("train.lr",),
+    methods: Mapping[int, str] | None = None,
 ) -> Answer:
     """Of a search that found a mean on val by trial, and a confirmation with a value per seed by method, configuration
     and trial; each of 200 samples of a method has the same of the `scores`, or none is kept.
     """
     runs, rows = [], []
     for trial, value in found.items():
-        start = (f"{trial}", trial, "search", "completed", "dmrnet")
-        runs.append((*start, None, 0, 1.0, "dmrnet"))
+        method = (methods or {}).get(trial, "dmrnet")
+        start = (f"{trial}", trial, "search", "completed", method)
+        runs.append((*start, None, 0, 1.0, method))
         rows.append((*start, 0, "val", f"{metric}_mean", None, value))
     for (method, config, trial), values in confirmed.items():
         for seed, value in enumerate(values, start=1):
@@ -66,7 +70,7 @@ def answered(
 
     search = stage_of(both, "search")
     reference = chosen(search, find_entries([both]).entries).label
-    return answer(search, compare([both], reference=reference, samples=samples), "dmrnet")
+    return answer(both, compare([both], reference=reference, samples=samples), "dmrnet")
 
 
 def test_a_better_trial_that_is_not_confirmed_is_named() -> None:
@@ -84,11 +88,27 @@ def test_a_better_trial_that_is_not_confirmed_is_named() -> None:
 def test_the_defaults_are_of_the_block_or_else_of_the_study() -> None:
     confirmed = {("dropout", "best 1", 1): [0.5] * SEEDS, ("dmrnet", "defaults", 0): [0.25] * SEEDS}
     choice, blocks = (
-        " ".join(answered({0: 0.25, 1: 0.5}, confirmed, searched=(key,)).sentences) for key in ("model.method", "block")
+        " ".join(answered({0: 0.25, 1: 0.5}, confirmed, searched=(key, "train.lr")).sentences)
+        for key in ("model.method", "block")
     )
     assert "Searching paid: against the file's defaults of dmrnet the mean changed by +0.2500" in choice
     assert "exact test over seeds of this comparison alone p = 0.0078" in choice
     assert "Whether searching paid is not known" in blocks
+
+
+def test_searching_is_judged_for_each_method_and_not_at_all_where_nothing_was_searched() -> None:
+    high, low = [0.5] * SEEDS, [0.25] * SEEDS
+    confirmed = {("a", "best 1, defaults", 0): high, ("b", "best 1", 3): [0.45] * SEEDS, ("b", "defaults", 2): low}
+    blocks = ("block", "train.lr")
+    methods = {0: "a", 1: "a", 2: "b", 3: "b"}
+    said = " ".join(answered({0: 0.5, 1: 0.4, 2: 0.2, 3: 0.3}, confirmed, searched=blocks, methods=methods).sentences)
+    assert "Searching did not pay for a: the file's defaults were the best of the search." in said
+    assert "Searching, of the other methods: for b it paid (p after Holm's correction)." in said
+    once = answered({0: 0.5, 2: 0.2, 3: 0.3}, confirmed, searched=blocks, methods=methods)
+    assert "Nothing was searched for a: it had one trial, with the file's defaults." in once.sentences
+    none = " ".join(answered({0: 0.5}, {("a", "best 1, defaults", 0): high}, searched=()).sentences)
+    assert "Nothing was searched: the configuration is the study file's own." in none
+    assert "pay" not in none
 
 
 def test_one_method_without_a_difference_does_not_silence_the_test_of_another() -> None:
@@ -96,6 +116,20 @@ def test_one_method_without_a_difference_does_not_silence_the_test_of_another() 
     confirmed = {("a", "best 1", 1): same, ("b", "best 1", 0): same, ("c", "best 1", 2): other}
     said = " ".join(answered({0: 0.3, 1: 0.5, 2: 0.2}, confirmed).sentences)
     assert "over seeds, which also covers training, finds c worse, and leaves 1 open" in said
+
+
+def test_what_decides_comes_in_order() -> None:
+    confirmed = {("dmrnet", "best 1", 1): [0.5] * SEEDS, ("dmrnet", "defaults", 0): [0.25] * SEEDS}
+    said = answered({0: 0.25, 1: 0.5}, confirmed)
+    assert said.headline.endswith("0.5000 in the worst combination of each seed, 0.5000 with all modalities (8 seeds).")
+    starts = (
+        "What is lost",
+        "If one has to go",
+        "Its weakest combination",
+        "Searching paid",
+        "It cost 2 trials and 16",
+    )
+    assert [sentence.startswith(start) for sentence, start in zip(said.sentences, starts, strict=False)] == [True] * 5
 
 
 def test_scores_of_samples_are_not_those_of_segmentation() -> None:

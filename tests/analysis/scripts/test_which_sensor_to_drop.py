@@ -9,9 +9,9 @@ def test_the_cheapest_sensor_comes_first(confirmed: dict[str, Any], run_script: 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [
         "dmrnet best 1: accuracy on test with all sensors 0.9000",
-        "without depth: 0.1000 worse",
-        "without ir: 0.1500 worse",
-        "without rgb: 0.3000 worse",
+        "without depth: 0.1000 worse (95 % interval of the loss 0.1000 to 0.1000)",
+        "without ir: 0.1500 worse (95 % interval of the loss 0.1500 to 0.1500)",
+        "without rgb: 0.3000 worse (95 % interval of the loss 0.3000 to 0.3000)",
     ]
 
 

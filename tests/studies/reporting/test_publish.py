@@ -137,6 +137,7 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     trial = study.client.get_run(str(study.tracker.run_id("search/0")))
     assert trial.data.tags["epochs"] == "1"
     assert "Confirmed" not in note
+    assert "<dt>Ended</dt><dd>not yet</dd>" in study.folder.report.read_text(), "the confirmation comes"
     assert {model.name for model in study.models()} == {"s-1-0000", "s-1-0001"}  # the winner waits for the confirmation
 
     confirmation = ConfirmStage(study.stage)
@@ -157,6 +158,9 @@ def test_a_note_and_the_winners_model_and_after_the_confirmation_what_it_found(
     )
     assert ("of the defaults" in note.splitlines()[0]) == (best.number == 1)
     assert "### Confirmed on test" in note
+    assert "<dt>Ended</dt><dd>20" in study.folder.report.read_text(), "MLflow is told a moment later"
+    order = ["- What is lost without each modality", "- Its weakest combination", "- It cost 2 trials and "]
+    assert [note.index(words) for words in order] == sorted(note.index(words) for words in order)
     assert f"models:/{winner.model_id}" in note
     assert (run.data.tags["stage"], run.data.tags["trial"]) == ("confirm", str(best.number))
     assert f"{run.data.metrics['best/test/accuracy_mean']:.4f}" in note
