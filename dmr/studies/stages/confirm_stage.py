@@ -36,6 +36,7 @@ from dmr.studies.storage.optuna_attributes import (
 from dmr.studies.storage.study_folder import StageName
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.dataset_inputs import tested_inputs
+from dmr.studies.tracking.run_logging import presence_tags
 from dmr.studies.tracking.tracker import PARENT
 from dmr.without_modalities import value_without_modalities
 
@@ -122,13 +123,16 @@ class ConfirmStage(Stage):
                 self.outcomes[ended_reason(known[key])] += 1
 
     def _say_without_modalities(self) -> None:
-        """Tell the study's own run, once, the main metric on test of always answering one class."""
+        """Tell the study's own run, once, the main metric on test of always answering one class, and which of the test
+        samples lack modalities.
+        """
         if WITHOUT_MODALITIES in self.study.user_attrs:
             return
         seen = centre_crop(self.plan.dataset, AugmentSettings(**self.plan.document["augment"]))
         value = value_without_modalities(seen, "test", self.plan.main_metric)
-        if value is not None:
-            self.tracker.tags(PARENT, {Tag.WITHOUT_MODALITIES: json.dumps({"test": value})})
+        told = {} if value is None else {Tag.WITHOUT_MODALITIES: json.dumps({"test": value})}
+        if tags := told | presence_tags(seen):
+            self.tracker.tags(PARENT, tags)
         self.study.set_user_attr(WITHOUT_MODALITIES, value)
 
     @property

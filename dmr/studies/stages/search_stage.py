@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 
 from dmr.analysis.results.record_names import DEFAULTS, SEARCH_BEST_PREFIX, SEARCH_SECONDS, STUDY_STAGE, Tag
 from dmr.data.dataset import MultimodalDataset
-from dmr.data.missing import complete_samples, tied_to_class
 from dmr.metrics import METRICS
 from dmr.studies.errors import StudyError
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
@@ -26,7 +25,7 @@ from dmr.studies.storage.trial_files import remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.provenance import versions
-from dmr.studies.tracking.run_logging import stage_tags
+from dmr.studies.tracking.run_logging import presence_tags, stage_tags
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, TrialOutcome
 
@@ -217,8 +216,7 @@ class SearchStage(Stage):
             params={"dataset.name": dataset.name, "seed": self.plan.study.seed},
             tags=stage_tags(self.plan, STUDY_STAGE)
             | ({Tag.DEPLOYMENT: json.dumps(odds)} if (odds := self.plan.study.deployment) else {})
-            | ({Tag.COMPLETE: json.dumps(complete)} if (complete := complete_samples(dataset)) else {})
-            | ({Tag.TIED: json.dumps(tied)} if (tied := tied_to_class(dataset)) else {})
+            | presence_tags(self.dataset)
             | {
                 Tag.MODALITIES: json.dumps(combinations.modalities),
                 Tag.OBJECTIVES: json.dumps([o.model_dump() for o in self.objectives]),

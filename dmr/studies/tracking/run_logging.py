@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from dmr.analysis.results.record_names import (
     summary_metric,
 )
 from dmr.combinations import complete_metric
+from dmr.data.dataset import MultimodalDataset
+from dmr.data.missing import complete_samples, tied_to_class
 from dmr.files import write_text
 from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
@@ -66,6 +69,12 @@ def stage_tags(plan: StudyPlan, stage: str) -> dict[str, str]:
     if (commit := git_commit()) is not None:
         tags |= {Tag.GIT_COMMIT: commit, "mlflow.source.git.commit": commit}
     return tags
+
+
+def presence_tags(dataset: MultimodalDataset) -> dict[str, str]:
+    """What a study's own run says of samples that lack modalities; nothing where none does."""
+    complete, tied = complete_samples(dataset), tied_to_class(dataset)
+    return ({Tag.COMPLETE: json.dumps(complete)} if complete else {}) | ({Tag.TIED: json.dumps(tied)} if tied else {})
 
 
 @dataclass(frozen=True)
