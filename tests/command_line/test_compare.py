@@ -196,7 +196,7 @@ def test_the_report_has_the_numbers_of_the_raw_runs(request, read_page, tmp_path
     (label,) = [one for one in labels if one.startswith(f"{search[best].tags['method']} best 1")]
     assert headline.startswith(f"{label} (trial {best}), the configuration that the search put first on val")
     assert f"a mean accuracy of {arrays[label].mean():.4f} (95 % interval " in headline
-    assert f"{arrays[label].min(1).mean():.4f} in its worst combination" in headline
+    assert f"{arrays[label].min(1).mean():.4f} in the worst combination of each seed" in headline
     trials = [cell.text for cell in page.column("trials", "trial")]
     means = [search[trial].metrics["best/val/accuracy_mean"] for trial in trials]
     assert page.values("trials", "accuracy_mean") == pytest.approx(means)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from dmr.analysis.results.record_names import SAMPLED, SHAPLEY, SUMMARIES
+from dmr.analysis.results.record_names import SAMPLED, SHAPLEY, SUMMARIES, WITHOUT
 from dmr.direction import Direction
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class Column(NamedTuple):
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """The entries, where the console is narrow in two tables; the combinations; the modalities' worth."""
+    """The entries, where the console is narrow in two tables; what is lost without each modality; the combinations; how
+    the credit is shared.
+    """
     out = console or Console(highlight=False)
     level, differences = _level(comparison), _differences(comparison)
     metric, combinations = comparison.metric, comparison.combinations_text
@@ -52,12 +54,15 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
                 comparison, f"differences of the {comparison.by}, and p after Holm's correction", differences
             )
         )
+    lost = _lost_table(comparison)
+    if lost.row_count:
+        out.print(lost)
     few = len(comparison.combinations) <= FEW_COMBINATIONS
     out.print(_combinations_table(comparison, out.width) if few else _largest_differences(comparison))
     worth = [name for name in comparison.summary if str(name).startswith(SHAPLEY)]
     if worth:
         columns = [Column(str(name).removeprefix(SHAPLEY), _number(str(name), signed=True)) for name in worth]
-        out.print(_entries_table(comparison, f"what each modality adds to {metric} (Shapley value)", columns))
+        out.print(_entries_table(comparison, f"how the credit for {metric} is shared (Shapley value)", columns))
 
 
 def _level(comparison: Comparison) -> list[Column]:
@@ -99,6 +104,21 @@ def _entries_table(comparison: Comparison, title: str, columns: Sequence[Column]
     return table
 
 
+def _lost_table(comparison: Comparison) -> Table:
+    """What the reference loses without each modality, least first: which sensor can go."""
+    row = next(row for label, row in comparison.summary.iterrows() if label == comparison.reference)
+    known = [name for name in comparison.combinations.modalities if f"{WITHOUT}{name}" in row]
+    turned = "" if comparison.mode is Direction.MAX else ", turned so that more is worse"
+    title = f"{comparison.metric} lost without each modality{turned}, {comparison.reference}"
+    several = row["seeds"] > 1
+    table = _table(title, "without", ["lost", *(["95 %\ninterval"] if several else [])])
+    for name in sorted(known, key=lambda name: float(row[f"{WITHOUT}{name}"])):
+        low, high = (row[f"{WITHOUT}{name}_{end}"] for end in ("low", "high"))
+        interval = [f"{low:+.4f} to {high:+.4f}"] if several else []
+        table.add_row(name, _number(f"{WITHOUT}{name}", signed=True)(row), *interval)
+    return table
+
+
 def _combinations_table(comparison: Comparison, width: int) -> Table:
     """A row per combination, a column per entry, as many as the width has room for: the reference, then the best
     configurations, then others. Stars are of the metric that is shown: where a single sample has none, over seeds.
@@ -127,12 +147,12 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
 
 
 def _largest_differences(comparison: Comparison) -> Table:
-    """Of many combinations those in which an entry is furthest from the reference; without others, the worst."""
+    """Of many combinations those in which an entry is furthest from the reference; without others, the weakest."""
     frame = comparison.by_combination
     means = frame[frame["label"] == comparison.reference].set_index("combination")["mean"]
     others = frame[frame["minus_reference"].notna()]
     if others.empty:
-        table = _table(f"{comparison.metric} of the {FEW_COMBINATIONS} worst combinations", "combination", ["mean"])
+        table = _table(f"{comparison.metric} of the {FEW_COMBINATIONS} weakest combinations", "combination", ["mean"])
         for name, value in means.sort_values(ascending=comparison.mode is Direction.MAX)[:FEW_COMBINATIONS].items():
             table.add_row(str(name), f"{value:.4f}")
         return table

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from dmr.analysis.results.record_names import SEARCH, runs_filter
+from dmr.analysis.results.record_names import CONFIRM, SEARCH, runs_filter
 from dmr.studies.cli.trials_screen import trials_text
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
@@ -71,16 +71,19 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     if result.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if result.outcome == "interrupted" else 1
+    from dmr.analysis.report.answer import decisive
     from dmr.analysis.results.load_study import load_study
+    from dmr.analysis.results.study_results import stage_of
     from dmr.studies.reporting.confirm_table import confirm_table, confirmed_rows
     from dmr.studies.reporting.study_note import finding
 
     try:
         uri, experiment = folder.store_uris().tracking_uri, plan.document["experiment"]
-        results = load_study(uri, name, experiment=experiment, key=folder.study_key)
+        both = load_study(uri, name, experiment=experiment, key=folder.study_key, stage=None)
     except LookupError as error:
         tell(f"study {name} is complete, but its table cannot be shown: {error.args[0]}")
         return int(result.refused or not result.succeeded)
+    results, runs = stage_of(both, SEARCH), stage_of(both, CONFIRM)
     if line := results.deleted_line():
         tell(line)
     trials = results.runs.groupby("trial")["status"].first()
@@ -92,7 +95,6 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
     code, confirmed, out = int(result.refused), "", Console(highlight=False)
-    runs = load_study(uri, name, experiment=experiment, key=folder.study_key, stage="confirm")
     chosen = (result.confirmed or []) if plan.study.confirm is not None else []
     tested = confirmed_rows(runs, chosen, plan.confirm_seeds) if chosen else None
     found = finding(results, tested)
@@ -100,6 +102,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     if tested is not None:
         out.print()
         out.print(confirm_table(runs, tested))
+        for sentence in decisive(both):
+            tell(f"- {sentence}")
         count, failures = len(chosen) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
         confirmed = f", {count} confirm runs"
         if failures.any():

@@ -94,6 +94,15 @@ def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...]) -> None:
         for value in (*values, f"{row[f'shapley_{modalities[0]}']:+.4f}"):
             assert value in text
         assert ("largest differences" in text) == (len(modalities) == 6)
+        lost = {name: row[f"without_{name}"] for name in modalities}
+        for name, value in lost.items():
+            low, high = row[f"without_{name}_low"], row[f"without_{name}_high"]
+            assert f"{name} {round(value, 4) + 0.0:+.4f} {low:+.4f} to {high:+.4f}" in " ".join(text.split())
+        order = [
+            text.index(f"\n{name} ", text.index("lost without each modality"))
+            for name in sorted(lost, key=lost.__getitem__)
+        ]
+        assert order == sorted(order)
 
 
 def test_the_stars_of_a_combination_are_of_the_metric_that_is_shown() -> None:
