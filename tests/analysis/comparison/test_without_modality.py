@@ -186,7 +186,7 @@ def test_noise_that_is_missing_more_often_in_one_class_has_no_worth() -> None:
 
 
 def test_noise_that_is_missing_by_chance_is_worth_nothing() -> None:
-    _, found = confirmed(take_away(made(noise, 2, 6_000), {"train": 0.4, "val": 0.4, "test": 0.4}, 1), epochs=1)
+    _, found = confirmed(take_away(made(noise, 2, 60_000), {"train": 0.4, "val": 0.4, "test": 0.4}, 1), epochs=1)
     row = found.summary.loc["dropout best 1"]
     assert row[["shapley_a", "shapley_b"]].abs().max() < 0.01
     assert row[["without_a", "without_b"]].abs().max() < 0.02

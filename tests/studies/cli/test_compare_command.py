@@ -98,10 +98,7 @@ def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...]) -> None:
         for name, value in lost.items():
             low, high = row[f"without_{name}_low"], row[f"without_{name}_high"]
             assert f"{name} {round(value, 4) + 0.0:+.4f} {low:+.4f} to {high:+.4f}" in " ".join(text.split())
-        order = [
-            text.index(f"\n{name} ", text.index("lost without each modality"))
-            for name in sorted(lost, key=lost.__getitem__)
-        ]
+        order = [text.index(f"\n {name} ", text.index("lost without")) for name in sorted(lost, key=lost.__getitem__)]
         assert order == sorted(order)
 
 
