@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from dmr.studies.cli.entry_point import app
 
 pytestmark = pytest.mark.slow
 DATA = {"digits": {}, "planted": {"train": 600, "val": 200, "test": 300}}
+SUMMARIES = ("mean", "worst", "full", "expected")
 ODDS = {"top_left": 0.9, "top_right": 1.0, "bottom_left": 1.0, "bottom_right": 0.5}
 
 
@@ -203,3 +205,52 @@ def test_the_report_has_the_numbers_of_the_raw_runs(request, read_page, tmp_path
     assert means == sorted(means, reverse=True)
     samples = ", ".join(f"{len(split)} {one}" for one, split in splits.items())
     assert samples in page.all("main")[0].text
+
+
+def test_each_number_is_the_same_wherever_it_is_shown(confirmed_digits, read_page) -> None:
+    """The screen after a run, `dmr compare`, `dmr table`, the report, the note of the study's run, and a figure."""
+    place = confirmed_digits
+    ended = place.run("resume", "digits")
+    screen, sentences_said = (" ".join(text.split()) for text in (ended.stdout, ended.stderr))
+    compared = " ".join(place.run("compare", "digits", "-o", "everywhere").stdout.split())
+    page = read_page((place.path / "dmr_runs/digits/report.html").read_text(encoding="utf-8"))
+    (study,) = place.mlflow_runs("digits", "study")
+    note = study.data.tags["mlflow.note.content"]
+    table = pd.read_csv(io.StringIO(place.run("table", "digits", "--stage", "confirm", "--format", "csv").stdout))
+    place.run("figures", "digits", "--format", "svg", "-o", "everywhere")
+    drawn = (place.path / "everywhere/methods.svg").read_text(encoding="utf-8")
+    labels = [cell.text.removesuffix(", the reference") for cell in page.column("configurations", "configuration")]
+
+    runs: dict[str, list[dict[str, float]]] = {}
+    for run in place.mlflow_runs("digits", "confirm"):
+        runs.setdefault(f"{run.data.tags['method']} {run.data.tags['config']}", []).append(run.data.metrics)
+    for label, seeds in runs.items():
+        found = {name: np.array([one[f"best/test/accuracy_{name}"] for one in seeds]) for name in SUMMARIES}
+        mean, *others = (f"{found[name].mean():.4f}" for name in SUMMARIES)
+        ends = stats.ttest_1samp(found["mean"], 0.0).confidence_interval()
+        interval = f"{ends.low:.4f}–{ends.high:.4f}"
+        assert f"3 {mean} {interval} {' '.join(others)}" in screen
+        assert f"3 {mean} {interval} " in compared
+        assert f"| 3 | {mean} | {interval} | {' | '.join(others)} |" in note
+        method, config = label.split(" ", 1)
+        rows = table[(table["method"] == method) & (table["config"] == config) & (table["split"] == "test")]
+        rows = rows[rows["combination"].isna()]
+        for name in SUMMARIES:
+            own = rows.loc[rows["metric"] == f"accuracy_{name}", "value"]
+            assert sorted(own) == pytest.approx(sorted(found[name]))
+            assert page.values("configurations", name)[labels.index(label)] == pytest.approx(found[name].mean())
+        assert f">{found['mean'].mean():.3f}</text>" in drawn
+        assert f">{found['worst'].mean():.3f}</text>" in drawn
+
+    sentences = [element.text for element in page.all("li")]
+    for beginning in ("What is lost without each modality", "If one has to go", "Its weakest combination", "Searching"):
+        (sentence,) = [one for one in sentences if one.startswith(beginning)]
+        assert " ".join(sentence.split()) in sentences_said
+        assert f"- {sentence}" in note
+    summary = pd.read_csv(place.path / "everywhere/summary.csv").set_index("label")
+    reference = summary.loc[first_on_val(place, "digits", runs)]
+    for modality in ODDS:
+        lost, low, high = (reference[f"without_{modality}{end}"] for end in ("", "_low", "_high"))
+        said = f"{modality} {lost:+.4f} (95 % interval {low:+.4f} to {high:+.4f})".replace("-", "−")
+        assert said in sentences_said
+        assert f"{modality} {lost:+.4f} {low:+.4f} to {high:+.4f}" in compared

@@ -106,9 +106,11 @@ def confirmed_rows(results: StudyResults, configurations: Sequence[Configuration
 def confirm_table(results: StudyResults, found: Confirmed) -> Table:
     """The rows as a table for the screen."""
     title = f"{results.study}: confirmed on test, {results.main_metric} {found.title}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False, show_edge=False
+    )
     for column in ("method", "config"):
-        table.add_column(column, overflow="fold", min_width=9)
+        table.add_column(column, overflow="fold", min_width=7)
     for column in found.headings:
         table.add_column(column, justify="right", no_wrap=True)
     for row in found.rows:
