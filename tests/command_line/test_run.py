@@ -86,9 +86,10 @@ def test_run_again_says_complete_and_changes_nothing(finished):
 
 def test_the_screen_shows_no_engine_noise(finished):
     lines = finished.said.strip().splitlines()
-    assert [line.split(" trials")[0] for line in lines[:4]] == ["1/4", "2/4", "3/4", "4/4"]
-    assert lines[4] == "study small is complete: 4 trials"
-    assert len(lines) == 8
+    assert lines[0] == "random search: tpe proposes its first 10 trials at random, and the budget is 4 trials"
+    assert [line.split(" trials")[0] for line in lines[1:5]] == ["1/4", "2/4", "3/4", "4/4"]
+    assert lines[5] == "study small is complete: 4 trials"
+    assert len(lines) == 9
 
 
 def test_a_local_ray_leaves_nothing(finished):

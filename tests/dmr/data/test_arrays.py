@@ -342,7 +342,7 @@ def test_names_of_modalities_too_long_for_mlflow(make_dataset: MakeDataset, writ
     }
     kinds = [{"name": name, "kind": "vector", "shape": [5]} for name in long.values()]
     folder = write_arrays(replace(written, splits=splits), modalities=kinds)
-    message = "the names of 3 modalities have 250 letters together; allowed are 228"
+    message = "the names of 3 modalities have 250 letters together; allowed are 218"
     with pytest.raises(DataError, match=f"^data: {message}"):
         arrays(folder, seed=0)
     (error,) = check_folder(folder).errors

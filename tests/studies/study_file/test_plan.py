@@ -632,7 +632,7 @@ def test_modalities_whose_values_could_not_be_kept(pictures: Path) -> None:
     with pytest.raises(StudyError) as caught:
         plan(dataset={"name": "arrays", "path": str(pictures)})
     assert caught.value.lines == (
-        "pictures: the names of 9 modalities have 234 letters together; allowed are 222, since MLflow keeps no value "
+        "pictures: the names of 9 modalities have 234 letters together; allowed are 212, since MLflow keeps no value "
         "under a longer name: shorten them",
     )
 

@@ -373,11 +373,11 @@ def test_a_flush_waits_as_long_as_records_arrive(
     real = Tracker._ship
 
     def slow(self: Tracker) -> None:
-        time.sleep(0.3)
+        time.sleep(0.6)
         real(self)
 
     monkeypatch.setattr(Tracker, "_ship", slow)
-    assert tracker.close(timeout=2.0)
+    assert tracker.close(timeout=4.0)
     check(store, tracker)
 
 

@@ -234,7 +234,7 @@ def test_a_method_of_ones_own_goes_with_the_model(tmp_path: Path, monkeypatch: p
     assert len(found) == 15
     assert (tmp_path / "model/code/own_for_export.py").read_text() == METHOD
     design = json.loads((tmp_path / "model/artifacts/network/design.json").read_text())
-    assert design["method"] == {"name": "own_for_export:Own", "head_norm": "batch", "own_weight": 0.25}
+    assert design["method"] == {"name": "own_for_export:Own", "head_norm": "none", "own_weight": 0.25}
 
 
 def test_a_folder_is_written_whole_or_not_at_all(digits: tuple[StudyPlan, Path, Path], tmp_path: Path) -> None:
