@@ -13,7 +13,7 @@ import pandas as pd
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.style import better_end
 from dmr.analysis.results.record_names import BLOCK, SHAPLEY, SUMMARIES, WITHOUT, summary_metric
-from dmr.analysis.results.study_results import StudyResults, trial_values
+from dmr.analysis.results.study_results import StudyResults, stopped_trials, trial_values, value_text
 from dmr.direction import Direction
 
 NOTHING = "–"
@@ -127,9 +127,11 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
     columns += [Column(name, number=True, title="on val, at the best epoch") for name in names]
     columns += [Column(key, number=pd.api.types.is_numeric_dtype(table[key])) for key in searched]
     columns += [Column("seconds", number=True), Column("MLflow run")]
+    stopped = stopped_trials(results)
     rows = []
     for run_id, run in ranked.iterrows():
-        cells = [Cell(str(run["trial"]), run["trial"]), _text(run["method"]), _text(run["status"])]
+        ended = run["status"] if run["trial"] not in stopped else f"{run['status']} ({stopped[run['trial']]})"
+        cells = [Cell(str(run["trial"]), run["trial"]), _text(run["method"]), _text(ended)]
         found = values.get(str(run_id), {})
         cells += [value_cell(found.get(name)) for name in names]
         cells += [_searched(points[str(run_id)][key]) for key in searched]
@@ -282,11 +284,10 @@ def _trial(value: Any) -> Cell:
 def _searched(value: Any) -> Cell:
     if value is None or pd.isna(value):
         return Cell()
-    if isinstance(value, float):
-        return Cell(f"{value:.4g}".replace("-", "−") if value < 0 else f"{value:.4g}", value)
-    return (
-        Cell(str(value), float(value)) if isinstance(value, int) and not isinstance(value, bool) else Cell(str(value))
-    )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Cell(str(value))
+    text = value_text(value)
+    return Cell(text.replace("-", "−", 1) if value < 0 else text, float(value))
 
 
 def _seconds(value: float) -> Cell:

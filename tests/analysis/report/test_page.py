@@ -195,7 +195,11 @@ def test_every_trial_is_there_with_its_end_and_its_run(written: Written) -> None
     assert trials == sorted(values, key=values.__getitem__, reverse=True)
     assert trials[-2:] == ["6", "7"]  # without values
     ends = dict(zip(trials, (cell.text for cell in page.column("trials", "ended")), strict=True))
-    assert ends == dict.fromkeys("01245", "completed") | {"3": "pruned", "6": "diverged", "7": "running"}
+    assert ends == dict.fromkeys("01245", "completed") | {
+        "3": "pruned (stopped early)",
+        "6": "diverged",
+        "7": "running",
+    }
     widths = [0.1 * (int(trial) + 1) for trial in trials[:-2]]
     assert page.values("trials", "model.prior_std") == [*(pytest.approx(width) for width in widths), None, None]
     ids = [cell.text for cell in page.column("trials", "MLflow run")]
