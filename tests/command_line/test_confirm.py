@@ -91,7 +91,7 @@ def test_gone_on_with_again_it_says_complete_and_shows_both_tables(confirmed):
     (title,) = [line for line in again.stdout.splitlines() if "confirmed on test" in line]
     assert "accuracy over all 7 combinations" in title
     mean = np.mean([r.data.metrics["best/test/accuracy_mean"] for r in runs if r.data.tags["trial"] == "0"])
-    plain = [line for line in again.stdout.splitlines() if line.startswith(" plain ")]
+    plain = [line for line in again.stdout.splitlines() if line.startswith("plain ")]
     assert sum(f" {mean:.4f} " in line for line in plain) == 1
     assert f"confirm: {len(runs)} completed" in confirmed.run("status", "small").stdout
 
