@@ -6,7 +6,7 @@ from typing import Any
 
 from dmr.analysis.results.record_names import DEFAULTS
 from dmr.studies.study_file.dotted_keys import flat_values, with_point
-from dmr.studies.study_file.mistakes import invalid
+from dmr.studies.study_file.mistakes import invalid, short
 from dmr.studies.study_file.search_blocks import SearchBlock
 
 
@@ -40,14 +40,14 @@ def first_point(entry: Any, name: str, block: SearchBlock, own: dict[str, Any]) 
     at = name if block.label is None else f"{name}, block {block.label}"
     given = {} if entry == DEFAULTS else entry
     if not isinstance(given, dict):
-        raise invalid(name, f"got {entry!r}; allowed: {DEFAULTS}, or a mapping of searched keys to values")
+        raise invalid(name, f"got {short(entry)}; allowed: {DEFAULTS}, or a mapping of searched keys to values")
     unknown = sorted(str(key) for key in given if key not in space.keys)
     if unknown:
         raise invalid(at, f"{unknown[0]} is not searched; searched are {', '.join(space.keys) or 'none'}")
     for parameter in space.parameters:
         if parameter.key in given and not parameter.contains(given[parameter.key]):
             value = given[parameter.key]
-            raise invalid(at, f"{parameter.key}: got {value!r}, outside its {parameter.text()}")
+            raise invalid(at, f"{parameter.key}: got {short(value)}, outside its {parameter.text()}")
     values = flat_values(with_point(own, given))
     point: dict[str, Any] = {}
     for parameter in space.parameters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dmr.studies.errors import StudyError
 
@@ -49,3 +49,9 @@ def inside(prefix: str) -> Iterator[None]:
         yield
     except InvalidStudy as error:
         raise InvalidStudy(*(Mistake(f"{prefix}{mistake.key}", mistake.text) for mistake in error.mistakes)) from None
+
+
+def short(value: Any) -> str:
+    """What came, on one line of a mistake however long it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

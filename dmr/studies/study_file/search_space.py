@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, invalid
+from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, invalid, short
 
 if TYPE_CHECKING:
     import optuna
@@ -195,15 +195,15 @@ def parse_space(search: Any, at: str) -> Space:
 def _parse_parameter(key: str, entry: Any, at: str) -> Parameter:
     example = "{log_uniform: [0.1, 3.0]}, {uniform: [0, 1]}, {int: [1, 8]}, {log_int: [1, 64]} or {choice: [a, b]}"
     if not isinstance(entry, dict):
-        raise invalid(at, f"got {entry!r}; allowed is {example}")
+        raise invalid(at, f"got {short(entry)}; allowed is {example}")
     named = [name for name in KINDS if name in entry]
     unknown = set(entry) - {*KINDS, "step", "when"}
     if len(named) != 1 or unknown:
-        raise invalid(at, f"got {entry!r}; allowed is {example}, with `step` or `when` beside it")
+        raise invalid(at, f"got {short(entry)}; allowed is {example}, with `step` or `when` beside it")
     kind = named[0]
     values = entry[kind]
     if not isinstance(values, list) or not values:
-        raise invalid(f"{at}.{kind}", f"a list is needed, got {values!r}")
+        raise invalid(f"{at}.{kind}", f"a list is needed, got {short(values)}")
     step = entry.get("step")
     if kind == "choice":
         _check_choices(values, at)
@@ -216,7 +216,7 @@ def _parse_parameter(key: str, entry: Any, at: str) -> Parameter:
 
 def _check_choices(values: list[Any], at: str) -> None:
     if not all(isinstance(value, str | int | float | bool | None) for value in values):
-        raise invalid(f"{at}.choice", f"each choice is text, a number, true, false or null, got {values!r}")
+        raise invalid(f"{at}.choice", f"each choice is text, a number, true, false or null, got {short(values)}")
     if len(set(values)) != len(values):  # Optuna takes 1, 1.0 and true for one choice
         raise invalid(f"{at}.choice", f"a choice comes twice: {values!r}")
 
@@ -226,7 +226,7 @@ def _check_range(kind: str, values: list[Any], step: Any, at: str) -> list[Any]:
     noun = "whole numbers" if whole else "numbers"
     numbers = all(type(v) is int or (type(v) is float and not whole and math.isfinite(v)) for v in values)
     if len(values) != 2 or not numbers:
-        raise invalid(f"{at}.{kind}", f"two {noun} [low, high] are needed, got {values!r}")
+        raise invalid(f"{at}.{kind}", f"two {noun} [low, high] are needed, got {short(values)}")
     low, high = values
     if not low < high:
         raise invalid(f"{at}.{kind}", f"low must be less than high, got [{low}, {high}]")
@@ -239,18 +239,18 @@ def _check_range(kind: str, values: list[Any], step: Any, at: str) -> list[Any]:
             raise invalid(f"{at}.step", "a log range has no step")
         right_type = type(step) is int if whole else type(step) in (int, float)
         if not right_type or not 0 < step <= high - low or (high - low) / step > MAX_STEPS:
-            raise invalid(f"{at}.step", f"a step above 0 and up to {high - low} is needed, got {step!r}")
+            raise invalid(f"{at}.step", f"a step above 0 and up to {high - low} is needed, got {short(step)}")
     return values if whole else [float(low), float(high)]
 
 
 def _parse_when(when: Any, at: str) -> dict[str, tuple[Scalar, ...]]:
     if not isinstance(when, dict):
-        raise invalid(f"{at}.when", f"a mapping of a searched key to its value(s) is needed, got {when!r}")
+        raise invalid(f"{at}.when", f"a mapping of a searched key to its value(s) is needed, got {short(when)}")
     conditions = {}
     for key, allowed in when.items():
         listed = allowed if isinstance(allowed, list) else [allowed]
         if not listed or not all(isinstance(value, str | int | float | bool | None) for value in listed):
-            raise invalid(f"{at}.when.{key}", f"a value or a list of values is needed, got {allowed!r}")
+            raise invalid(f"{at}.when.{key}", f"a value or a list of values is needed, got {short(allowed)}")
         conditions[str(key)] = tuple(listed)
     return conditions
 

@@ -15,7 +15,7 @@ from dmr.encoders import ENCODERS
 from dmr.methods import METHODS
 from dmr.metrics import MAIN_METRICS, METRICS, SUMMARIES, metrics_of
 from dmr.studies.names import ALLOWED_NAME, NAME
-from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, mistake_of_setting
+from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, mistake_of_setting, short
 from dmr.studies.study_file.schema import (
     SAMPLERS,
     DatasetSections,
@@ -27,7 +27,7 @@ from dmr.studies.study_file.schema import (
     encoder_section,
     model_section,
 )
-from dmr.studies.study_file.validation_errors import mistakes_of, nearest, short
+from dmr.studies.study_file.validation_errors import mistakes_of, nearest
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -188,7 +188,7 @@ def _section(
 ) -> type[Section] | None:
     """The section of a method or encoder: one of the `known` names, or `module:Class`."""
     if not isinstance(name, str) or (name not in known and ":" not in name):
-        mistakes.append(Mistake(at, f"got {name!r}; {nearest(str(name), known)}"))
+        mistakes.append(Mistake(at, f"got {short(name)}; {nearest(str(name), known)}"))
         return None
     try:
         return make(name)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from dmr.data.yaml_text import text_rule
-from dmr.studies.study_file.mistakes import Mistake
+from dmr.studies.study_file.mistakes import Mistake, short
 
 RULES = {
     "model_type": "a mapping",
@@ -79,8 +78,3 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
     listed = list(known)
     near = difflib.get_close_matches(word, listed, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else f"allowed are {', '.join(listed)}"
-
-
-def short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -370,3 +370,23 @@ def test_whole_numbers_serve_as_numbers() -> None:
 )
 def test_encoder_entries(document: dict[str, Any], entries: list[tuple[str, dict[str, Any]]]) -> None:
     assert encoder_entries(document) == entries
+
+
+LONG = [{"model.method": "dropout", "train.learning_rate": {"log_uniform": [0.001, 0.1]}}] * 40
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model": {"method": LONG}},
+        {"model": {"encoder": {"name": LONG}}},
+        {"sampler": LONG},
+        {"deployment": LONG},
+        {"train": {"epochs": LONG}},
+        {"resources": {"workers": LONG}},
+        {"missing": {"train": LONG}},
+    ],
+    ids=lambda keys: next(iter(keys)),
+)
+def test_what_came_is_shortened_where_it_is_long(keys: dict[str, Any]) -> None:
+    assert all(len(line) < 500 for line in mistakes(**keys))
