@@ -20,9 +20,7 @@ MODALITY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 SEPARATOR = "-"
 MAX_MODALITIES = 16
 MAX_MODALITY_NAME = 100  # letters; a file is named after it, and parameters of its encoder in MLflow
-MAX_FULL_NAME = (
-    220  # letters of the full combination's name; MLflow takes 250 of `best/test/accuracy_complete/` and this
-)
+MAX_FULL_NAME = 220  # letters of all modalities' name; MLflow takes 250 of `best/test/accuracy_complete/` and this
 MAX_EVALUATED_IN_FULL = 8
 EXTRA_EVALUATED = 64
 

@@ -151,6 +151,7 @@ def test_figures_have_the_names_and_the_rates_that_were_asked_for(place: Path, t
         ("--rates", "d=0.1", "--rates d=0.1: 'd' is no modality; the modalities are a, b, noise"),
         ("--rates", "a=1.1", "--rates a=1.1: a: a number from 0 to 1 is needed, got '1.1'"),
         ("--rates", "a", "--rates a: a: a number from 0 to 1 is needed, got ''"),
+        ("--rates", "a=0.1,a=0.9", "--rates a=0.1,a=0.9: a comes twice"),
     ],
 )
 def test_a_wrong_name_or_rate_is_one_line(place: Path, tmp_path: Path, option: str, value: str, message: str) -> None:

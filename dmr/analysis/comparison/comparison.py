@@ -71,8 +71,7 @@ class Comparison:
     @property
     def measure(self) -> Measure:
         """The summary `by`, of any entry."""
-        weights = None if self.deployment is None else _weights(self.combinations, self.deployment)
-        return Measure(self.by, self.mode, self.combinations, weights)
+        return Measure(self.by, self.mode, self.combinations, _weights(self.combinations, self.deployment))
 
     def entry(self, label: str) -> Entry:
         """The entry of this label."""
@@ -113,7 +112,7 @@ def compare(
     odds, deployment_notes = (deployment, ()) if deployment is not None else _deployment(results)
     if deployment is not None:
         deployment_weights(found.combinations, deployment)  # raises where they rule out every combination
-    weights = None if odds is None else _weights(found.combinations, odds)
+    weights = _weights(found.combinations, odds)
     measure, measure_notes = searched_measure(results, found, weights, asked=deployment is not None)
     entries = measure.best_first(found.entries)
     reference_entry = _reference(results, entries, reference)
@@ -169,7 +168,7 @@ def found_measure(results: StudyResults) -> tuple[Entries, Measure]:
         ValueError: it has no values.
     """
     found, (odds, _) = find_entries([results]), _deployment([results])
-    return found, searched_measure([results], found, None if odds is None else _weights(found.combinations, odds))[0]
+    return found, searched_measure([results], found, _weights(found.combinations, odds))[0]
 
 
 def _check_alike(results: Sequence[StudyResults]) -> None:
@@ -219,8 +218,12 @@ def _deployment(results: Sequence[StudyResults]) -> tuple[dict[str, float] | Non
     return (None if tag is None else dict(json.loads(tag))), ()
 
 
-def _weights(combinations: Combinations, odds: dict[str, float]) -> Floats | None:
-    """(C,) how likely each of these combinations is met, given that one of them is; None where none can be."""
+def _weights(combinations: Combinations, odds: dict[str, float] | None) -> Floats | None:
+    """(C,) how likely each of these combinations is met, given that one of them is; None where none can be, or no odds
+    are known.
+    """
+    if odds is None:
+        return None
     try:
         return deployment_weights(combinations, odds)
     except ValueError:

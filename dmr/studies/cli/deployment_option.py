@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -28,11 +29,8 @@ def parse_odds(text: str | None, modalities: tuple[str, ...]) -> dict[str, float
     if text is None:
         return None
     odds: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, chance = (piece.strip() for piece in part.partition("="))
+    for part, name, chance in named_values("--deployment", text):
         try:
-            if name in odds:
-                raise StudyError(f"--deployment {text}: {name} comes twice")
             odds[name] = float(chance)
         except ValueError:
             raise StudyError(f"--deployment {text}: got {part!r}; needed is a modality=probability") from None
@@ -41,3 +39,18 @@ def parse_odds(text: str | None, modalities: tuple[str, ...]) -> dict[str, float
     except ValueError as error:
         raise StudyError(f"--deployment: {error}") from None
     return odds
+
+
+def named_values(option: str, text: str) -> Iterator[tuple[str, str, str]]:
+    """Each part of `audio=0.99,image=0.8`, and its name and value.
+
+    Raises:
+        StudyError: a name comes twice.
+    """
+    names: set[str] = set()
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name in names:
+            raise StudyError(f"{option} {text}: {name} comes twice")
+        names.add(name)
+        yield part, name, value

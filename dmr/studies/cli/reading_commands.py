@@ -14,6 +14,7 @@ import typer
 
 from dmr.analysis.results.record_names import COLUMNS, CONFIRM, SEARCH
 from dmr.studies.cli.app import LabelsOption, NameArgument, NoTitleOption, StorageOption, command, stderr_console
+from dmr.studies.cli.deployment_option import named_values
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
@@ -193,11 +194,10 @@ def parse_rates(option: str, modalities: tuple[str, ...]) -> dict[str, float]:
     """How often each modality is missing, of `audio=0.01,camera=0.2`; one that is not named always works.
 
     Raises:
-        StudyError: an unknown modality, or no number from 0 to 1.
+        StudyError: an unknown modality, one that comes twice, or no number from 0 to 1.
     """
     found: dict[str, float] = {}
-    for part in option.split(","):
-        name, _, text = (word.strip() for word in part.partition("="))
+    for _, name, text in named_values("--rates", option):
         if name not in modalities:
             raise StudyError(f"--rates {option}: {name!r} is no modality; the modalities are {', '.join(modalities)}")
         try:

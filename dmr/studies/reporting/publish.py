@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dmr.analysis.results.record_names import CONFIRM, SEARCH, Tag
+from dmr.analysis.results.record_names import SEARCH, Tag
 from dmr.studies.errors import StudyError
 from dmr.studies.reporting.report_file import write_study_report
 from dmr.studies.reporting.study_note import study_note
@@ -36,6 +36,7 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
     Whatever fails here is a warning: the study has its results.
     """
     from dmr.analysis.figures.trial_heatmap import write_heatmap
+    from dmr.analysis.results.study_results import stage_of
 
     tracker, folder, plan = search_stage.tracker, search_stage.folder, search_stage.plan
     stage: Stage = confirmation or search_stage
@@ -48,7 +49,8 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
         return
     last = confirmation is not None or plan.study.confirm is None  # nothing comes after it
     with _warned("the heatmap, report and note of the study"):
-        search = _load(search_stage, SEARCH)
+        both = _load(search_stage)
+        search = stage_of(both, SEARCH)
         with _warned("the heatmap"):
             tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
         if plan.study.tracking.report:
@@ -59,8 +61,7 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
             with _warned("the model of the winner"):
                 model = _publish_winner(search_stage)
         with _warned("the note of the study's run"):
-            confirmed = _confirmed(search_stage, confirmation) if confirmation is not None else None
-            said = _decisive(search_stage) if confirmation is not None else ()
+            confirmed, said = (None, ()) if confirmation is None else _found(both, confirmation)
             tracker.tags(PARENT, {NOTE: study_note(search, tracker.experiment_id, confirmed, model, said)})
         tracker.published(stage.stage)
         stage.retry_queue.put(lambda: stage.study.set_user_attr(PUBLISHED, stage.finished))
@@ -98,24 +99,20 @@ def _publish_winner(search_stage: SearchStage) -> str | None:
     return tracker.model_id(key)
 
 
-def _decisive(search_stage: SearchStage) -> tuple[str, ...]:
-    from dmr.analysis.report.answer import decisive
-
-    return decisive(_load(search_stage, None))
-
-
-def _load(search_stage: SearchStage, stage: str | None) -> StudyResults:
+def _load(search_stage: SearchStage) -> StudyResults:
     from dmr.analysis.results.load_study import load_study
 
     uri, experiment = search_stage.folder.store_uris().tracking_uri, search_stage.plan.document["experiment"]
     key = search_stage.folder.study_key
-    return load_study(uri, search_stage.plan.study.name, experiment=experiment, key=key, stage=stage)
+    return load_study(uri, search_stage.plan.study.name, experiment=experiment, key=key, stage=None)
 
 
-def _confirmed(search_stage: SearchStage, confirmation: ConfirmStage) -> Confirmed:
+def _found(both: StudyResults, confirmation: ConfirmStage) -> tuple[Confirmed, tuple[str, ...]]:
+    """The rows of a confirmation, and what decides in the words of the report."""
+    from dmr.analysis.report.answer import decisive
     from dmr.studies.reporting.confirm_table import confirmed_rows
 
-    return confirmed_rows(_load(search_stage, CONFIRM), confirmation.configurations, confirmation.seeds)
+    return confirmed_rows(both, confirmation.configurations, confirmation.seeds), decisive(both)
 
 
 @contextmanager
