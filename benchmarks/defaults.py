@@ -36,7 +36,7 @@ from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import EpochReport, RunSettings, fit, test
 
 FIRST_SEED = 101
-EPOCHS = {"planted": 16}  # 40 otherwise
+EPOCHS = {"planted": 16, "scenes": 20}  # 40 otherwise
 BATCH = {"planted": 128, "scenes": 10}  # 64 otherwise
 SIZES = {"planted": {"train": 2000, "val": 1000, "test": 10_000}, "scenes": {"train": 250, "val": 100, "test": 200}}
 
