@@ -22,7 +22,7 @@ class SamplingSettings:
     """Which combination each training sample is seen with (see `dmr.sampling`)."""
 
     strategy: Strategy = "uniform"
-    combinations_per_sample: int = setting(1, ge=1, le=64)
+    combinations_per_sample: int = setting(4, ge=1, le=64)
     keep_prob: float = setting(0.5, gt=0.0, le=1.0)
     full_prob: float = setting(0.5, ge=0.0, le=1.0)
     temperature: float = setting(1.0, gt=0.0)
@@ -41,8 +41,8 @@ class TrainSettings:
     epochs: int = setting(40, ge=1)
     batch_size: int = setting(64, ge=2)
     optimizer: Optimizer = "adamw"
-    learning_rate: float = setting(1e-3, gt=0.0)
-    weight_decay: float = setting(1e-3, ge=0.0)
+    learning_rate: float = setting(2e-3, gt=0.0)
+    weight_decay: float = setting(1e-2, ge=0.0)
     schedule: Schedule = "cosine"
     clip_norm: float | None = setting(None, gt=0.0)
     class_weights: ClassWeights = "none"

@@ -429,8 +429,8 @@ def test_first_points() -> None:
         "model.noise_scale": 1.0,
         "model.kl_weight": 1e-3,
         "model.hard_weight": 0.3,
-        "train.learning_rate": 1e-3,
-        "train.weight_decay": 1e-3,
+        "train.learning_rate": 2e-3,
+        "train.weight_decay": 1e-2,
         "model.head_norm": "none",
         "sampling.strategy": "uniform",
     }
