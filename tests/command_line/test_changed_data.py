@@ -89,7 +89,7 @@ def test_data_that_have_changed_are_refused_until_they_are_said_to_be_the_same(s
     (run,) = study.mlflow_runs()
     sensors, folder = study.path / "sensors", study.folder
     assert not folder.data_file.exists()
-    assert "study small is complete: 1 trials" in succeeds(study, "run", "small.yaml")
+    assert "study small is complete: 1 trial" in succeeds(study, "run", "small.yaml")
     kept = json.loads(folder.data_file.read_text())
     assert {"train/label", "val/ecg", "test/skin", "class_names"} <= set(kept)
     succeeds(study, "evaluate", run.info.run_id)

@@ -200,7 +200,7 @@ def test_two_studies_of_one_name_in_one_store_keep_apart(workplace):
     workplace.run("rm", "small", "--yes", "--storage", "theirs")
     (left,) = workplace.mlflow_runs()
     assert left.info.status == "FINISHED"
-    assert "best 1 of 1 trials" in workplace.run("run", "small.yaml", "--storage", "mine").stdout
+    assert "best 1 of 1 trial by" in workplace.run("run", "small.yaml", "--storage", "mine").stdout
     workplace.environment["DMR_OPTUNA_URL"] = f"sqlite:///{workplace.path / 'mine/small/optuna.db'}"
     refused = workplace.dmr("run", "small.yaml", "--storage", "third")
     assert refused.returncode == 2

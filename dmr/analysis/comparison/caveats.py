@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
 from dmr.analysis.comparison.entries import Entries, Entry
 from dmr.analysis.comparison.paired_tests import SampleTests, common_seeds
 from dmr.analysis.results.record_names import SAMPLED
@@ -18,16 +16,13 @@ def comparison_notes(
     found: Entries,
     tests: Mapping[str, SampleTests],
     metric: str,
-    shapley: pd.DataFrame,
 ) -> tuple[str, ...]:
-    """On seeds, tests and Shapley values."""
+    """On seeds and tests."""
     notes = [_seeds_note(entries, found.split)]
     others = [entry for entry in entries if entry is not reference]
     if others and found.split == "test":
         notes += _pairing_notes(others, reference)
         notes += _samples_notes(others, reference, tests, metric)
-    if found.split == "test":
-        notes += _shapley_notes(found, shapley)
     return tuple(notes)
 
 
@@ -77,11 +72,3 @@ def _samples_notes(
         which = f"no test over samples for {', '.join(untested)}"
         notes.append(f"{which}: their results of single samples are missing or of other samples")
     return notes
-
-
-def _shapley_notes(found: Entries, shapley: pd.DataFrame) -> list[str]:
-    if not shapley.empty:
-        return []
-    if not found.combinations.complete:
-        return ["Shapley values are left out: they need all combinations"]
-    return ["Shapley values are left out: the value without any modality is not known; `dmr confirm NAME` records it"]

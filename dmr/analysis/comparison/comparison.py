@@ -18,7 +18,7 @@ from dmr.analysis.comparison.summary_tables import combination_frame, relations,
 from dmr.analysis.comparison.without_modality import without_frame
 from dmr.analysis.results.artifacts import Samples
 from dmr.analysis.results.record_names import BLOCK, SEARCH, SHAPLEY, Tag
-from dmr.analysis.results.study_results import StudyResults, stage_of, tied_to_class, trial_values
+from dmr.analysis.results.study_results import StudyResults, complete_words, stage_of, tied_to_class, trial_values
 from dmr.analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
 from dmr.direction import Direction
@@ -33,6 +33,7 @@ class Comparison:
     Attributes:
         split: `test` of confirm runs, or `val` of the search where a study was not confirmed.
         combinations: those that have values, in words in `combinations_text`.
+        samples_text: where samples lack modalities, on which ones combinations are compared, see `complete_words`.
         by: the summary over combinations that the search looked for: by it entries are ordered, compared and tested.
         reference: label of the entry that the tests are against.
         entries: best first.
@@ -67,6 +68,7 @@ class Comparison:
     deployment: dict[str, float] | None
     notes: tuple[str, ...]
     by: str = MEAN
+    samples_text: str = ""
 
     @property
     def measure(self) -> Measure:
@@ -139,9 +141,11 @@ def compare(
             *found.notes,
             *deployment_notes,
             *measure_notes,
-            *comparison_notes(entries, reference_entry, found, tests, first.main_metric, values),
+            *comparison_notes(entries, reference_entry, found, tests, first.main_metric),
+            *_worth_notes(results, found, values),
         ),
         by=measure.name,
+        samples_text=complete_words(first, found.split),
     )
 
 
@@ -198,6 +202,16 @@ def _reference(results: Sequence[StudyResults], entries: Sequence[Entry], label:
     if not named:
         raise ValueError(f"reference {label!r}: the entries are {', '.join(entry.label for entry in entries)}")
     return named[0]
+
+
+def _worth_notes(results: Sequence[StudyResults], found: Entries, values: pd.DataFrame) -> tuple[str, ...]:
+    """Why there are no Shapley values, where the notes on samples that lack modalities do not say it."""
+    comparable = not any(map(tied_to_class, results)) and all(entry.comparable for entry in found.entries)
+    if found.split != "test" or not values.empty or not comparable:
+        return ()
+    if not found.combinations.complete:
+        return ("Shapley values are left out: they need all combinations",)
+    return ("Shapley values are left out: the value without any modality is not known; `dmr confirm NAME` records it",)
 
 
 def _dedicated(results: Sequence[StudyResults], entries: Sequence[Entry]) -> Entry | None:

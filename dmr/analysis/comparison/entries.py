@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from dmr.analysis.results.record_names import BEST, CONFIRM, DEFAULTS, EARLIER, SEARCH, config_names
+from dmr.analysis.results.record_names import BEST, CONFIRM, DEFAULTS, EARLIER, SEARCH, config_names, counted
 from dmr.analysis.results.study_results import (
     StudyResults,
     complete_samples,
+    complete_words,
     metric_compared,
     stage_of,
     stopped_trials,
@@ -120,9 +121,8 @@ def find_entries(results: Sequence[StudyResults]) -> Entries:
     members = [
         member for member, name in zip(evaluated.members, evaluated.names, strict=True) if name in values[0][OWN]
     ]
-    if len(members) < len(evaluated):
-        count = len(evaluated) - len(members)
-        they = f"{count} combinations have" if count > 1 else "1 combination has"
+    if count := len(evaluated) - len(members):
+        they = f"{counted(count, 'combination')} {'have' if count > 1 else 'has'}"
         notes.append(f"{they} no samples on {split}: {'they count' if count > 1 else 'it counts'} nowhere")
     notes += _complete_notes(results, split)
     return Entries(tuple(entries), split, Combinations(evaluated.modalities, tuple(members)), tuple(notes))
@@ -157,8 +157,8 @@ def _complete_notes(results: Sequence[StudyResults], split: Split) -> list[str]:
         count, tied = complete_samples(one, split), tied_to_class(one)
         if count:
             notes.append(
-                f"{one.study}: means, worst, differences and Shapley values are of the {count} samples of {split} that "
-                "have all modalities; a combination's own row is of all samples that have it"
+                f"{one.study}: on {split}, means, worst, differences and Shapley values are of "
+                f"{complete_words(one, split)}; a combination's own row is of all samples that have it"
             )
         elif count == 0:
             notes.append(
@@ -239,9 +239,13 @@ def _missing(results: StudyResults, found: Sequence[Entry]) -> list[str]:
             for method, config, seed, status in lost[["method", "config", "seed", "status"]].itertuples(index=False)
         ]
         more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+        have = "has" if len(lost) == 1 else "have"
         notes.append(
-            f"{results.study}: {len(lost)} of {len(runs)} confirm runs have no values: {', '.join(parts[:5])}{more}"
+            f"{results.study}: {len(lost)} of {counted(len(runs), 'confirm run')} {have} no values: "
+            f"{', '.join(parts[:5])}{more}"
         )
     if earlier.any():
-        notes.append(f"{results.study}: {earlier.sum()} confirm runs of an earlier confirmation are left out")
+        are = "is" if earlier.sum() == 1 else "are"
+        runs_text = counted(earlier.sum(), "confirm run")
+        notes.append(f"{results.study}: {runs_text} of an earlier confirmation {are} left out")
     return notes

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from dmr.analysis.comparison.comparison import Comparison, chosen
+from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures.class_heatmap import class_table, read_combinations
 from dmr.analysis.figures.combination_heatmap import draw_heatmap
 from dmr.analysis.figures.method_heatmap import method_difference_table, method_table
@@ -143,7 +144,7 @@ def _pareto(search: StudyResults, comparison: Comparison | None, defaults: dict[
     several = any(panel.frame["full_low"].notna().any() for panel in panels)
     bars = "; lines through points: 95 % intervals over seeds" if several else ""
     title = f"{search.study}: all modalities present against the worst combination"
-    return draw_pareto(panels, title, f"data {search.dataset}; {search.combinations} combinations{bars}")
+    return draw_pareto(panels, title, f"data {search.dataset}{bars}")
 
 
 def _variance(
@@ -157,8 +158,8 @@ def _variance(
             return draw_variance(
                 found,
                 f"{search.study}: predicted variance of each combination by epoch",
-                f"data {search.dataset}, split train; {what}; {search.combinations} combinations; orange: in the hard "
-                "set",
+                f"data {search.dataset}, split train; {what}; {covered_words(search, found.variance.shape[1])} "
+                "combinations; orange: in the hard set",
             )
     raise ValueError(
         f"study {search.study}: no {DIAGNOSTICS} of its best runs has a predicted variance, as dmrnet's have"

@@ -9,6 +9,7 @@ import io
 
 import pandas as pd
 
+from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import seeds_text
 from dmr.analysis.results.study_results import StudyResults, complete_samples
@@ -62,5 +63,5 @@ def class_table(results: StudyResults, frames: list[pd.DataFrame], split: str, w
         better=Direction.MAX,
         title=f"{results.study}: IoU of each class by combination",
         subtitle=f"data {results.dataset}, split {split}; {what}; mean over {seeds_text([len(frames)])}; "
-        f"{results.combinations} combinations",
+        f"{covered_words(results, len(names))} combinations",
     )

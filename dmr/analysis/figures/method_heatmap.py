@@ -16,6 +16,7 @@ from dmr.analysis.comparison.comparison import Comparison, Entry
 from dmr.analysis.comparison.paired_tests import common_seeds, paired_values
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import seeds_text
+from dmr.analysis.results.record_names import counted
 from dmr.analysis.statistics import mean_interval
 
 MOST_ROWS = 48
@@ -52,7 +53,7 @@ def method_table(comparison: Comparison) -> HeatmapTable:
         title=f"{', '.join(comparison.studies)}: {comparison.metric} by method and combination",
         subtitle=f"data {comparison.dataset}, split {comparison.split}; mean over {seeds}; "
         f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations"
-        f"{_complete_text(shown)}",
+        f"{_complete_text(comparison)}",
     )
 
 
@@ -87,7 +88,7 @@ def method_difference_table(comparison: Comparison) -> HeatmapTable:
         title=f"{', '.join(comparison.studies)}: {comparison.metric} less that of {reference.label}",
         subtitle=f"data {comparison.dataset}, split {comparison.split}; mean difference over {seeds} in common; "
         f"{_count(comparison, shown)}, best {comparison.by} first; {comparison.combinations_text} combinations; {how}"
-        f"{_complete_text(shown)}",
+        f"{_complete_text(comparison)}",
         difference=True,
         muted=~told if several else None,
         muted_summaries=~told_means if several else None,
@@ -112,13 +113,10 @@ def _shown(comparison: Comparison) -> list[Entry]:
     return list(comparison.entries[:MOST_ROWS])
 
 
-def _complete_text(shown: list[Entry]) -> str:
-    """Which samples the summaries are of, where some lack modalities."""
-    if all(np.array_equal(entry.values, entry.own_values) for entry in shown):
-        return ""
-    return "; summaries: of the samples that have all modalities"
+def _complete_text(comparison: Comparison) -> str:
+    return f"; summaries: of {comparison.samples_text}" if comparison.samples_text else ""
 
 
 def _count(comparison: Comparison, shown: list[Entry]) -> str:
-    total = len(comparison.entries)
-    return f"{len(shown)} of {total} configurations" if len(shown) < total else f"{total} configurations"
+    total = counted(len(comparison.entries), "configuration")
+    return f"{len(shown)} of {total}" if len(shown) < len(comparison.entries) else total

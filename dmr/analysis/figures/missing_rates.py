@@ -15,10 +15,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures import style
 from dmr.analysis.figures.combination_heatmap import BAR, ROW, draw_bar, draw_cells, header, scale_of
 from dmr.analysis.figures.style import GREY, HEADER, LABEL_LINE, LABEL_SIZE, MARGIN, PAD, SMALL_SIZE, text_width
-from dmr.analysis.results.record_names import Tag
+from dmr.analysis.results.record_names import Tag, counted
 from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, stopped_trials
 from dmr.combinations import Combinations, all_combinations, deployment_weights
 from dmr.direction import Direction
@@ -80,7 +81,7 @@ def rate_table(
     rates: list[float | Mapping[str, float]] = [*RATES, *([own] if own else [])]
     columns: list[float | str] = [*RATES, *([IN_USE] if own else [])]
     if searched:
-        cells, text = _by_sampling(results, searched, rates)
+        cells, text, combinations = _by_sampling(results, searched, rates)
         split = "val"
     elif comparison is not None and comparison.entries:
         entries = comparison.entries[:24]
@@ -96,13 +97,14 @@ def rate_table(
         groups = methods_of(results)[values.index]
         cells = pd.DataFrame(expected_at(values, combinations, rates), values.index).groupby(groups).median()
         counts = groups.value_counts()
-        cells.index = [_counted(str(method), counts[method]) for method in cells.index]
+        cells.index = [f"{method} ({counted(counts[method], 'trial')})" for method in cells.index]
         split = "val"
         text = (
             f"one row per method, median over its trials{others}, because the search did not vary how combinations "
             "are drawn; one seed per trial"
         )
     cells.columns = pd.Index(columns, dtype=object)
+    covered = covered_words(results, len(combinations))
     if cells[0.0].isna().all():
         text += f"; no value for rate 0, since no sample of {split} has all modalities"
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
@@ -114,7 +116,7 @@ def rate_table(
         results.main_mode,
         f"{names}: {results.main_metric} expected when sensors fail",
         f"data {results.dataset}, split {split}; {text}; columns: each modality is missing with this rate, "
-        f"independently, given that one of {results.combinations} combinations is met{use}; bold: best of a column",
+        f"independently, given that one of {covered} combinations is met{use}; bold: best of a column",
     )
 
 
@@ -126,7 +128,7 @@ def _deployed(results: StudyResults) -> dict[str, float]:
 
 def _by_sampling(
     results: StudyResults, searched: list[str], rates: Sequence[float | Mapping[str, float]]
-) -> tuple[pd.DataFrame, str]:
+) -> tuple[pd.DataFrame, str, Combinations]:
     values, combinations, others = _complete_values(results)
     points = results.table.drop_duplicates("trial").set_index("trial").loc[values.index, searched]
     binned = {key: _binned(points[key]) for key in searched}
@@ -139,8 +141,8 @@ def _by_sampling(
     labels = pd.Series([label for _, label in groups], values.index)
     counts = labels.value_counts()
     cells = expected.groupby(labels).median().loc[list(dict.fromkeys(label for _, label in sorted(groups)))]
-    cells.index = [_counted(label, counts[label]) for label in cells.index]
-    return cells, f"rows: trials{others} by {', '.join(searched)}, median over trials; one seed per trial"
+    cells.index = [f"{label} ({counted(counts[label], 'trial')})" for label in cells.index]
+    return cells, f"rows: trials{others} by {', '.join(searched)}, median over trials; one seed per trial", combinations
 
 
 def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
@@ -160,10 +162,6 @@ def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:
 
 def _short(key: str) -> str:
     return key.removeprefix("sampling.")
-
-
-def _counted(label: str, count: int) -> str:
-    return f"{label} ({count} {'trial' if count == 1 else 'trials'})"
 
 
 def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations, str]:

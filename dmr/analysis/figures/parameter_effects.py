@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
-from dmr.analysis.results.record_names import BLOCK
+from dmr.analysis.results.record_names import BLOCK, counted
 from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
@@ -72,10 +72,8 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
         raise ValueError(f"study {results.study}: nothing is searched")
     if len(trials) < FEWEST:
         stopped = f" that were not stopped early, of {len(valued)}" if len(trials) < len(valued) else ""
-        raise ValueError(
-            f"study {results.study}: {len(trials)} trials with values{stopped}; to say what a parameter does takes "
-            f"{FEWEST}"
-        )
+        known = f"{counted(len(trials), 'trial')} with values{stopped}"
+        raise ValueError(f"study {results.study}: {known}; to say what a parameter does takes {FEWEST}")
     points = results.table.drop_duplicates("trial").set_index("trial").loc[trials, list(results.searched)]
     values, objective, methods = values.loc[trials], objective.loc[trials], methods_of(results).loc[trials]
     rows, p_rows, unsigned, counts, left_out = {}, {}, [], [], {}
@@ -117,7 +115,7 @@ def _nothing_to_say(column: pd.Series, within: pd.Series) -> str:
     needed = FEWEST + max(strata, 1) - 1
     if len(column) < needed:
         several = f" of {strata} methods, where {needed} are needed" if strata > 1 else f", where {needed} are needed"
-        return f"in {len(column)} {'trial' if len(column) == 1 else 'trials'}{several}"
+        return f"in {counted(len(column), 'trial')}{several}"
     if (column.groupby(within).nunique() < 2).all():
         return "constant within each method" if column.nunique() > 1 else "constant"
     return ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.parameter_effects import SEED, left_out_text, parameter_effects
 from dmr.analysis.results.study_results import StudyResults, methods_of
+from dmr.analysis.statistics import SIGNIFICANCE
 
 
 def parameter_table(results: StudyResults) -> HeatmapTable:
@@ -23,10 +25,10 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
     within = " within each method" if methods_of(results).nunique() > 1 else ""
     others = f" trained to their end ({effects.stopped} stopped early are left out)" if effects.stopped else ""
     notes = [
-        f"data {results.dataset}, split val; {effects.count} trials{others}, one seed each; {results.combinations} "
-        "combinations",
+        f"data {results.dataset}, split val; {effects.count} trials{others}, one seed each; "
+        f"{covered_words(results, effects.values.shape[1])} combinations",
         f"rank correlation of the parameter with {metric}{within}, in the trials that have it; nearly grey where "
-        "p ≥ 0.05, each cell by itself",
+        f"p > {SIGNIFICANCE:g}, each cell by itself",
     ]
     if effects.unsigned.any():
         notes.append("green: η of a parameter without order, which has no sign")
@@ -49,7 +51,7 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
         title=f"{results.study}: how each parameter moves {metric} of each combination",
         subtitle="; ".join(notes),
         difference=True,
-        muted=~(effects.p_values.to_numpy()[order] < 0.05),
+        muted=~(effects.p_values.to_numpy()[order] <= SIGNIFICANCE),
         unsigned=effects.unsigned[order],
         bars=effects.importance.set_axis(labels).iloc[order].rename("importance"),
     )

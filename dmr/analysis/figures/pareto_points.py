@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
+from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures import style
 from dmr.analysis.figures.trial_heatmap import summaries
-from dmr.analysis.results.record_names import DEFAULTS
+from dmr.analysis.results.record_names import DEFAULTS, counted
 from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
@@ -63,7 +64,8 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
     if len(best) and best.index[0] in frame.index:
         frame.loc[best.index[0], "role"] += " best"
     stopped = f", {frame['stopped'].sum()} of them stopped early" if frame["stopped"].any() else ""
-    heading = f"search: {len(frame)} trials{stopped}, split {split}, one seed per trial"
+    heading = f"search: {counted(len(frame), 'trial')}{stopped}, split {split}, one seed per trial, "
+    heading += f"{covered_words(results, values.shape[1])} combinations"
     return Points(
         _with_ends(frame.set_axis([str(trial) for trial in frame.index])),
         heading,
@@ -94,7 +96,8 @@ def entry_points(comparison: Comparison, best: str) -> Points:
     frame["stopped"] = False
     frame["front"] = pareto_front(comparison.mode.sign * frame[["full", "worst"]])
     seeds = style.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
-    heading = f"confirmed: {len(frame)} configurations, split {comparison.split}, {seeds}"
+    heading = f"confirmed: {counted(len(frame), 'configuration')}, split {comparison.split}, {seeds}, "
+    heading += f"{comparison.combinations_text} combinations"
     return Points(frame, heading, comparison.metric, comparison.mode)
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures.combination_heatmap import HeatmapTable, draw_heatmap
 from dmr.analysis.figures.style import check_target, save_figure
-from dmr.analysis.results.record_names import DEFAULTS
+from dmr.analysis.results.record_names import DEFAULTS, counted
 from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
     complete_samples,
+    complete_words,
     methods_of,
     stopped_trials,
     trial_labels,
@@ -43,8 +45,7 @@ def heatmap_table(results: StudyResults, top: int, split: str = "val") -> Heatma
         metric=results.main_metric,
         better=results.main_mode,
         title=f"{results.study}: {results.main_metric} by combination of modalities",
-        subtitle=f"data {results.dataset}, split {split}; {len(cells)} of {len(order)} trials with values, best first "
-        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial"
+        subtitle=f"{_shown_text(results, split, len(shown), values)}; one seed per trial"
         f"{complete_text(results, split)}{_stopped_note(results, shown)}",
     )
 
@@ -98,9 +99,8 @@ def difference_table(
         difference=True,
         metric=f"difference of {metric}",
         title=f"{results.study}: {metric} by combination, {text}",
-        subtitle=f"data {results.dataset}, split {split}; {len(shown)} of {len(order)} trials with values, best first "
-        f"by {results.objectives[0]['metric']}; {results.combinations} combinations; one seed per trial, so that no "
-        "interval says which differences are chance"
+        subtitle=f"{_shown_text(results, split, len(shown), values)}; one seed per trial, so that no interval says "
+        "which differences are chance"
         f"{complete_text(results, split)}{_stopped_note(results, shown)}{early}",
     )
 
@@ -123,6 +123,15 @@ def write_heatmap(
     return save_figure(draw_heatmap(difference_table(results, top, difference_to, defaults)), path)
 
 
+def _shown_text(results: StudyResults, split: str, shown: int, values: pd.DataFrame) -> str:
+    """Which trials and combinations are shown, of the values of all trials: index trial, columns combinations."""
+    trials = counted(len(trial_values(results).index.intersection(values.index)), "trial")
+    return (
+        f"data {results.dataset}, split {split}; {shown} of {trials} with values, best first by "
+        f"{results.objectives[0]['metric']}; {covered_words(results, values.shape[1])} combinations"
+    )
+
+
 def _stopped_note(results: StudyResults, shown: pd.Index) -> str:
     """What to say where some of these trials were stopped early."""
     count = len(set(shown) & set(stopped_trials(results)))
@@ -139,8 +148,8 @@ def summaries(cells: pd.DataFrame, mode: Direction, comparable: bool = True) -> 
 
 def complete_text(results: StudyResults, split: str) -> str:
     """Which samples the summaries are of, where some lack modalities."""
-    count = complete_samples(results, split)
-    return f"; summaries: of the {count} samples that have all modalities" if count else ""
+    words = complete_words(results, split)
+    return f"; summaries: of {words}" if words else ""
 
 
 def _some(trials: pd.Index) -> str:

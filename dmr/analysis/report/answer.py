@@ -19,7 +19,6 @@ from dmr.analysis.report.page_tables import number, p_text, row_of
 from dmr.analysis.report.searching import searching
 from dmr.analysis.report.words import (
     combination_words,
-    count_text,
     difference_of,
     duration,
     interval_words,
@@ -28,12 +27,13 @@ from dmr.analysis.report.words import (
     trial_words,
     with_interval,
 )
-from dmr.analysis.results.record_names import CONFIRM, SEARCH, SHAPLEY, WITHOUT
+from dmr.analysis.results.record_names import CONFIRM, SEARCH, SHAPLEY, WITHOUT, counted
 from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
     complete_samples,
     stage_of,
+    tied_to_class,
     trial_values,
 )
 from dmr.analysis.statistics import SIGNIFICANCE, Interval, holm, mean_interval
@@ -96,31 +96,32 @@ def answer(both: StudyResults, comparison: Comparison | None, default_method: st
 def _cost(both: StudyResults) -> str:
     """How many runs there were, and how long they took together."""
     runs = both.runs
-    parts = [count_text(int((runs["stage"] == SEARCH).sum()), "trial")]
+    parts = [counted(int((runs["stage"] == SEARCH).sum()), "trial")]
     if confirmed := int((runs["stage"] == CONFIRM).sum()):
-        parts.append(count_text(confirmed, "confirm run"))
+        parts.append(counted(confirmed, "confirm run"))
     return f"It cost {' and '.join(parts)}, {duration(float(runs['seconds'].sum()))} of run time."
 
 
 def _confirmed(search: StudyResults, comparison: Comparison, default_method: str | None, cost: str) -> Answer:
     entry = chosen(search, comparison.entries)
     found, by = comparison.measure.levels(entry), comparison.by
-    seeds = count_text(len(entry.seeds), "seed")
+    seeds = counted(len(entry.seeds), "seed")
     metric, count = comparison.metric, comparison.combinations_text
     before = _before(search, entry)
     which = "the configuration" if before is None else "of those confirmed the configuration"
     others = [SUMMARY_WORDS[name].format(number(one.estimate)) for name, one in found.items() if name != by]
+    samples = f", {comparison.samples_text}" if comparison.samples_text else ""
     headline = (
         f"{entry.label}{trial_words(entry)}, {which} that the search put first on val, reaches "
         f"{OBJECTIVE_WORDS[by]} {metric} of {with_interval(found[by])} on test over {count} combinations of "
-        f"modalities{''.join(f', {text}' for text in others)} ({seeds})."
+        f"modalities{''.join(f', {text}' for text in others)} ({seeds}{samples})."
     )
     order = [by, *(name for name in found if name != by)]
     figures = tuple(KeyFigure(name, number(found[name].estimate), interval_words(found[name])) for name in order)
     sentences = [
-        *_odds(comparison),
         *_decisive(search, entry, comparison, before),
         cost,
+        *_odds(comparison),
         *_shapley(entry, comparison),
         *_others(entry, comparison, default_method),
     ]
@@ -142,11 +143,11 @@ def decisive(both: StudyResults) -> tuple[str, ...]:
     if comparison is None or comparison.split != TESTED:
         return ()
     entry = chosen(search, comparison.entries)
-    return (*_decisive(search, entry, comparison, _before(search, entry)), _cost(both))
+    return (*_decisive(search, entry, comparison, _before(search, entry)), _cost(both), *_odds(comparison))
 
 
 def _decisive(search: StudyResults, entry: Entry, comparison: Comparison, before: int | None) -> Iterator[str]:
-    yield from _without(entry, comparison)
+    yield from _without(search, entry, comparison)
     yield from _weakest(entry, comparison)
     yield from searching(search, entry, comparison, before)
 
@@ -157,11 +158,21 @@ def _before(search: StudyResults, entry: Entry) -> int | None:
     return None if values.empty or values.get(entry.trial) == values.iloc[0] else int(values.index[0])
 
 
-def _without(entry: Entry, comparison: Comparison) -> Iterator[str]:
-    """What is lost without each modality, least first."""
+def _without(search: StudyResults, entry: Entry, comparison: Comparison) -> Iterator[str]:
+    """What is lost without each modality, least first, or why that is not known."""
     row = row_of(comparison.summary, entry.label)
-    by_seed = losses(entry, comparison.combinations, comparison.mode)
-    known = {name: mean_interval(one) for name, one in by_seed.items() if f"{WITHOUT}{name}" in row}
+    known = {
+        name: difference_of(row, f"{WITHOUT}{name}", len(entry.seeds))
+        for name in comparison.combinations.modalities
+        if f"{WITHOUT}{name}" in row
+    }
+    if not entry.comparable:
+        yield f"What is lost without each modality is not known: no sample of {TESTED} has all modalities."
+    elif tied := tied_to_class(search):
+        yield (
+            f"What is lost without each modality is left out: {names_text(tied)} {'is' if len(tied) == 1 else 'are'} "
+            "missing more often in some classes, so that being there is itself a hint."
+        )
     if not known:
         return
     order = sorted(known, key=lambda name: known[name].estimate)
@@ -173,6 +184,7 @@ def _without(entry: Entry, comparison: Comparison) -> Iterator[str]:
     least = known[order[0]]
     if len(known) < len(comparison.combinations.modalities) or not math.isfinite(least.low):
         return
+    by_seed = losses(entry, comparison.combinations, comparison.mode)
     equal = [name for name in order[1:] if mean_interval(by_seed[name] - by_seed[order[0]]).low <= 0]
     end = f"; the loss of {names_text(equal)} cannot be told from its own by these seeds" if equal else ""
     yield f"If one has to go, drop {order[0]}: {_drop_words(least)}{end}."
@@ -256,7 +268,7 @@ def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iter
         (
             "samples",
             whole["samples_minus_reference"],
-            f"{of}over test samples, which speaks of these trained networks alone",
+            f"{of}over test samples, which speaks of these trained networks alone and takes samples as independent",
         ),
         ("seeds", sign * whole["minus_reference"], "over seeds, which also covers training"),
     ):
@@ -268,17 +280,17 @@ def _tests(rivals: Sequence[Entry], comparison: Comparison, sign: float) -> Iter
         if lowest > SIGNIFICANCE:
             yield (
                 f"A paired test {words}, cannot decide here: the smallest p it can give, after Holm's correction for "
-                f"{count_text(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
+                f"{counted(int(possible.notna().sum()), 'comparison')}, is {p_text(lowest)}."
             )
             continue
-        told = known[known[f"p_{over}_holm"] < SIGNIFICANCE].index
+        told = known[known[f"p_{over}_holm"] <= SIGNIFICANCE].index
         signs = (("worse", -1.0), ("better", 1.0))
         groups = [(whole["method"][told[side * better[told] > 0]].tolist(), how) for how, side in signs]
         parts = [f"{names_text(names)} {how}" for names, how in groups if names]
         result = f"finds {' and '.join(parts)}" if parts else "cannot tell any of them from it"
         rest = len(known) - sum(len(names) for names, _ in groups)
         open_ones = f", and leaves {rest} open" if parts and rest else ""
-        yield f"A paired test {words}, {result}{open_ones} (p < {SIGNIFICANCE:g} after Holm's correction)."
+        yield f"A paired test {words}, {result}{open_ones} (p ≤ {SIGNIFICANCE:g} after Holm's correction)."
 
 
 def _unconfirmed(search: StudyResults, cost: str) -> Answer:
@@ -316,7 +328,7 @@ def _unconfirmed(search: StudyResults, cost: str) -> Answer:
         figures = tuple(KeyFigure(name, number(one), "one seed, val") for name, one in found.items())
     sentences.append(cost)
     headline = (
-        f"Not confirmed yet: trial {trial} ({method}) is the best of {count_text(len(values), 'trial')} with values, "
+        f"Not confirmed yet: trial {trial} ({method}) is the best of {counted(len(values), 'trial')} with values, "
         f"with {metric} {number(values[first['metric']].iloc[0])} on val."
     )
     return Answer(headline, figures, tuple(sentences))

@@ -12,8 +12,8 @@ import pandas as pd
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.style import better_end
-from dmr.analysis.results.record_names import BLOCK, SHAPLEY, SUMMARIES, WITHOUT, summary_metric
-from dmr.analysis.results.study_results import StudyResults, stopped_trials, trial_values, value_text
+from dmr.analysis.results.record_names import BLOCK, SHAPLEY, SUMMARIES, WITHOUT, counted, summary_metric
+from dmr.analysis.results.study_results import StudyResults, complete_words, stopped_trials, trial_values, value_text
 from dmr.direction import Direction
 
 NOTHING = "–"
@@ -139,8 +139,8 @@ def trials_table(results: StudyResults, link: Callable[[str], str]) -> Table:
         rows.append(tuple(cells))
     first = results.objectives[0]
     caption = (
-        f"All {len(rows)} trials of the search, one seed each, values on val: first those with values, best first by "
-        f"{first['metric']}"
+        f"Every trial of the search ({len(rows)}), one seed each, values on val{_of_complete(results, 'val')}: first "
+        f"those with values, best first by {first['metric']}"
     )
     return Table("trials", caption, tuple(columns), tuple(rows), (3, _direction(first["mode"])))
 
@@ -159,7 +159,10 @@ def confirm_runs_table(results: StudyResults, link: Callable[[str], str]) -> Tab
         cells = [_text(run["method"]), _text(run["config"]), Cell(str(run["seed"]), run["seed"]), _text(run["status"])]
         cells += [value_cell(found.get(name)) for name in names]
         rows.append((*cells, _seconds(run["seconds"]), Cell(str(run_id), link=link(str(run_id)), code=True)))
-    caption = f"All {len(rows)} confirm runs, values on test: what every mean and interval of this page is made of"
+    caption = (
+        f"Every confirm run ({len(rows)}), values on test{_of_complete(results, 'test')}: what every mean and interval "
+        "of this page is made of"
+    )
     return Table("confirm-runs", caption, tuple(columns), tuple(rows))
 
 
@@ -193,9 +196,11 @@ def configurations_table(comparison: Comparison) -> Table:
             ends = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
             cells.append(value_cell(row[name], interval_text(*ends), signed=True))
         rows.append(tuple(cells))
+    on = f", on {comparison.samples_text}" if comparison.samples_text else ""
     caption = (
-        f"{comparison.metric} on {comparison.split} of {len(rows)} configurations over {comparison.combinations_text} "
-        f"combinations ({better_end(comparison.mode)}), best {comparison.by} first; {_certainty(comparison)}. "
+        f"{comparison.metric} on {comparison.split} of {counted(len(rows), 'configuration')} over "
+        f"{comparison.combinations_text} combinations{on} ({better_end(comparison.mode)}), best {comparison.by} first; "
+        f"{_certainty(comparison)}. "
         f"Reference: {comparison.reference}"
     )
     order = (3 + shown.index(comparison.by), _direction(comparison.mode))
@@ -260,6 +265,12 @@ def _summaries(results: StudyResults, split: str) -> dict[str, dict[str, float]]
     for run, metric, value in rows[["run", "metric", "value"]].itertuples(index=False):
         values[run][metric] = value
     return values
+
+
+def _of_complete(results: StudyResults, split: str) -> str:
+    """Of which samples summaries are, where some lack modalities."""
+    words = complete_words(results, split)
+    return f", of {words}" if words else ""
 
 
 def _direction(mode: Direction) -> Literal["ascending", "descending"]:

@@ -9,8 +9,8 @@ from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.comparison.entries import Entry, defaults_of
 from dmr.analysis.comparison.paired_tests import common_seeds
 from dmr.analysis.report.page_tables import p_text, row_of
-from dmr.analysis.report.words import count_text, difference_of, names_text, with_interval
-from dmr.analysis.results.record_names import BLOCK
+from dmr.analysis.report.words import difference_of, names_text, with_interval
+from dmr.analysis.results.record_names import BLOCK, counted
 from dmr.analysis.results.study_results import StudyResults
 from dmr.analysis.statistics import MAX_SEEDS_IN_FULL, SIGNIFICANCE, Interval
 from dmr.direction import Direction
@@ -48,7 +48,7 @@ def _paid_for(
         return
     row = row_of(comparison.summary, entry.label)
     interval, p_value = difference_of(row, "minus_defaults", len(seeds)), float(row["p_defaults"])
-    over = count_text(len(seeds), "paired seed")
+    over = counted(len(seeds), "paired seed")
     yield (
         f"Searching {paid(interval, p_value, comparison.mode)}{of}: against the file's defaults of {own.method} the "
         f"{comparison.by} changed by {with_interval(interval, signed=True)} over {over}"
@@ -103,7 +103,7 @@ def _p_words(p_value: float, seeds: int) -> str:
         return ""
     if seeds > MAX_SEEDS_IN_FULL:  # random signs
         return f"; test over seeds of this comparison alone p = {p_text(p_value)}"
-    smallest = f"the smallest that {count_text(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
+    smallest = f"the smallest that {counted(seeds, 'seed')} can give is {p_text(_smallest(seeds))}"
     return f"; exact test over seeds of this comparison alone p = {p_text(p_value)}, {smallest}"
 
 

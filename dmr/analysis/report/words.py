@@ -10,6 +10,7 @@ import pandas as pd
 
 from dmr.analysis.comparison.entries import Entry
 from dmr.analysis.report.page_tables import interval_text, number
+from dmr.analysis.results.record_names import counted
 from dmr.analysis.statistics import Interval
 from dmr.combinations import SEPARATOR
 
@@ -44,17 +45,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def count_text(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def names_text(labels: Sequence[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
 def interval_words(interval: Interval) -> str:
     text = interval_text(interval.low, interval.high)
-    seeds = count_text(interval.n, "seed")
+    seeds = counted(interval.n, "seed")
     return f"95 % interval {text}, {seeds}" if text else f"{seeds}, no interval"
 
 

@@ -25,6 +25,7 @@ from dmr.analysis.results.record_names import (
     VALUES,
     Tag,
     children_filter,
+    counted,
     deleted_experiment,
     deleted_run,
     key_filter,
@@ -189,7 +190,7 @@ def _epochs_text(run: Any) -> str:
     done, planned = run.data.tags.get(Tag.EPOCHS), run.data.params.get(EPOCHS_PARAM)
     if done is None:
         return "stopped early"
-    return f"{done} epochs" if planned is None else f"{done} of {planned} epochs"
+    return counted(int(done), "epoch") if planned is None else f"{done} of {planned} epochs"
 
 
 def _best_values(run: Any) -> dict[Cell, float]:

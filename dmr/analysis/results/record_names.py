@@ -80,6 +80,11 @@ class Tag:
     VERSIONS: Final = "versions"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def best_name(rank: int) -> str:
     """`best 2`: the configuration that the search put second, as the tag `config` names it."""
     return f"best {rank}"

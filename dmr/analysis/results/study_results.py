@@ -16,6 +16,7 @@ from dmr.analysis.results.record_names import (
     SUMMARIES,
     Tag,
     config_names,
+    counted,
     deleted_run,
     summary_metric,
 )
@@ -111,6 +112,12 @@ def complete_samples(results: StudyResults, split: str) -> int | None:
     """How many samples of a split have all modalities; None where none of them lacks one."""
     counts: dict[str, int] = json.loads(results.tags.get(Tag.COMPLETE, "{}"))
     return counts.get(split)
+
+
+def complete_words(results: StudyResults, split: str) -> str:
+    """On which samples combinations are compared, where some lack modalities: `the 9 samples with all modalities`."""
+    count = complete_samples(results, split)
+    return f"the {counted(count, 'sample')} with all modalities" if count else ""
 
 
 def metric_compared(results: StudyResults, split: str) -> str:

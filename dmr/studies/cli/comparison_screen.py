@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FEW_COMBINATIONS = 15
 LABEL_WIDTH, ENTRY_WIDTH = 28, 13
-MARK = "p < 0.05 after Holm's correction"
+MARK = "p ≤ 0.05 after Holm's correction"
 UNBOUNDED = 1_000
 NOTHING = "-"
 
@@ -42,8 +42,11 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     metric, combinations = comparison.metric, comparison.combinations_text
     title = f"{', '.join(comparison.studies)}: {metric} on {comparison.split} over {combinations} combinations, best "
     title += f"{comparison.by} first"
-    if comparison.deployment and comparison.by == "expected":
-        title += f" (works: {', '.join(f'{name} {chance:g}' for name, chance in comparison.deployment.items())})"
+    if comparison.samples_text:
+        title += f"; on {comparison.samples_text}"
+    if comparison.deployment and "expected" in comparison.summary:
+        odds = ", ".join(f"{name} {chance:g}" for name, chance in comparison.deployment.items())
+        title += f"; expected with odds {odds}"
     whole = _entries_table(comparison, title, level + differences)
     if Measurement.get(out, out.options.update_width(UNBOUNDED), whole).maximum <= out.width or not differences:
         out.print(whole)
@@ -136,7 +139,7 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
     means = frame.pivot(index="combination", columns="label", values="mean")
     over, column = _tested(comparison)
     p_values = frame.pivot(index="combination", columns="label", values=column)
-    marked = p_values[shown] < SIGNIFICANCE
+    marked = p_values[shown] <= SIGNIFICANCE
     if marked.any(axis=None):
         title += f"; * differs from {comparison.reference} over {over}, {MARK}"
     table = _table(title, "combination", shown, width=ENTRY_WIDTH)

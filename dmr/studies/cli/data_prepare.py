@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from dmr.analysis.results.record_names import counted
 from dmr.data.dataset import DataError
 from dmr.data.prepare import open_release
 from dmr.data.prepare.pool import cores
@@ -42,7 +43,8 @@ def prepare_set(
         raise
     for part, count in found.skipped.items():
         if count:
-            console.print(f"{part}: {count} samples are left out, see {out / part / 'skipped.csv'}", soft_wrap=True)
+            samples = counted(count, "sample")
+            console.print(f"{part}: {samples} left out, see {out / part / 'skipped.csv'}", soft_wrap=True)
     counts = ", ".join(f"{count} {part}" for part, count in found.samples.items())
     typer.echo(f"{out}: {name} {'is there already' if found.already else 'is ready'}: {counts}")
     return 0

@@ -6,7 +6,7 @@ import codecs
 import io
 import sys
 
-SPELLED = {"–": "-", "−": "-", "×": "x", "…": "..."}  # our own signs; the letters of names are escaped
+SPELLED = {"–": "-", "−": "-", "×": "x", "…": "...", "≤": "<="}  # our own signs; the letters of names are escaped
 HANDLER = "dmr.spelled"
 
 

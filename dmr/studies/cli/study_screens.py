@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from dmr.analysis.results.record_names import CONFIRM, SEARCH, runs_filter
+from dmr.analysis.results.record_names import CONFIRM, SEARCH, counted, runs_filter
 from dmr.studies.cli.trials_screen import trials_text
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
@@ -90,7 +90,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     failed = trials.index[trials.isin(FAILURES)]
     if len(failed):
         numbers = ", ".join(map(str, failed))
-        tell(f"{len(failed)} of {len(trials)} trials failed: {numbers}{_traceback(folder, 'search')}")
+        tell(f"{len(failed)} of {counted(len(trials), 'trial')} failed: {numbers}{_traceback(folder, 'search')}")
     if not result.succeeded:
         tell(f"{name}: no trial succeeded; see {folder.log}")
         return 1
@@ -105,12 +105,12 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
         for sentence in decisive(both):
             tell(f"- {sentence}")
         count, failures = len(chosen) * len(plan.confirm_seeds), runs.table["status"].isin(FAILURES)
-        confirmed = f", {count} confirm runs"
+        confirmed = f", {counted(count, 'confirm run')}"
         if failures.any():
-            tell(f"{failures.sum()} confirm runs failed; see {folder.log}{_traceback(folder, 'confirm')}")
+            tell(f"{counted(failures.sum(), 'confirm run')} failed; see {folder.log}{_traceback(folder, 'confirm')}")
         code |= int(not (runs.table["split"] == "test").any())
     out.print(f"\n{trials_text(results, out.width)}\n", markup=False, soft_wrap=True)
-    tell(f"study {name} is complete: {len(trials)} trials{confirmed}")
+    tell(f"study {name} is complete: {counted(len(trials), 'trial')}{confirmed}")
     for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
         if file.exists():
             tell(f"{what}: {file}")

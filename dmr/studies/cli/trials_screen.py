@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from dmr.analysis.results.record_names import BLOCK, METHOD_PARAM
+from dmr.analysis.results.record_names import BLOCK, METHOD_PARAM, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,13 @@ def _fits(table: pd.DataFrame, width: int) -> bool:
 
 def _scores(results: StudyResults) -> tuple[str, pd.DataFrame]:
     """The title of the table, and texts by trial: what was searched for, then the summaries, and how they ended."""
-    from dmr.analysis.results.study_results import methods_of, stopped_trials, summary_values, trial_values
+    from dmr.analysis.results.study_results import (
+        complete_words,
+        methods_of,
+        stopped_trials,
+        summary_values,
+        trial_values,
+    )
 
     objectives, summaries, methods = trial_values(results), summary_values(results), methods_of(results)
     best, where = objectives.index[:SHOWN_TRIALS], ""
@@ -63,7 +69,9 @@ def _scores(results: StudyResults) -> tuple[str, pd.DataFrame]:
         best = blocks.groupby(blocks).head(max(1, SHOWN_TRIALS // blocks.nunique())).index
         where = ", some of each block"
     first = results.objectives[0]["metric"]
-    title = f"best {len(best)} of {results.runs['trial'].nunique()} trials by {first}{where}; values on val"
+    title = f"best {len(best)} of {counted(results.runs['trial'].nunique(), 'trial')} by {first}{where}; values on val"
+    if samples := complete_words(results, "val"):
+        title += f", of {samples}"
     names = [str(name).removeprefix("val/") for name in objectives]
     numbers = objectives.set_axis(names, axis=1).join(summaries.drop(columns=names, errors="ignore")).loc[best]
     scores = numbers.map("{:.4f}".format)

@@ -49,17 +49,20 @@ class Confirmed(NamedTuple):
     Attributes:
         by: the summary over combinations that the search looked for.
         combinations: how many of all combinations have values, in words.
+        samples: where samples lack modalities, on which ones combinations are compared, in words.
         rows: one per configuration, best first by `by`.
     """
 
     by: str
     combinations: str
+    samples: str
     rows: tuple[ConfirmRow, ...]
 
     @property
     def title(self) -> str:
         """What the rows are ordered by, and over what their numbers are."""
-        return f"over {self.combinations} combinations, best {self.by} first"
+        on = f"; on {self.samples}" if self.samples else ""
+        return f"over {self.combinations} combinations, best {self.by} first{on}"
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ def confirmed_rows(results: StudyResults, configurations: Sequence[Configuration
     """
     from dmr.analysis.comparison.comparison import found_measure
     from dmr.analysis.comparison.entries import covered_words
-    from dmr.analysis.results.study_results import stage_of
+    from dmr.analysis.results.study_results import complete_words, stage_of
 
     confirm = stage_of(results, CONFIRM)
     runs, table = confirm.runs, confirm.table
@@ -93,14 +96,16 @@ def confirmed_rows(results: StudyResults, configurations: Sequence[Configuration
     try:
         found, measure = found_measure(confirm)
     except ValueError:  # no run has succeeded
-        return Confirmed(SUMMARIES[0], results.combinations, tuple(ConfirmRow(one, 0, {}) for one in configurations))
+        rows = [ConfirmRow(one, 0, {}) for one in configurations]
+        return Confirmed(SUMMARIES[0], results.combinations, "", tuple(rows))
     entries = {(entry.method, entry.trial): entry for entry in measure.best_first(found.entries)}
     order = {key: place for place, key in enumerate(entries)}
     rows = []
+    samples = complete_words(results, "test")
     for one in sorted(configurations, key=lambda one: order.get((one.method, one.trial), len(order))):
         entry = entries.get((one.method, one.trial))
         rows.append(ConfirmRow(one, len(entry.seeds), measure.levels(entry)) if entry else ConfirmRow(one, 0, {}))
-    return Confirmed(measure.name, covered_words(results, len(found.combinations)), tuple(rows))
+    return Confirmed(measure.name, covered_words(results, len(found.combinations)), samples, tuple(rows))
 
 
 def confirm_table(results: StudyResults, found: Confirmed) -> Table:

@@ -7,7 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dmr.analysis.results.record_names import BEST_PREFIX, CONFIRM, DEFAULTS, SEARCH, Tag, config_names, runs_filter
+from dmr.analysis.results.record_names import (
+    BEST_PREFIX,
+    CONFIRM,
+    DEFAULTS,
+    SEARCH,
+    Tag,
+    config_names,
+    counted,
+    runs_filter,
+)
 from dmr.direction import Direction
 from dmr.studies.reporting.confirm_table import Confirmed
 from dmr.studies.trial_outcomes import FAILURES
@@ -98,7 +107,7 @@ def _ended(results: StudyResults) -> str:
     which = f" Failed: {', '.join(map(str, sorted(failed)[:MOST_ROWS]))}{more}." if len(failed) else ""
     random_search = results.tags.get(Tag.RANDOM_SEARCH)
     how = f" {random_search[0].upper()}{random_search[1:]}." if random_search else ""
-    return f"{len(results.runs)} trials: {text}.{which}{how}"
+    return f"{counted(len(results.runs), 'trial')}: {text}.{which}{how}"
 
 
 def _confirmed(results: StudyResults, found: Confirmed) -> str:

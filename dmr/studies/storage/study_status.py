@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from dmr.analysis.results.record_names import SEARCH, runs_filter
+from dmr.analysis.results.record_names import SEARCH, counted, runs_filter
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
@@ -81,10 +81,10 @@ def _headline(folder: StudyFolder, document: dict[str, Any], study: optuna.Study
     if document.get("confirm") and complete:
         runs = _confirm_runs(folder)
         done = sum(trial.state.is_finished() for trial in runs)
-        confirmed = f", {done} of {len(runs)} confirm runs"
+        confirmed = f", {done} of {counted(len(runs), 'confirm run')}"
         complete = 0 < len(runs) == done
     state = f"running ({driver})" if driver else "complete" if complete else "not running"
-    return f"{folder.name}: {state}, {finished} of {budget['trials']} trials{confirmed}"
+    return f"{folder.name}: {state}, {finished} of {counted(budget['trials'], 'trial')}{confirmed}"
 
 
 def search_ended(document: dict[str, Any], study: optuna.Study) -> bool:

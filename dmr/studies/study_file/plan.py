@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from dmr.analysis.results.record_names import BLOCK, DEFAULTS
+from dmr.analysis.results.record_names import BLOCK, DEFAULTS, counted
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.data import open_dataset
 from dmr.data.augmentation import AugmentSettings, centre_crop
@@ -98,12 +98,11 @@ class StudyPlan:
         few = {block.label: count for block, count in counts if count <= start and block.space.parameters}
         if not few:
             return ""
-        most = max(few.values())
-        trials = f"{most} {'trial' if most == 1 else 'trials'}"
+        trials, random_start = counted(max(few.values()), "trial"), counted(start, "trial")
         if None in few:
-            return f"random search: {sampler} proposes its first {start} trials at random, and the budget is {trials}"
+            return f"random search: {sampler} proposes its first {random_start} at random, and the budget is {trials}"
         which = "every block" if len(few) == len(self.blocks) else ", ".join(map(str, few))
-        first = f"{sampler} proposes the first {start} trials of a block at random"
+        first = f"{sampler} proposes the first {random_start} of a block at random"
         return f"random search in {which}: {first}, and the share of a block is {trials}"
 
     @property

@@ -19,6 +19,7 @@ from dmr.analysis.results.record_names import (
     VALUES,
     Tag,
     best_metric,
+    counted,
     summary_metric,
 )
 from dmr.combinations import complete_metric
@@ -160,7 +161,9 @@ def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, outco
     what = f"`{plan.label(run.point)}`, seed {run.seed}, of study `{plan.study.name}`"
     if report is None or outcome.reason in FAILURES:
         return f"{what}: {outcome.reason}{f': `{outcome.message}`' if outcome.message else ''}"
-    lines = [f"{what}: {outcome.reason} after {report.epoch + 1} epochs; checkpoint of epoch {report.best_epoch}."]
+    lines = [
+        f"{what}: {outcome.reason} after {counted(report.epoch + 1, 'epoch')}; checkpoint of epoch {report.best_epoch}."
+    ]
     metric, names, found = plan.main_metric, plan.combinations.names, report.best_values["val"]
     best = {name: report.best_metrics.get(f"val/{summary_metric(metric, name)}") for name in ("mean", "worst")}
     if best["mean"] is not None:
@@ -170,6 +173,10 @@ def run_note(plan: StudyPlan, run: TrackedRun, report: EpochReport | None, outco
             worst = names[compared.index(METRICS[metric].direction.worst(compared))]
             text += f", worst {best['worst']:.4f} (`{worst}`), all modalities {compared[-1]:.4f}"
         if (count := report.best_metrics.get("val/samples_complete")) is not None:
-            text += f"; of the {count:.0f} samples that have all modalities" if count else "; no sample has them all"
+            text += (
+                f"; of the {counted(round(count), 'sample')} with all modalities"
+                if count
+                else "; no sample has them all"
+            )
         lines.append(f"{text}.")
     return "\n\n".join(lines)

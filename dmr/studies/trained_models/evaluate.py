@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dmr.analysis.results.record_names import counted
 from dmr.combinations import (
     SEPARATOR,
     Combinations,
@@ -92,9 +93,8 @@ def evaluate_run(
         sys.stdout.write(frame.to_json(orient="records", double_precision=15) + "\n")
     else:
         complete = int(seen.splits[split].has().all(axis=1).sum())
-        title = (
-            f"{run.label}: {split}{'' if data is None else f' of {dataset.name}'}, {len(seen.splits[split])} samples"
-        )
+        samples = counted(len(seen.splits[split]), "sample")
+        title = f"{run.label}: {split}{'' if data is None else f' of {dataset.name}'}, {samples}"
         if 0 < complete < len(seen.splits[split]):
             title += f"; mean and worst: of the {complete} that have all modalities"
         Console(highlight=False).print(value_table(title, found.values, wanted, weights, complete > 0))

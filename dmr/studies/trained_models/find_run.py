@@ -157,9 +157,7 @@ def _why_missing(
         kept = ", and checkpoints of failed trials are not kept" if stage == "search" else f": {checkpoint}: not there"
         return f"it failed{kept}"
     if keep is not None and not _keeps(plan, trials, trial.number):
-        return (
-            f"its checkpoint was removed: only the best {keep} trials (of each block) keep theirs (`checkpoints.keep`)"
-        )
+        return f"its checkpoint was removed: only the best {keep} (of each block) keep theirs (`checkpoints.keep`)"
     smaller = "" if keep is None else ", or removed when `checkpoints.keep` was smaller"
     return f"{checkpoint}: not there any more: it was deleted by hand{smaller}"
 

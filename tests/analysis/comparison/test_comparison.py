@@ -271,7 +271,7 @@ def test_runs_that_failed_or_run_or_are_of_an_earlier_confirmation_fall_out(new_
     assert found.summary.at["b best 1", "smallest_p_seeds"] == 0.5
     notes = "\n".join(found.notes)
     assert "2 of 9 confirm runs have no values: b best 1 seed 1 diverged, c best 1 seed 1 running" in notes
-    assert "1 confirm runs of an earlier confirmation are left out" in notes
+    assert "1 confirm run of an earlier confirmation is left out" in notes
     assert "the seeds in common with a best 1: b best 1 2" in notes
     assert "with 2 seeds in common no p over seeds is under 0.5: " in notes
     assert "6 seeds are the fewest that could" in notes

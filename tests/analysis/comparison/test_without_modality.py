@@ -181,8 +181,12 @@ def test_noise_that_is_missing_more_often_in_one_class_has_no_worth() -> None:
     assert rows["a"] > 0.8 > 0.6 > rows["b"], "each combination's own samples"
     assert not [name for name in found.summary if str(name).startswith(("shapley_", "without_"))]
     assert any("a is missing more often in some classes" in note for note in found.notes)
-    assert any("of the 360 samples of test that have all modalities" in note for note in found.notes)
-    assert "What is lost" not in sentences(results, found)
+    assert any("of the 360 samples with all modalities; a combination's own row" in note for note in found.notes)
+    assert not any("Shapley values are left out" in note for note in found.notes), "which has another reason"
+    said = sentences(results, found)
+    assert "What is lost without each modality is left out: a is missing more often in some classes" in said
+    assert "drop" not in said
+    assert answer(results, found, None).headline.endswith("(3 seeds, the 360 samples with all modalities).")
 
 
 def test_noise_that_is_missing_by_chance_is_worth_nothing() -> None:
@@ -200,4 +204,6 @@ def test_without_samples_that_have_all_nothing_is_said_of_combinations() -> None
     assert found.summary[["worst", "full"]].isna().all(axis=None)
     assert not [name for name in found.summary if str(name).startswith(("shapley_", "without_"))]
     assert any("no sample of test has all modalities" in note for note in found.notes)
-    assert "weakest" not in sentences(results, found)
+    said = sentences(results, found)
+    assert "weakest" not in said
+    assert "What is lost without each modality is not known: no sample of test has all modalities." in said

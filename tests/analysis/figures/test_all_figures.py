@@ -111,7 +111,7 @@ def test_one_trial_and_one_seed(make_study: Make, make_comparison: Make, check_t
         if isinstance(figure, Figure):
             check_texts(figure)
     assert drawn["methods_difference"] == "there is nothing to compare with dmrnet best 1"
-    assert drawn["parameters"] == "study made_up: 1 trials with values; to say what a parameter does takes 8"
+    assert drawn["parameters"] == "study made_up: 1 trial with values; to say what a parameter does takes 8"
     assert "it is not known which trial has the file's defaults" in str(drawn["trials_difference"])
     assert "have no iou_CLASS of combinations" in str(drawn["classes"])
 

@@ -66,7 +66,9 @@ def test_a_trial_stopped_early_is_marked(make_study: Make, check_texts: Make) ->
     study = make_study(("rgb", "ir"), [[0.2, 0.4, 0.9], [0.5, 0.4, 0.7]], stopped={1: "2 of 9 epochs"})
     points = trial_points(study, {})
     assert points.frame["stopped"].tolist() == [False, True]
-    assert points.heading == "search: 2 trials, 1 of them stopped early, split val, one seed per trial"
+    assert (
+        points.heading == "search: 2 trials, 1 of them stopped early, split val, one seed per trial, all 3 combinations"
+    )
     figure = draw_pareto([points], "title", "subtitle")
     assert "stopped early" in [text.get_text() for text in check_texts(figure)]
 

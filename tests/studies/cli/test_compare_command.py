@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from dmr.analysis.comparison.comparison import Comparison, compare
 from dmr.analysis.results import artifacts
 from dmr.analysis.results.study_results import StudyResults
+from dmr.analysis.statistics import SIGNIFICANCE
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
 from dmr.studies.cli import reading_commands
@@ -105,9 +106,11 @@ def test_nothing_is_cut_off_at_any_width(modalities: tuple[str, ...]) -> None:
 def test_the_stars_of_a_combination_are_of_the_metric_that_is_shown() -> None:
     """The scores of single samples are of accuracy, or of pixel accuracy where the metric is the mIoU."""
     found = comparison(("left", "right"))
-    of_samples = found.by_combination.assign(p_holm=1.0, p_samples_holm=0.01)
+    of_samples = found.by_combination.assign(p_holm=1.0, p_samples_holm=SIGNIFICANCE)
     text = shown(replace(found, by_combination=of_samples), 200)
-    assert "* differs from dmrnet best 1 over test samples" in text
+    assert "* differs from dmrnet best 1 over test samples, p ≤ 0.05 after Holm's correction" in " ".join(text.split())
+    above = found.by_combination.assign(p_samples_holm=np.nextafter(SIGNIFICANCE, 1.0))
+    assert "*" not in shown(replace(found, by_combination=above), 200)
     segmented = replace(found, metric="miou")
     text = shown(replace(segmented, by_combination=of_samples), 200)
     assert "*" not in text
@@ -130,6 +133,12 @@ def test_what_orders_the_entries_is_said_and_comes_first(by: str) -> None:
     assert any(level in " ".join(line.split()) for line in lines)
 
 
+def test_the_odds_of_an_expected_value_and_what_combinations_are_compared_on_are_said() -> None:
+    found = comparison(("left", "right"), deployment={"left": 0.5, "right": 0.25})
+    title = " ".join(shown(replace(found, samples_text="the 90 samples with all modalities"), 80).split())
+    assert "best mean first; on the 90 samples with all modalities; expected with odds left 0.5, right 0.25" in title
+
+
 def test_odds_are_given_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study without odds has its expected values, and a mistake is one line."""
     folder = tmp_path / "s"
@@ -147,7 +156,7 @@ def test_odds_are_given_on_the_command_line(tmp_path: Path, monkeypatch: pytest.
     done = run("left=0.9,right=0.5")
     assert done.exit_code == 0, done.output
     title = " ".join(done.stdout.split())
-    assert "over all 3 combinations, best expected first (works: left 0.9, right 0.5)" in title
+    assert "over all 3 combinations, best expected first; expected with odds left 0.9, right 0.5" in title
     summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("label")
     rows = results.table.pivot(index="run", columns="combination", values="value")
     chances = {"left": 0.45 / 0.95, "right": 0.05 / 0.95, "left-right": 0.45 / 0.95}

@@ -48,7 +48,7 @@ def test_bad_files_are_a_failure_that_can_be_skipped(source: Path, tmp_path: Pat
     ]
     left_out = dmr("casia_surf", "--source", source, "--out", out, "--skip-bad")
     assert (left_out.exit_code, left_out.stdout) == (0, f"{out}: casia_surf is ready: 8 train, 3 val, 4 test\n")
-    assert f"val: 1 samples are left out, see {out / 'val' / 'skipped.csv'}" in left_out.stderr
+    assert f"val: 1 sample left out, see {out / 'val' / 'skipped.csv'}" in left_out.stderr
 
 
 def test_a_mistake_is_one_line_and_nothing_is_written(source: Path, tmp_path: Path) -> None:

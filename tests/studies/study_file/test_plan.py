@@ -202,7 +202,7 @@ def test_a_condition_on_an_inactive_key_does_not_hold() -> None:
         ("tpe", 10, "random search: tpe proposes its first 10 trials at random, and the budget is 10 trials"),
         ("tpe", 11, ""),
         ("nsga2", 24, "random search: nsga2 proposes its first 50 trials at random, and the budget is 24 trials"),
-        ("cmaes", 1, "random search: cmaes proposes its first 1 trials at random, and the budget is 1 trial"),
+        ("cmaes", 1, "random search: cmaes proposes its first 1 trial at random, and the budget is 1 trial"),
         ("random", 3, ""),  # the file says so
     ],
 )

@@ -113,9 +113,7 @@ def test_a_checkpoint_that_was_removed_is_said_to_be(tmp_path: Path, metric: str
     fill(store, values)
     for number in (1, 2):
         (tmp_path / f"s/trials/000{number}/best.pt").unlink()
-    with pytest.raises(
-        StudyError, match=r"^s trial 2: its checkpoint was removed: .* best 1 trials .*`checkpoints.keep`"
-    ):
+    with pytest.raises(StudyError, match=r"^s trial 2: its checkpoint was removed: .* best 1 .*`checkpoints.keep`"):
         find_run(ID.format(3), tmp_path)
     file = tmp_path / "s/trials/0001/best.pt"
     with pytest.raises(StudyError, match=f"^s trial 1: {file}: not there any more: it was deleted by hand, or .*keep"):
