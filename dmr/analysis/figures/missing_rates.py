@@ -132,11 +132,15 @@ def _by_sampling(
     values, combinations, others = _complete_values(results)
     points = results.table.drop_duplicates("trial").set_index("trial").loc[values.index, searched]
     binned = {key: _binned(points[key]) for key in searched}
+    methods = methods_of(results)[values.index]
     groups = []
-    for trial in values.index:
+    for trial, method in zip(values.index, methods, strict=True):
         parts = [(key, *found[trial]) for key, found in binned.items() if trial in found]
         label = ", ".join(name if key == SAMPLING[0] else f"{_short(key)} {name}" for key, _, name in parts)
-        groups.append((tuple((key, place) for key, place, _ in parts), label or "as in the file"))
+        label = label or "as in the file"
+        if methods.nunique() > 1:
+            parts, label = [("", method, ""), *parts], f"{method}, {label}"
+        groups.append((tuple((key, place) for key, place, _ in parts), label))
     expected = pd.DataFrame(expected_at(values, combinations, rates), values.index)
     labels = pd.Series([label for _, label in groups], values.index)
     counts = labels.value_counts()
@@ -175,7 +179,7 @@ def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations,
     every = all_combinations(results.modalities)
     members = tuple(m for m, name in zip(every.members, every.names, strict=True) if name in values)
     early = len(found) - len(values)
-    others = f" trained to their end ({early} stopped early are left out)" if early else ""
+    others = f" trained to their end ({early} stopped early {'is' if early == 1 else 'are'} left out)" if early else ""
     return values, Combinations(every.modalities, members), others
 
 

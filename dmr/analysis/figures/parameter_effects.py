@@ -39,7 +39,7 @@ class Effects:
             `unsigned`.
         p_values: of the same shape, each by itself.
         unsigned: (P,) True for a parameter without an order.
-        trials: (P,) how many have it.
+        trials: (P,) how many have it, of methods in which it varies.
         importance: (P,) shares of all parameters, see `permutation_importance`.
         r2: of the forest on trials it was not fitted to.
         left_out: parameters of which nothing can be said, each with the reason.
@@ -78,8 +78,10 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
     values, objective, methods = values.loc[trials], objective.loc[trials], methods_of(results).loc[trials]
     rows, p_rows, unsigned, counts, left_out = {}, {}, [], [], {}
     for name in results.searched:
+        strata = methods if name != BLOCK else methods.map(lambda _: "")
+        points[name] = _where_it_varies(points[name], strata)
         has = points[name].notna()
-        within = methods[has] if name != BLOCK else methods[has].map(lambda _: "")
+        within = strata[has]
         column = points.loc[has, name]
         if reason := _nothing_to_say(column, within):
             left_out[name] = reason
@@ -107,6 +109,14 @@ def parameter_effects(results: StudyResults, split: str = "val") -> Effects:
         count=len(trials),
         stopped=len(valued) - len(trials),
     )
+
+
+def _where_it_varies(column: pd.Series, strata: pd.Series) -> pd.Series:
+    """A parameter's values (N,) without those of strata (N,) in which it is constant, such as a block that does not
+    search it: they say nothing of it. All of them where it is constant in every stratum.
+    """
+    varies = column.groupby(strata).transform("nunique") > 1
+    return column.where(varies) if varies.any() else column
 
 
 def _nothing_to_say(column: pd.Series, within: pd.Series) -> str:

@@ -23,12 +23,16 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
     ]
     metric, objective = results.main_metric, results.objectives[0]["metric"]
     within = " within each method" if methods_of(results).nunique() > 1 else ""
-    others = f" trained to their end ({effects.stopped} stopped early are left out)" if effects.stopped else ""
+    others = (
+        f" trained to their end ({effects.stopped} stopped early {'is' if effects.stopped == 1 else 'are'} left out)"
+        if effects.stopped
+        else ""
+    )
     notes = [
         f"data {results.dataset}, split val; {effects.count} trials{others}, one seed each; "
         f"{covered_words(results, effects.values.shape[1])} combinations",
-        f"rank correlation of the parameter with {metric}{within}, in the trials that have it; nearly grey where "
-        f"p > {SIGNIFICANCE:g}, each cell by itself",
+        f"rank correlation of the parameter with {metric}{within}, in the trials that have it, of methods in which it "
+        f"varies; nearly grey where p > {SIGNIFICANCE:g}, each cell by itself",
     ]
     if effects.unsigned.any():
         notes.append("green: η of a parameter without order, which has no sign")

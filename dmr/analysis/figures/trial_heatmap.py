@@ -135,7 +135,7 @@ def _shown_text(results: StudyResults, split: str, shown: int, values: pd.DataFr
 def _stopped_note(results: StudyResults, shown: pd.Index) -> str:
     """What to say where some of these trials were stopped early."""
     count = len(set(shown) & set(stopped_trials(results)))
-    return f"; {count} stopped early, with the epochs that they had: the others had more" if count else ""
+    return f"; {count} stopped early, after fewer epochs than the others" if count else ""
 
 
 def summaries(cells: pd.DataFrame, mode: Direction, comparable: bool = True) -> pd.DataFrame:

@@ -33,6 +33,7 @@ from dmr.analysis.results.study_results import (
     combination_values,
     complete_samples,
     stage_of,
+    stopped_trials,
     tied_to_class,
     trial_values,
 )
@@ -134,12 +135,16 @@ def _confirmed(search: StudyResults, comparison: Comparison, default_method: str
     return Answer(headline, figures, tuple(sentences))
 
 
-def decisive(both: StudyResults) -> tuple[str, ...]:
+def decisive(both: StudyResults, comparison: Comparison | None = None) -> tuple[str, ...]:
     """Of a confirmed study, in the words of its report: what is lost without each modality, where the best
     configuration is weakest, what searching gave and what it cost; nothing of a study that has no values on test.
+
+    Args:
+        comparison: of this study alone; else the usual one.
     """
     search = stage_of(both, SEARCH)
-    comparison, _ = compared(both, lambda run: None)
+    if comparison is None:
+        comparison, _ = compared(both, lambda run: None)
     if comparison is None or comparison.split != TESTED:
         return ()
     entry = chosen(search, comparison.entries)
@@ -226,7 +231,7 @@ def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:
 def _odds(comparison: Comparison) -> Iterator[str]:
     if comparison.deployment and "expected" in comparison.summary:
         odds = ", ".join(f"{name} {chance:g}" for name, chance in comparison.deployment.items())
-        yield f"The expected {comparison.metric} is under the deployment odds of the study: {odds}."
+        yield f"The expected {comparison.metric} is under these deployment odds: {odds}."
 
 
 def _others(entry: Entry, comparison: Comparison, default_method: str | None) -> Iterator[str]:
@@ -308,7 +313,8 @@ def _unconfirmed(search: StudyResults, cost: str) -> Answer:
         )
     trial = values.index[0]
     method = runs.loc[runs["trial"] == trial, "method"].iloc[0]
-    metric = first["metric"].removeprefix("val/")
+    metric, stopped = first["metric"].removeprefix("val/"), stopped_trials(search)
+    early = f", {stopped[trial]}" if trial in stopped else ""
     sentences = [
         "This is the best of the search on val, from one seed: chosen among many, it is too good by an unknown amount, "
         "and it has no interval.",
@@ -328,7 +334,7 @@ def _unconfirmed(search: StudyResults, cost: str) -> Answer:
         figures = tuple(KeyFigure(name, number(one), "one seed, val") for name, one in found.items())
     sentences.append(cost)
     headline = (
-        f"Not confirmed yet: trial {trial} ({method}) is the best of {counted(len(values), 'trial')} with values, "
-        f"with {metric} {number(values[first['metric']].iloc[0])} on val."
+        f"Not confirmed yet: trial {trial} ({method}{early}) is the best of {counted(len(values), 'trial')} with "
+        f"values, with {metric} {number(values[first['metric']].iloc[0])} on val."
     )
     return Answer(headline, figures, tuple(sentences))

@@ -35,12 +35,14 @@ def compare(
     storage: StorageOption = None,
 ) -> None:
     """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
+    from dmr.analysis.report.answer import decisive
     from dmr.studies.cli.comparison_screen import show_comparison
     from dmr.studies.cli.reading_commands import figure_wording
 
-    comparison = compare_studies(names, storage, reference, deployment)
+    comparison, results = compare_studies(names, storage, reference, deployment)
     show_comparison(comparison)
-    for note in comparison.notes:
+    said = decisive(results[0], comparison) if len(results) == 1 else ()
+    for note in (*said, *comparison.notes):
         stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
         tables = write_comparison(comparison, output)
@@ -52,8 +54,8 @@ def compare(
 
 def compare_studies(
     names: list[str], storage: Path | None, reference: str | None, deployment: str | None = None
-) -> Comparison:
-    """The comparison of studies of one storage.
+) -> tuple[Comparison, list[StudyResults]]:
+    """The comparison of studies of one storage, and these.
 
     Raises:
         StudyError: one line: a study is not there, studies are of different data, `deployment` is no odds of theirs, or
@@ -80,7 +82,7 @@ def compare_studies(
         results.append(shown_results(folder.name, storage, None))
         readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.store_uris().tracking_uri))
     try:
-        return compare(
+        found = compare(
             results,
             reference=reference,
             samples=lambda run_id: readers[run_id](run_id),
@@ -88,6 +90,7 @@ def compare_studies(
         )
     except ValueError as error:
         raise StudyError(str(error)) from None
+    return found, results
 
 
 def _check_same_content(name: str, digests: dict[str, str], other: str, others: dict[str, str]) -> None:

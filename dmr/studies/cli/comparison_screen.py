@@ -34,8 +34,8 @@ class Column(NamedTuple):
 
 
 def show_comparison(comparison: Comparison, console: Console | None = None) -> None:
-    """The entries, where the console is narrow in two tables; what is lost without each modality; the combinations; how
-    the credit is shared.
+    """The entries; what is lost without each modality; the combinations; how entries differ, where the console is too
+    narrow for that beside the entries; how the credit is shared.
     """
     out = console or Console(highlight=False)
     level, differences = _level(comparison), _differences(comparison)
@@ -48,20 +48,16 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
         odds = ", ".join(f"{name} {chance:g}" for name, chance in comparison.deployment.items())
         title += f"; expected with odds {odds}"
     whole = _entries_table(comparison, title, level + differences)
-    if Measurement.get(out, out.options.update_width(UNBOUNDED), whole).maximum <= out.width or not differences:
-        out.print(whole)
-    else:
-        out.print(_entries_table(comparison, title, level))
-        out.print(
-            _entries_table(
-                comparison, f"differences of the {comparison.by}, and p after Holm's correction", differences
-            )
-        )
+    fits = Measurement.get(out, out.options.update_width(UNBOUNDED), whole).maximum <= out.width or not differences
+    out.print(whole if fits else _entries_table(comparison, title, level))
     lost = _lost_table(comparison)
     if lost.row_count:
         out.print(lost)
     few = len(comparison.combinations) <= FEW_COMBINATIONS
     out.print(_combinations_table(comparison, out.width) if few else _largest_differences(comparison))
+    if not fits:
+        title = f"differences of the {comparison.by}, and p after Holm's correction"
+        out.print(_entries_table(comparison, title, differences))
     worth = [name for name in comparison.summary if str(name).startswith(SHAPLEY)]
     if worth:
         columns = [Column(str(name).removeprefix(SHAPLEY), _number(str(name), signed=True)) for name in worth]

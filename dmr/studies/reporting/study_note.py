@@ -50,14 +50,17 @@ def study_note(
 
 def finding(results: StudyResults, confirmed: Confirmed | None) -> str:
     """What was found, in two sentences: the best trial against the file's defaults, and what a confirmation says."""
-    from dmr.analysis.results.study_results import default_trials, trial_values
+    from dmr.analysis.results.study_results import default_trials, stopped_trials, trial_values
 
     values = trial_values(results)
     if values.empty:
         return "Nothing was found: no trial has succeeded."
     trial, metric = int(values.index[0]), results.objectives[0]["metric"]
     method = str(results.runs.loc[results.runs["trial"] == trial, "method"].iloc[0])
-    found = f"Trial {trial} (`{method}`) was the best of {len(results.runs)} by {metric}: {values[metric].iloc[0]:.4f}"
+    stopped = stopped_trials(results)
+    early = f", {stopped[trial]}" if trial in stopped else ""
+    found = f"Trial {trial} (`{method}`{early}) was the best of {len(results.runs)} by {metric}: "
+    found += f"{values[metric].iloc[0]:.4f}"
     defaults = default_trials(results).get(method)
     if defaults == trial:
         found += f"; it has the file's defaults{', so searching found nothing better' if results.searched else ''}"

@@ -45,13 +45,22 @@ def test_rows_are_how_trials_drew_combinations(make_study: Make) -> None:
     assert "rows: trials by sampling.strategy, sampling.keep_prob" in table.subtitle
 
 
+def test_a_method_is_not_taken_for_a_way_to_draw(make_study: Make) -> None:
+    """Only one of two methods has searched how combinations are drawn: the other's trials are rows of their own."""
+    values = [[0.5, 0.5, 0.1], [0.5, 0.5, 0.3], [0.5, 0.5, 0.9]]
+    points = {"sampling.strategy": ["uniform", "bernoulli", "uniform"]}
+    table = rate_table(make_study(("rgb", "ir"), values, points, methods=["a", "a", "b"]), None)
+    assert table.cells.index.tolist() == ["a, bernoulli (1 trial)", "a, uniform (1 trial)", "b, uniform (1 trial)"]
+    assert table.cells[0.0].tolist() == pytest.approx([0.3, 0.1, 0.9])
+
+
 def test_trials_stopped_early_are_not_in_the_medians(make_study: Make) -> None:
     values = [[0.1, 0.1, 0.5], [0.1, 0.1, 0.1], [0.1, 0.1, 0.7]]
     points = {"sampling.strategy": ["uniform"] * 3}
     table = rate_table(make_study(("rgb", "ir"), values, points, stopped={1: "1 of 9 epochs"}), None)
     assert table.cells.index.tolist() == ["uniform (2 trials)"]
     assert table.cells[0.0].tolist() == pytest.approx([0.6])
-    assert "rows: trials trained to their end (1 stopped early are left out) by sampling.strategy" in table.subtitle
+    assert "rows: trials trained to their end (1 stopped early is left out) by sampling.strategy" in table.subtitle
     with pytest.raises(ValueError, match="no trial that was not stopped early has values"):
         rate_table(make_study(("rgb", "ir"), values[:1], stopped={0: "1 of 9 epochs"}), None)
 

@@ -111,6 +111,22 @@ def test_what_is_said_of_a_key_that_is_left_out_is_true_of_it(make_study: Make) 
     }
 
 
+def test_a_key_is_judged_in_the_methods_that_vary_it(make_study: Make) -> None:
+    """Another method's trials, all with the file's value, would only add what its own values vary by."""
+    draw = np.random.default_rng(0)
+    rate, other = draw.random(10), 5 * draw.random(14)
+    values = np.repeat(np.concatenate([rate, other])[:, None], 3, axis=1)
+    points = {"rate": [*rate, *[0.5] * 14], "block": ["a"] * 10 + ["b"] * 14}
+    points["kind"] = ["high" if value > 0.5 else "low" for value in rate] + ["low"] * 14
+    effects = parameter_effects(make_study(("rgb", "ir"), values, points, methods=points["block"]))
+    assert dict(zip(effects.values.index, effects.trials, strict=True)) == {"rate": 10, "block": 24, "kind": 10}
+    assert effects.values.loc["rate"].tolist() == pytest.approx([1.0] * 3)
+    groups = [rate[rate > 0.5], rate[rate <= 0.5]]
+    between = sum(len(one) * (one.mean() - rate.mean()) ** 2 for one in groups)
+    eta = (between / ((rate - rate.mean()) ** 2).sum()) ** 0.5
+    assert effects.values.loc["kind"].tolist() == pytest.approx([eta] * 3)
+
+
 def test_few_trials_are_no_figure(make_study: Make) -> None:
     with pytest.raises(ValueError, match="7 trials with values; to say what a parameter does takes 8"):
         parameter_table(study_of(make_study, 7))

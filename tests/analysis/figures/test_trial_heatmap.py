@@ -33,10 +33,10 @@ def test_trials_stopped_early_say_how_far_they_got(make_study: Make) -> None:
     study = make_study(("rgb", "ir"), VALUES, stopped=stopped)
     table = heatmap_table(study, 3)
     assert table.cells.index.tolist() == ["trial 2", "trial 0 (9 of 60 epochs)", "trial 1 (8 of 60 epochs)"]
-    assert "; 2 stopped early, with the epochs that they had: the others had more" in table.subtitle
+    assert "; 2 stopped early, after fewer epochs than the others" in table.subtitle
     table = difference_table(study, 9, 0)
     assert table.cells.index.tolist() == ["trial 2", "trial 1 (8 of 60 epochs)", "trial 3"]
-    assert "; 1 stopped early, with" in table.subtitle
+    assert "; 1 stopped early, after fewer epochs than the others; trial 0" in table.subtitle
     assert "; trial 0, which is taken away, was stopped early (9 of 60 epochs)" in table.subtitle
     assert "stopped" not in heatmap_table(study, 1).subtitle
 

@@ -12,17 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
 from dmr.analysis.comparison.comparison import Comparison, compare
+from dmr.analysis.figures import style
+from dmr.analysis.figures.style import save_figure
 from dmr.analysis.results import artifacts
 from dmr.analysis.results.study_results import StudyResults
 from dmr.analysis.statistics import SIGNIFICANCE
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
-from dmr.studies.cli import reading_commands
+from dmr.studies.cli import compare_command, reading_commands
 from dmr.studies.cli.compare_command import compare_studies, draw_comparison, write_comparison
 from dmr.studies.cli.comparison_screen import show_comparison
 from dmr.studies.cli.entry_point import app
@@ -167,10 +170,33 @@ def test_odds_are_given_on_the_command_line(tmp_path: Path, monkeypatch: pytest.
         assert row["expected"] == pytest.approx(own.mean())
         assert (row["expected_low"], row["expected_high"]) == pytest.approx((interval.low, interval.high))
     assert summary["expected"].is_monotonic_decreasing
+    assert any(line.startswith("- What is lost without each modality") for line in done.stderr.splitlines())
     for odds in ("lft=0.9", "left=2", "left", "left=0,right=0"):
         wrong = run(odds)
         assert (wrong.exit_code, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 1)
         assert wrong.stderr.startswith("--deployment")
+
+
+def test_figures_for_papers_have_other_names_and_no_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = comparison(("left", "right"))
+    monkeypatch.setattr(compare_command, "compare_studies", lambda *_: (found, []))
+    drawn: dict[str, str] = {}
+
+    def keep(figure: Figure, path: Path) -> Path:
+        save_figure(figure, path.with_suffix(".svg"))
+        drawn[path.stem] = path.with_suffix(".svg").read_text(encoding="utf-8")
+        return path
+
+    monkeypatch.setattr(style, "save_figure", keep)
+    labels = ["--labels", "dmrnet best 1=Ours,left=Audio", "--labels", "nobody=x", "--no-title"]
+    done = CliRunner().invoke(app, ["compare", "s", "-o", str(tmp_path), *labels])
+    assert done.exit_code == 0, done.output
+    assert "--labels: no figure has 'nobody'\n" in done.stderr
+    assert "no figure has 'left'" not in done.stderr
+    for text in (">Ours</text>", ">Audio</text>"):
+        assert text in drawn["methods"]
+    assert "s: accuracy" not in drawn["methods"]
+    assert "Ours" not in done.stdout, "tables keep the names that other commands take"
 
 
 def test_one_seed_alone_has_no_empty_columns() -> None:
