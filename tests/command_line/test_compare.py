@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -207,52 +210,183 @@ def test_the_report_has_the_numbers_of_the_raw_runs(request, read_page, tmp_path
     assert samples in page.all("main")[0].text
 
 
-def test_each_number_is_the_same_wherever_it_is_shown(confirmed_digits, read_page) -> None:
-    """The screen after a run, `dmr compare`, `dmr table`, the report, the note of the study's run, and a figure."""
-    place = confirmed_digits
-    ended = place.run("resume", "digits")
-    screen, sentences_said = (" ".join(text.split()) for text in (ended.stdout, ended.stderr))
-    compared = " ".join(place.run("compare", "digits", "-o", "everywhere").stdout.split())
-    page = read_page((place.path / "dmr_runs/digits/report.html").read_text(encoding="utf-8"))
-    (study,) = place.mlflow_runs("digits", "study")
-    note = study.data.tags["mlflow.note.content"]
-    table = pd.read_csv(io.StringIO(place.run("table", "digits", "--stage", "confirm", "--format", "csv").stdout))
-    place.run("figures", "digits", "--format", "svg", "-o", "everywhere")
-    drawn = (place.path / "everywhere/methods.svg").read_text(encoding="utf-8")
-    labels = [cell.text.removesuffix(", the reference") for cell in page.column("configurations", "configuration")]
+class Everywhere(NamedTuple):
+    """What each command shows of the confirmed study, spaces made one; its report; and the note of its own run."""
 
+    place: Any
+    screen: str
+    sentences: str
+    compared: str
+    notes: str
+    status: str
+    page: Any
+    note: str
+    summary: pd.DataFrame
+    combinations: pd.DataFrame
+
+    def drawn(self, name: str) -> str:
+        return (self.place.path / f"everywhere/{name}.svg").read_text(encoding="utf-8")
+
+    def table(self, stage: str) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(self.place.run("table", "digits", "--stage", stage, "--format", "csv").stdout))
+
+
+def spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def everywhere(confirmed_digits, read_page) -> Everywhere:
+    place = replace(confirmed_digits, environment=confirmed_digits.environment | {"COLUMNS": "200"})
+    ended, compared = place.run("resume", "digits"), place.run("compare", "digits", "-o", "everywhere")
+    place.run("figures", "digits", "--format", "svg", "-o", "everywhere")
+    (study,) = place.mlflow_runs("digits", "study")
+    return Everywhere(
+        place,
+        spaced(ended.stdout),
+        spaced(ended.stderr),
+        spaced(compared.stdout),
+        compared.stderr,
+        spaced(place.run("status", "digits").stdout),
+        read_page((place.path / "dmr_runs/digits/report.html").read_text(encoding="utf-8")),
+        study.data.tags["mlflow.note.content"],
+        pd.read_csv(place.path / "everywhere/summary.csv").set_index("label"),
+        pd.read_csv(place.path / "everywhere/combinations.csv"),
+    )
+
+
+def signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{round(value, 4) + 0.0:+.4f}"
+
+
+def test_each_level_is_the_same_wherever_it_is_shown(everywhere) -> None:
+    """The screen after a run, `dmr compare`, `dmr table`, the report, the note of the study's run, and figures."""
+    place, page, table = everywhere.place, everywhere.page, everywhere.table("confirm")
+    labels = [cell.text.removesuffix(", the reference") for cell in page.column("configurations", "configuration")]
     runs: dict[str, list[dict[str, float]]] = {}
     for run in place.mlflow_runs("digits", "confirm"):
         runs.setdefault(f"{run.data.tags['method']} {run.data.tags['config']}", []).append(run.data.metrics)
+    methods, rates, pareto = map(everywhere.drawn, ("methods", "rates", "pareto"))
     for label, seeds in runs.items():
         found = {name: np.array([one[f"best/test/accuracy_{name}"] for one in seeds]) for name in SUMMARIES}
         mean, *others = (f"{found[name].mean():.4f}" for name in SUMMARIES)
-        ends = stats.ttest_1samp(found["mean"], 0.0).confidence_interval()
-        interval = f"{ends.low:.4f}–{ends.high:.4f}"
-        assert f"3 {mean} {interval} {' '.join(others)}" in screen
-        assert f"3 {mean} {interval} " in compared
-        assert f"| 3 | {mean} | {interval} | {' | '.join(others)} |" in note
+        interval = "{:.4f}–{:.4f}".format(*stats.ttest_1samp(found["mean"], 0.0).confidence_interval())
+        assert f"3 {mean} {interval} {' '.join(others)}" in everywhere.screen
+        assert f"3 {mean} {interval} {mean} {' '.join(others)}" in everywhere.compared, "of 3 seeds the iqm is the mean"
+        assert f"| 3 | {mean} | {interval} | {' | '.join(others)} |" in everywhere.note
         method, config = label.split(" ", 1)
         rows = table[(table["method"] == method) & (table["config"] == config) & (table["split"] == "test")]
         rows = rows[rows["combination"].isna()]
         for name in SUMMARIES:
             own = rows.loc[rows["metric"] == f"accuracy_{name}", "value"]
             assert sorted(own) == pytest.approx(sorted(found[name]))
-            assert page.values("configurations", name)[labels.index(label)] == pytest.approx(found[name].mean())
-        assert f">{found['mean'].mean():.3f}</text>" in drawn
-        assert f">{found['worst'].mean():.3f}</text>" in drawn
+            ends = stats.ttest_1samp(found[name], 0.0).confidence_interval()
+            text = f"{found[name].mean():.4f}{ends.low:.4f} to {ends.high:.4f}"
+            assert page.column("configurations", name)[labels.index(label)].text == text
+        for name in ("mean", "worst"):
+            assert f">{found[name].mean():.3f}</text>" in methods
+        for name in ("full", "expected"):  # nothing missing; with the odds of the study
+            assert f">{found[name].mean():.3f}</text>" in rates
+        assert f">{label.replace(', defaults', ' (= defaults)')}</text>" in pareto
 
+
+def test_each_difference_and_share_is_the_same_wherever_it_is_shown(everywhere) -> None:
+    page, summary = everywhere.page, everywhere.summary
+    columns = {
+        "interquartile mean": "iqm",
+        "minus reference": "minus_reference",
+        "p, seeds": "p_seeds_holm",
+        "p, samples": "p_samples_holm",
+        "minus defaults": "minus_defaults",
+        "p, defaults": "p_defaults_holm",
+        "worse with more": "worse_with_more",
+    }
+    columns |= {f"without {name}": f"without_{name}" for name in ODDS}
+    columns |= {f"Shapley, {name}": f"shapley_{name}" for name in ODDS}
+    shown = [cell.text for cell in page.tables["configurations"][0]]
+    for heading, column in columns.items():
+        if heading in shown:
+            of_page = [math.nan if one is None else one for one in page.values("configurations", heading)]
+            assert of_page == pytest.approx(summary[column].tolist(), nan_ok=True)
+        else:
+            assert summary[column].isna().all()
+    differences = everywhere.drawn("methods_difference")
+    for label, row in summary.iterrows():
+        shares = " ".join(signed(row[f"shapley_{name}"]) for name in ODDS)
+        assert shares in everywhere.compared
+        assert f"{signed(row['minus_reference'])} " in everywhere.compared
+        assert f"{signed(row['minus_defaults'])} " in everywhere.compared
+        if not math.isnan(row["minus_reference"]):
+            percent = 100 * row["minus_reference"]
+            text = "0.00" if abs(percent) < 0.005 else f"{percent:+.2f}".replace("-", "−")
+            assert f">{text}</text>" in differences, label
+    for name, rows in everywhere.combinations.groupby("combination"):
+        means = rows.set_index("label")["mean"]
+        place = [cell.text for cell in page.column("combinations", "combination")].index(name)
+        for label, mean in means.items():
+            assert page.values("combinations", label)[place] == pytest.approx(mean)
+            assert f">{mean:.2f}</text>" in everywhere.drawn("methods")
+        line = everywhere.compared[everywhere.compared.index("accuracy of each combination") :]
+        (values,) = re.findall(rf" {name} ((?:\d\.\d{{4}}\*? ?)+)", line)
+        assert sorted(re.findall(r"\d\.\d{4}", values)) == sorted(f"{mean:.4f}" for mean in means)
+
+
+def test_each_value_of_the_search_is_the_same_wherever_it_is_shown(everywhere) -> None:
+    page, table, trials = everywhere.page, everywhere.table("search"), everywhere.drawn("trials")
+    numbers = [int(cell.text) for cell in page.column("trials", "trial")]
+    best, highest = None, -1.0
+    for run in everywhere.place.mlflow_runs("digits"):
+        trial = int(run.data.tags["trial"])
+        found = {name: run.data.metrics[f"best/val/accuracy_{name}"] for name in SUMMARIES}
+        if found["mean"] > highest:
+            best, highest = trial, found["mean"]
+        assert " ".join([str(trial), run.data.tags["method"], *(f"{one:.4f}" for one in found.values())]) in (
+            everywhere.screen
+        )
+        rows = table[(table["trial"] == trial) & (table["split"] == "val") & table["combination"].isna()]
+        of_table = rows.set_index("metric")["value"]
+        for name, value in found.items():
+            assert page.values("trials", f"accuracy_{name}")[numbers.index(trial)] == pytest.approx(value)
+            assert of_table[f"accuracy_{name}"] == pytest.approx(value)
+        for name in ("mean", "worst"):
+            assert f">{found[name]:.3f}</text>" in trials
+    said = f"Trial {best} ({everywhere.place.mlflow_runs('digits')[best].data.tags['method']}) was the best of 4 by "
+    said += f"val/accuracy_mean: {highest:.4f}"
+    assert said in everywhere.screen
+    assert said in everywhere.note.replace("`", "").replace("*", "")
+    assert f"best: val/accuracy_mean {highest:.4f}, worst combination " in everywhere.status
+
+
+def test_what_decides_is_the_same_wherever_it_is_said(everywhere) -> None:
+    page, summary = everywhere.page, everywhere.summary
     sentences = [element.text for element in page.all("li")]
-    for beginning in ("What is lost without each modality", "If one has to go", "Its weakest combination", "Searching"):
+    for beginning in (
+        "What is lost without each modality",
+        "If one has to go",
+        "Its weakest combination",
+        "Searching",
+        "It cost",
+        "The expected accuracy is under these deployment odds: ",
+    ):
         begun = [one for one in sentences if one.startswith(beginning)]
-        assert begun
+        assert begun, beginning
         for sentence in begun:
-            assert " ".join(sentence.split()) in sentences_said
-            assert f"- {sentence}" in note
-    summary = pd.read_csv(place.path / "everywhere/summary.csv").set_index("label")
-    reference = summary.loc[first_on_val(place, "digits", runs)]
+            assert spaced(sentence) in everywhere.sentences
+            assert f"- {sentence}" in everywhere.note
+            assert f"- {sentence}" in everywhere.notes.splitlines()
+    label = first_on_val(everywhere.place, "digits", summary.index)
+    row = summary.loc[label]
+    (headline,) = [element.text for element in page.all("p") if element.attributes.get("class") == "headline"]
+    assert headline.startswith(label)
+    assert f"{row['mean']:.4f} (95 % interval {row['low']:.4f} to {row['high']:.4f})" in headline
+    figures = [element.text for element in page.all("dd") if element.attributes.get("class") == "value"]
+    assert figures == [f"{row[name]:.4f}" for name in SUMMARIES]
     for modality in ODDS:
-        lost, low, high = (reference[f"without_{modality}{end}"] for end in ("", "_low", "_high"))
+        lost, low, high = (row[f"without_{modality}{end}"] for end in ("", "_low", "_high"))
         said = f"{modality} {lost:+.4f} (95 % interval {low:+.4f} to {high:+.4f})".replace("-", "−")
-        assert said in sentences_said
-        assert f"{modality} {lost:+.4f} {low:+.4f} to {high:+.4f}" in compared
+        assert said in everywhere.sentences
+        assert f"{modality} {lost:+.4f} {low:+.4f} to {high:+.4f}" in everywhere.compared
+    assert f"{label} (reference)" in everywhere.compared
+    assert f"{label}, the reference" in [cell.text for cell in page.column("configurations", "configuration")]
+    weakest = everywhere.combinations[everywhere.combinations["label"] == label]["mean"].min()
+    assert f"accuracy {weakest:.4f}, mean over seeds." in everywhere.sentences
