@@ -85,6 +85,7 @@ def test_how_many_samples_have_all_sensors_is_said_everywhere(studied, read_page
     screen = spaced(studied.ran.stdout)
     assert f"accuracy over all 3 combinations, best mean first; on {test}" in screen
     assert f"values on val, of {val}" in screen
+    assert "; it has the file's defaults. Confirmed on test" in screen, "one trial: nothing was searched"
     assert f"best mean first; on {test}" in spaced(studied.compared.stdout)
     said = f"noise: on test, means, worst, differences and Shapley values are of {test}; a combination's own row"
     assert said in studied.compared.stderr

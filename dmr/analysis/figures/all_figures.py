@@ -71,7 +71,7 @@ def study_figures(
     yield from comparison_figures(comparison) if comparison is not None else _no_comparison(metric)
     yield _drawn(
         "trials",
-        f"{metric} of the best trials of the search on every combination of modalities.",
+        f"The best trials of the search on every combination of modalities: {metric}.",
         lambda: draw_heatmap(heatmap_table(search, TOP)),
     )
     yield _drawn(
@@ -86,12 +86,12 @@ def study_figures(
     )
     yield _drawn(
         "pareto",
-        f"{metric} with all modalities against that of the worst combination, and the Pareto front.",
+        f"All modalities against the worst combination, and the Pareto front: {metric}.",
         lambda: _pareto(search, comparison, defaults),
     )
     yield _drawn(
         "rates",
-        f"{metric} to expect when each modality is missing at some rate, by how models were trained.",
+        f"What to expect when each modality is missing at some rate, by how models were trained: {metric}.",
         lambda: draw_rates(rate_table(search, comparison, in_use)),
     )
     yield _drawn(
@@ -127,7 +127,7 @@ def _no_comparison(metric: str) -> Iterator[Drawn | NotDrawn]:
 
 
 def _methods_caption(metric: str) -> str:
-    return f"{metric} of each method, mean over seeds, on every combination of modalities."
+    return f"Each method on every combination of modalities: {metric}, mean over seeds."
 
 
 def _drawn(name: str, caption: str, draw: Callable[[], Figure]) -> Drawn | NotDrawn:

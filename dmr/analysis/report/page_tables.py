@@ -198,7 +198,7 @@ def configurations_table(comparison: Comparison) -> Table:
         rows.append(tuple(cells))
     on = f", on {comparison.samples_text}" if comparison.samples_text else ""
     caption = (
-        f"{comparison.metric} on {comparison.split} of {counted(len(rows), 'configuration')} over "
+        f"{counted(len(rows), 'configuration')} on {comparison.split}: {comparison.metric} over "
         f"{comparison.combinations_text} combinations{on} ({better_end(comparison.mode)}), best {comparison.by} first; "
         f"{_certainty(comparison)}. "
         f"Reference: {comparison.reference}"
@@ -225,7 +225,7 @@ def combinations_table(comparison: Comparison) -> Table:
         cells = (found.get((label, name), Cell()) for label in labels)
         rows.append((Cell(name), Cell(str(size), size), *cells))
     caption = (
-        f"{comparison.metric} on {comparison.split} of each combination ({better_end(comparison.mode)}); "
+        f"Each combination on {comparison.split}: {comparison.metric} ({better_end(comparison.mode)}); "
         f"{_certainty(comparison)}"
     )
     return Table("combinations", caption, tuple(columns), tuple(rows), (1, "ascending"))

@@ -63,7 +63,8 @@ def finding(results: StudyResults, confirmed: Confirmed | None) -> str:
     found += f"{values[metric].iloc[0]:.4f}"
     defaults = default_trials(results).get(method)
     if defaults == trial:
-        found += f"; it has the file's defaults{', so searching found nothing better' if results.searched else ''}"
+        alone = (results.runs["method"] == method).sum() < 2
+        found += f"; it has the file's defaults{'' if alone else ', so searching found nothing better'}"
     elif defaults is not None and defaults in values.index:
         found += f", where the file's defaults (trial {defaults}) have {float(values[metric].loc[defaults]):.4f}"
     return f"**{found}.** {_tested(results, trial, method, confirmed)}"

@@ -321,6 +321,8 @@ def test_a_study_without_a_confirmation_has_the_best_of_its_search(new_study: Ne
     assert found.summary[["low", "p_seeds", "p_samples", "worse_with_more"]].isna().all(axis=None)
     assert found.notes[0].startswith("digits: nothing is confirmed, so these are the best trials of the search, on val")
     assert found.notes[1].startswith("val, the search's own seed")
+    study.trial(3, [0.8] * 7, stop_reason="time_budget")
+    assert [entry.label for entry in compared(study).entries] == ["dmrnet best 1 (stopped early)"]
 
 
 def test_a_confirmed_study_beside_one_that_is_not_is_compared_on_val(new_study: NewStudy) -> None:

@@ -34,14 +34,16 @@ def answered(
     metric: str = "accuracy",
     searched: tuple[str, ...] = ("train.lr",),
     methods: Mapping[int, str] | None = None,
+    stopped: Mapping[int, str] | None = None,
 ) -> Answer:
     """Of a search that found a mean on val by trial, and a confirmation with a value per seed by method, configuration
-    and trial; each of 200 samples of a method has the same of the `scores`, or none is kept.
+    and trial; each of 200 samples of a method has the same of the `scores`, or none is kept. Trials
+    that were stopped early got as far as `stopped` says.
     """
     runs, rows = [], []
     for trial, value in found.items():
         method = (methods or {}).get(trial, "dmrnet")
-        start = (f"{trial}", trial, "search", "completed", method)
+        start = (f"{trial}", trial, "search", "pruned" if trial in (stopped or {}) else "completed", method)
         runs.append((*start, None, 0, 1.0, method))
         rows.append((*start, 0, "val", f"{metric}_mean", None, value))
     for (method, config, trial), values in confirmed.items():
@@ -62,7 +64,10 @@ def answered(
         tags={},
         runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).set_index("run"),
         table=pd.DataFrame(rows, columns=list(COLUMNS)),
+        stopped={f"{trial}": text for trial, text in (stopped or {}).items()},
     )
+    if not confirmed:
+        return answer(both, None, "dmrnet")
 
     def samples(run: str) -> Samples | None:
         score = (scores or {}).get(run.partition("/")[0])
@@ -83,6 +88,13 @@ def test_a_better_trial_that_is_not_confirmed_is_named() -> None:
     assert found.sentences[0].startswith("Trial 2 is better on val and has no values on test")
     found = answered({0: 0.25, 1: 0.5}, {("dmrnet", "defaults", 0): [0.25] * SEEDS})
     assert "Whether searching paid is not known" in " ".join(found.sentences)
+
+
+def test_a_best_trial_that_was_stopped_early_says_so() -> None:
+    found = answered({0: 0.25, 1: 0.5}, {}, stopped={1: "8 of 60 epochs"})
+    assert found.headline.startswith("Not confirmed yet: trial 1 (dmrnet, 8 of 60 epochs) is the best of 2 trials")
+    found = answered({0: 0.75, 1: 0.5}, {}, stopped={1: "8 of 60 epochs"})
+    assert found.headline.startswith("Not confirmed yet: trial 0 (dmrnet) is the best of 2 trials")
 
 
 def test_the_defaults_are_of_the_block_or_else_of_the_study() -> None:
