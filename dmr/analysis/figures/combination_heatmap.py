@@ -204,8 +204,8 @@ def scale_of(values: npt.NDArray[np.float64], better: Direction) -> ScalarMappab
 def _scale(table: HeatmapTable, unit: float) -> ScalarMappable:
     """Of values that of `scale_of`; of differences, in which 1 of the metric is `unit`, as far below 0 as above."""
     values = table.cells.to_numpy(dtype=float)
-    if not table.difference:
-        return scale_of(values, table.better)
+    if not table.difference:  # of samples that have all modalities, a summary may lie beyond all cells
+        return scale_of(np.hstack([values, table.summaries.to_numpy(dtype=float)]), table.better)
     widest = float(np.nanmax(np.abs(values), initial=0.0))
     limit = 1.0 if table.bars is not None else max(unit * NARROWEST / 2, widest)
     return ScalarMappable(

@@ -20,7 +20,13 @@ from dmr.analysis.figures import style
 from dmr.analysis.figures.combination_heatmap import BAR, ROW, draw_bar, draw_cells, header, scale_of
 from dmr.analysis.figures.style import GREY, HEADER, LABEL_LINE, LABEL_SIZE, MARGIN, PAD, SMALL_SIZE, text_width
 from dmr.analysis.results.record_names import Tag, counted
-from dmr.analysis.results.study_results import StudyResults, combination_values, methods_of, stopped_trials
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    combination_values,
+    complete_words,
+    methods_of,
+    stopped_trials,
+)
 from dmr.combinations import Combinations, all_combinations, deployment_weights
 from dmr.direction import Direction
 
@@ -89,7 +95,7 @@ def rate_table(
         means = {entry.label: expected_at(entry.values.mean(axis=0), combinations, rates) for entry in entries}
         cells = pd.DataFrame.from_dict(means, orient="index")
         text = (
-            f"one row per configuration, best {len(entries)} first, because the search did not vary how combinations "
+            "one row per configuration, best first, because the search did not vary how combinations "
             f"are drawn; mean over {style.seeds_text([len(entry.seeds) for entry in entries])}"
         )
     else:
@@ -104,7 +110,8 @@ def rate_table(
             "are drawn; one seed per trial"
         )
     cells.columns = pd.Index(columns, dtype=object)
-    covered = covered_words(results, len(combinations))
+    covered, samples = covered_words(results, len(combinations)), complete_words(results, split)
+    text += f"; of {samples}" if samples else ""
     if cells[0.0].isna().all():
         text += f"; no value for rate 0, since no sample of {split} has all modalities"
     names = ", ".join(comparison.studies) if comparison is not None and not searched else results.study
@@ -133,12 +140,13 @@ def _by_sampling(
     points = results.table.drop_duplicates("trial").set_index("trial").loc[values.index, searched]
     binned = {key: _binned(points[key]) for key in searched}
     methods = methods_of(results)[values.index]
+    by = ["method", *searched] if methods.nunique() > 1 else searched
     groups = []
     for trial, method in zip(values.index, methods, strict=True):
         parts = [(key, *found[trial]) for key, found in binned.items() if trial in found]
         label = ", ".join(name if key == SAMPLING[0] else f"{_short(key)} {name}" for key, _, name in parts)
         label = label or "as in the file"
-        if methods.nunique() > 1:
+        if by != searched:
             parts, label = [("", method, ""), *parts], f"{method}, {label}"
         groups.append((tuple((key, place) for key, place, _ in parts), label))
     expected = pd.DataFrame(expected_at(values, combinations, rates), values.index)
@@ -146,7 +154,7 @@ def _by_sampling(
     counts = labels.value_counts()
     cells = expected.groupby(labels).median().loc[list(dict.fromkeys(label for _, label in sorted(groups)))]
     cells.index = [f"{label} ({counted(counts[label], 'trial')})" for label in cells.index]
-    return cells, f"rows: trials{others} by {', '.join(searched)}, median over trials; one seed per trial", combinations
+    return cells, f"rows: trials{others} by {', '.join(by)}, median over trials; one seed per trial", combinations
 
 
 def _binned(column: pd.Series) -> dict[int, tuple[float | str, str]]:

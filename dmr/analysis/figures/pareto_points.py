@@ -18,6 +18,7 @@ from dmr.analysis.results.record_names import DEFAULTS, counted
 from dmr.analysis.results.study_results import (
     StudyResults,
     combination_values,
+    complete_words,
     methods_of,
     stopped_trials,
     trial_values,
@@ -65,7 +66,7 @@ def trial_points(results: StudyResults, defaults: dict[str, int], split: str = "
         frame.loc[best.index[0], "role"] += " best"
     stopped = f", {frame['stopped'].sum()} of them stopped early" if frame["stopped"].any() else ""
     heading = f"search: {counted(len(frame), 'trial')}{stopped}, split {split}, one seed per trial, "
-    heading += f"{covered_words(results, values.shape[1])} combinations"
+    heading += f"{covered_words(results, values.shape[1])} combinations{_of(complete_words(results, split))}"
     return Points(
         _with_ends(frame.set_axis([str(trial) for trial in frame.index])),
         heading,
@@ -97,8 +98,12 @@ def entry_points(comparison: Comparison, best: str) -> Points:
     frame["front"] = pareto_front(comparison.mode.sign * frame[["full", "worst"]])
     seeds = style.seeds_text([len(entry.seeds) for entry in comparison.entries] or [1])
     heading = f"confirmed: {counted(len(frame), 'configuration')}, split {comparison.split}, {seeds}, "
-    heading += f"{comparison.combinations_text} combinations"
+    heading += f"{comparison.combinations_text} combinations{_of(comparison.samples_text)}"
     return Points(frame, heading, comparison.metric, comparison.mode)
+
+
+def _of(samples: str) -> str:
+    return f", of {samples}" if samples else ""
 
 
 def _with_ends(frame: pd.DataFrame) -> pd.DataFrame:

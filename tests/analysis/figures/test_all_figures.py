@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -132,6 +133,47 @@ def test_the_hard_set_of_the_variance_is_the_files(make_study: Make) -> None:
     cells = drawn["variance"].axes[4]
     (dots,) = [c for c in cells.collections if type(c).__name__ == "PathCollection"]
     assert sorted(map(tuple, dots.get_offsets().tolist())) == [(0.5, 1.5), (1.5, 0.5)]
+
+
+def subtitles(figure: Figure) -> str:
+    """What a figure says above its axes, and above each of them."""
+    return " ".join(" ".join(drawn_texts(figure)).split())
+
+
+def test_each_figure_says_how_many_combinations_it_covers(make_study: Make) -> None:
+    """No sample has `ir` alone."""
+    draw = np.random.default_rng(0)
+    points = {"rate": draw.random(12), "sampling.strategy": ["uniform", "bernoulli"] * 6}
+    whole = make_study(SHORT[:2], draw.random((12, 3)), points, defaults=(0,))
+    study = replace(whole, table=whole.table[whole.table["combination"] != "ir"])
+    content = artifacts(SHORT[:2])
+
+    def read(run: str, path: str) -> bytes | None:
+        lines = (content(run, path) or b"").splitlines()
+        return b"\n".join(line for line in lines if b",ir," not in line)
+
+    drawn = {one.name: one.figure for one in study_figures(study, None, None, read) if isinstance(one, Drawn)}
+    assert set(drawn) == {"trials", "trials_difference", "parameters", "pareto", "rates", "variance", "classes"}
+    for name, figure in drawn.items():
+        assert "2 of 3 combinations" in subtitles(figure), name
+
+
+def test_each_figure_says_on_which_samples_it_compares_combinations(make_study: Make) -> None:
+    own = make_study(SHORT[:2], [[0.5, 0.9, 0.8], [0.6, 0.8, 0.7]], defaults=(0,))
+    common = own.table[own.table["combination"].notna()].assign(metric="accuracy_complete")
+    common["value"] /= 2
+    study = replace(own, table=pd.concat([own.table, common]), tags={"complete_samples": '{"val": 90}'})
+    drawn = {
+        one.name: one.figure for one in study_figures(study, None, None, lambda *_: None) if isinstance(one, Drawn)
+    }
+    assert set(drawn) == {"trials", "trials_difference", "pareto", "rates"}
+    for name, figure in drawn.items():
+        assert "of the 90 samples with all modalities" in subtitles(figure), name
+    cells, summaries = drawn["trials"].axes[0], drawn["trials"].axes[2]
+    assert "0.50" in [text.get_text() for text in cells.texts]
+    assert "0.250" in [text.get_text() for text in summaries.texts]
+    lightness = [np.asarray(axes.collections[0].get_array())[..., :3].sum(axis=-1) for axes in (cells, summaries)]
+    assert lightness[1].min() < lightness[0].min() - 0.1, "the scale has the summaries as well"
 
 
 def test_names_may_be_changed_and_titles_left_out(
