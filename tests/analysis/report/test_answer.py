@@ -35,17 +35,19 @@ def answered(
     searched: tuple[str, ...] = ("train.lr",),
     methods: Mapping[int, str] | None = None,
     stopped: Mapping[int, str] | None = None,
+    by: str = "mean",
+    tags: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Of a search that found a mean on val by trial, and a confirmation with a value per seed by method, configuration
-    and trial; each of 200 samples of a method has the same of the `scores`, or none is kept. Trials
-    that were stopped early got as far as `stopped` says.
+    """Of a search that found a summary `by` on val by trial, and a confirmation with a value per seed by method,
+    configuration and trial; each of 200 samples of a method has the same of the `scores`, or none is kept. Trials that
+    were stopped early got as far as `stopped` says.
     """
     runs, rows = [], []
     for trial, value in found.items():
         method = (methods or {}).get(trial, "dmrnet")
         start = (f"{trial}", trial, "search", "pruned" if trial in (stopped or {}) else "completed", method)
         runs.append((*start, None, 0, 1.0, method))
-        rows.append((*start, 0, "val", f"{metric}_mean", None, value))
+        rows.append((*start, 0, "val", f"{metric}_{by}", None, value))
     for (method, config, trial), values in confirmed.items():
         for seed, value in enumerate(values, start=1):
             start = (f"{method}/{config}/{seed}", trial, "confirm", "completed", method)
@@ -55,13 +57,13 @@ def answered(
         study="s",
         dataset="d",
         modalities=("rgb", "ir"),
-        objectives=({"metric": f"val/{metric}_mean", "mode": Direction.MAX},),
+        objectives=({"metric": f"val/{metric}_{by}", "mode": Direction.MAX},),
         searched=searched,
         main_metric=metric,
         main_mode=Direction.MAX,
         combinations="all 3",
         parent_run_id="p",
-        tags={},
+        tags=dict(tags or {}),
         runs=pd.DataFrame(runs, columns=list(RUN_COLUMNS)).set_index("run"),
         table=pd.DataFrame(rows, columns=list(COLUMNS)),
         stopped={f"{trial}": text for trial, text in (stopped or {}).items()},
@@ -142,6 +144,23 @@ def test_what_decides_comes_in_order() -> None:
         "It cost 2 trials and 16",
     )
     assert [sentence.startswith(start) for sentence, start in zip(said.sentences, starts, strict=False)] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        ("worst", "reaches in the worst combination of each seed a mean accuracy of 0.5000"),
+        ("full", "reaches with all modalities a mean accuracy of 0.5000"),
+        ("expected", "reaches an expected accuracy of 0.5000"),
+    ],
+)
+def test_the_answer_is_by_what_was_searched_for(by: str, words: str) -> None:
+    confirmed = {("dmrnet", "best 1", 1): [0.5] * SEEDS, ("dmrnet", "defaults", 0): [0.25] * SEEDS}
+    said = answered({0: 0.25, 1: 0.5}, confirmed, by=by, tags={"deployment": '{"rgb": 0.5}'})
+    assert words in said.headline
+    assert said.figures[0].name == by
+    assert {figure.name for figure in said.figures} == {"mean", "worst", "full", "expected"}
+    assert f"against the file's defaults of dmrnet the {by} changed by +0.2500" in " ".join(said.sentences)
 
 
 def test_scores_of_samples_are_not_those_of_segmentation() -> None:
