@@ -89,10 +89,15 @@ def test_how_many_samples_have_all_sensors_is_said_everywhere(studied, read_page
     assert f"best mean first; on {test}" in spaced(studied.compared.stdout)
     said = f"noise: on test, means, worst, differences and Shapley values are of {test}; a combination's own row"
     assert said in studied.compared.stderr
-    counts = studied.table.loc[studied.table["metric"] == "samples_complete", "value"]
-    assert counts.tolist() == [studied.complete["test"]] * 3
+    counts = studied.table[studied.table["metric"] == "samples_complete"].groupby("split")["value"].unique()
+    assert {split: values.tolist() for split, values in counts.items()} == {
+        split: [studied.complete[split]] for split in ("val", "test")
+    }
     page = report_of(studied, read_page)
-    assert f"(3 seeds, {test})." in page.all("p")[2].text
+    (headline,) = [element.text for element in page.all("p") if element.attributes.get("class") == "headline"]
+    assert headline.endswith(f"(3 seeds, {test}).")
+    (weakest,) = [item.text for item in page.all("li") if item.text.startswith("Its weakest combination")]
+    assert f" on {test}, mean over seeds." in weakest, "the combination's own row is of others"
     captions = [caption.text for caption in page.all("caption")]
     assert any(f"on {test}" in caption for caption in captions)
     assert any(f"values on val, of {val}" in caption for caption in captions)

@@ -42,6 +42,7 @@ STUDIES: dict[str, tuple[int, list[tuple[Any, float | None]]]] = {
     "running": (2, [(None, 0.7)]),
     "nothing": (2, NOTHING),
     "begun": (2, []),
+    "early": (2, [("pruned", 0.8), ("completed", 0.7)]),
 }
 
 
@@ -162,7 +163,7 @@ def test_a_wrong_name_or_rate_is_one_line(place: Path, tmp_path: Path, option: s
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_heatmap_or_one_line_that_says_why_there_is_none(place: Path, name: str, tmp_path: Path) -> None:
     file = tmp_path / "heatmap.png"
-    if name in ("mixed", "one"):
+    if name in ("mixed", "one", "early"):
         assert read(place, "heatmap", name, "--top", "40", "-o", file).stdout == f"{file}\n"
         assert file.stat().st_size > 10_000
         return
@@ -179,6 +180,7 @@ def test_status_and_list_count_trials_by_how_they_ended(place: Path) -> None:
         "trials: 1 completed, 1 pruned, 1 error, 2 running, 1 diverged",
         "best: val/accuracy_mean 0.5143, worst combination 0.3000 (trial 0)",  # 0.9 · 12/21, and 0.9 / 3
     ]
+    assert shown["early"][2].endswith("(trial 0, pruned)")
     assert shown["one"][1] == "trials: 1 completed"
     assert shown["nothing"][1] == "trials: 1 error, 1 lost, 1 running"
     assert shown["begun"][1] == "trials: 1 waiting"  # the file's defaults come first

@@ -210,7 +210,8 @@ def _weakest(entry: Entry, comparison: Comparison) -> Iterator[str]:
     means = entry.values.mean(axis=0)
     position = int(means.argmin() if comparison.mode is Direction.MAX else means.argmax())
     words = combination_words(comparison.combinations.names[position], comparison.combinations.modalities)
-    yield f"Its weakest combination is {words}: {comparison.metric} {number(means[position])}, mean over seeds."
+    on = f" on {comparison.samples_text}" if comparison.samples_text else ""
+    yield f"Its weakest combination is {words}: {comparison.metric} {number(means[position])}{on}, mean over seeds."
 
 
 def _shapley(entry: Entry, comparison: Comparison) -> Iterator[str]:

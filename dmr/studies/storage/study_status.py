@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from dmr.analysis.results.record_names import SEARCH, counted, runs_filter
+from dmr.analysis.results.record_names import SEARCH, STOPPED_EARLY, counted, runs_filter
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
@@ -58,7 +58,9 @@ def status_lines(folder: StudyFolder) -> list[str]:
         sign = Direction(objective["mode"]).sign
         number, best = max(found.items(), key=lambda item: sign * item[1].objective)
         value = f"{objective['metric']} {best.objective:.4f}"
-        lines.append(f"best: {value}, worst combination {best.worst:.4f} (trial {number})")
+        ended = stop_reason_of(trials[number])
+        early = f", {ended}" if ended in STOPPED_EARLY else ""
+        lines.append(f"best: {value}, worst combination {best.worst:.4f} (trial {number}{early})")
     minutes = document["budget"]["minutes"]
     lines.append(f"ran {folder.seconds_run() / 60:.1f} min" + (f" of {minutes:g}" if minutes else ""))
     lines.append(
