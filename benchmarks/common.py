@@ -1,4 +1,4 @@
-"""What the benchmarks share: images made up in memory, two things timed in turn, and tables in markdown.
+"""What the benchmarks share: data made up in memory, two things timed in turn, and tables in markdown.
 
 Letters: M modalities, N samples.
 """
@@ -14,13 +14,16 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dmr.data.dataset import Modality, MultimodalDataset, Split
+from dmr.data.dataset import Kind, Modality, MultimodalDataset, Split
+from dmr.encoders import EncoderSettings, default_encoder
 from dmr.encoders.cnn import CNNSettings
-from dmr.methods import METHODS
+from dmr.methods import METHODS, MethodSettings
+from dmr.metrics import MAIN_METRICS
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.training import RunSettings
 
@@ -29,28 +32,42 @@ CLASSES = 10
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def images(modalities: int, train: int, val: int) -> MultimodalDataset:
-    """Noise with a mean that tells the class: M images of 32×32, the m-th with 1 + m mod 3 channels."""
+def images(modalities: int, train: int, val: int, side: int = SIDE) -> MultimodalDataset:
+    """M images of 32×32 (or `side`), the m-th with 1 + m mod 3 channels."""
+    return noise("image", [(1 + m % 3, side, side) for m in range(modalities)], train, val)
+
+
+def noise(kind: Kind, shapes: Sequence[tuple[int, ...]], train: int, val: int) -> MultimodalDataset:
+    """Noise with a mean that tells the class: a modality of this kind for each of the shapes."""
     draw = np.random.default_rng(0)
-    described = tuple(Modality(f"camera{m}", "image", (1 + m % 3, SIDE, SIDE)) for m in range(modalities))
+    described = tuple(Modality(f"{kind}{m}", kind, shape) for m, shape in enumerate(shapes))
     splits = {}
     for name, count in {"train": train, "val": val}.items():
         labels = draw.integers(0, CLASSES, count)
-        brightness = labels.reshape(-1, 1, 1, 1) / CLASSES
-        noise = {m.name: draw.standard_normal((count, *m.shape)) for m in described}
-        splits[name] = Split({key: (x + brightness).astype(np.float32) for key, x in noise.items()}, labels)
-    return MultimodalDataset("images", "classification", tuple(map(str, range(CLASSES))), described, splits)
+        inputs = {}
+        for modality in described:
+            brightness = labels.reshape(-1, *[1] * len(modality.shape)) / CLASSES
+            inputs[modality.name] = (draw.standard_normal((count, *modality.shape)) + brightness).astype(np.float32)
+        splits[name] = Split(inputs, labels)
+    return MultimodalDataset("noise", "classification", tuple(map(str, range(CLASSES))), described, splits)
 
 
 def image_settings(dataset: MultimodalDataset, method: str) -> RunSettings:
     """The defaults of the study file: `cnn` encoders of width 64, batches of 64, uniform sampling."""
+    return run_settings(dataset, METHODS[method].Settings(), CNNSettings(), batch_size=64)
+
+
+def run_settings(
+    dataset: MultimodalDataset, method: MethodSettings, encoder: EncoderSettings | None = None, **train: Any
+) -> RunSettings:
+    """The defaults of the study file but for keys of `train`; without `encoder` the default ones of the modalities."""
     return RunSettings(
-        method=METHODS[method].Settings(),
-        encoders={name: CNNSettings() for name in dataset.modality_names},
+        method=method,
+        encoders={m.name: encoder or default_encoder(m, dataset.task) for m in dataset.modalities},
         sampling=SamplingSettings(),
-        train=TrainSettings(batch_size=64),
+        train=TrainSettings(**train),
         fusion="concat",
-        select="val/accuracy_mean",
+        select=f"val/{MAIN_METRICS[dataset.task]}_mean",
         select_mode="max",
         deployment=None,
         seed=0,

@@ -8,7 +8,6 @@ combinations.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -143,11 +142,11 @@ def draw(
     return mean + noise_scale * torch.exp(0.5 * log_variance) * noise
 
 
-def kl_divergence(mean: Tensor, log_variance: Tensor, prior_std: float) -> Tensor:
+def kl_divergence(mean: Tensor, log_variance: Tensor, prior_std: float | Tensor) -> Tensor:
     """KL(N(μ, σ²) ‖ N(0, σ_0²)) from s = log σ², summed over features, mean over positions: (K, B) from
-    (K, B, *S, Z). The paper's section 3.3 has σ_0 = 1.
+    (K, B, *S, Z). The paper's section 3.3 has σ_0 = 1; a tensor () lets networks trained as one batch differ in it.
     """
-    log_ratio = math.log(prior_std) - 0.5 * log_variance
+    log_ratio = torch.as_tensor(prior_std, dtype=torch.float64).log() - 0.5 * log_variance
     quadratic = (log_variance.exp() + mean.square()) / (2.0 * prior_std**2)
     summed = (log_ratio + quadratic - 0.5).sum(-1)
     return summed.flatten(2).mean(-1) if summed.ndim > 2 else summed
