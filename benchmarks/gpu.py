@@ -1,13 +1,13 @@
 """What DMR does on a GPU: how fast, whether the GPU is waited for, whether its results are those of a CPU.
 
 Needs torch, torchmetrics, numpy, scikit-learn and this checkout; nothing of it is installed. The device's name and
-markdown tables come as they are measured, so that a run that is cut keeps what it printed. All parts take about 8
-minutes on a large GPU, the tests marked `gpu`, which judge the same checks, about 3 (pytest, hypothesis, pyyaml):
+markdown tables come as they are measured, so that a run that is cut keeps what it printed. All parts should take 8
+minutes on a large GPU, the tests marked `gpu`, which judge the same checks (with pytest, hypothesis and pyyaml), 4:
 
-    python3 benchmarks/gpu.py 2>&1 | tee gpu.md; python3 -m pytest -q -m gpu tests/dmr/test_gpu.py tests/dmr/data
+    timeout 500 python3 benchmarks/gpu.py | tee gpu.md
+    timeout 300 python3 -m pytest -q -m gpu tests/dmr/test_gpu.py tests/dmr/data/test_batches.py
 
-Where one command may take 10 minutes, put `timeout 370` before the first and `timeout 220` before the second, and give
-what was cut a command of its own: `python3 benchmarks/gpu.py --only networks compiled`.
+`--only compiled` and the like give what was cut a command of its own.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def part_equality(device: torch.device, tiny: bool) -> None:
 
 def part_again(device: torch.device, tiny: bool) -> None:
     """How many tensors and numbers of the state after three epochs differ when a run is done again, and when it goes on
-    from its first checkpoint, with `cudnn.deterministic`; and the task loss of the first and the last epoch in bfloat16.
+    from its first checkpoint, with `cudnn.deterministic`; and the task loss of the first and last epoch in bfloat16.
     """
     datasets, methods = checked(tiny)
 

@@ -58,6 +58,13 @@ def test_kl_against_torch(prior_std: float) -> None:
     torch.testing.assert_close(kl_divergence(mean, log_variance, prior_std), expected)
 
 
+def test_networks_of_one_batch_each_have_their_own_prior() -> None:
+    mean, log_variance, priors = torch.randn(2, 5), torch.randn(2, 5), [0.3, 1.0, 2.7]
+    got = torch.func.vmap(kl_divergence, in_dims=(None, None, 0))(mean, log_variance, torch.tensor(priors))
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, torch.stack([kl_divergence(mean, log_variance, prior) for prior in priors]))
+
+
 @pytest.mark.parametrize("prior_std", [0.1, 1.0, 2.5])
 def test_kl_of_maps_is_the_sum_over_channels_and_the_mean_over_positions(prior_std: float) -> None:
     mean, log_variance = torch.randn((2, 3, 4, 5, 6)).double(), torch.randn((2, 3, 4, 5, 6)).double()
