@@ -90,6 +90,12 @@ def interleaved(
     return seconds
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def ratio(fast: Sequence[float], slow: Sequence[float]) -> str:
     """How many times less `fast` takes, by medians, and the middle half of the ratios of neighbours in time."""
     pairs = sorted(s / f for f, s in zip(fast, slow, strict=True))

@@ -154,7 +154,7 @@ def part_networks(device: torch.device, tiny: bool) -> None:
     """
     processes = many_networks.Processes(2 if tiny else 4)
     encoders, counts, steps = (["mlp"], (1, 2), 1) if tiny else (list(many_networks.DATA), (1, 4, 16, 64), 10)
-    jobs = [many_networks.Job(encoder, k, 64, str(device), steps) for encoder in encoders for k in counts]
+    jobs = [many_networks.Job(encoder, k, k, 64, str(device), steps) for encoder in encoders for k in counts]
     try:
         show(many_networks.HEAD, (many_networks.row(job, processes) for job in jobs))
     finally:

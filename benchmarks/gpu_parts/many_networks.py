@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from common import images, noise, run_settings, steady
+from common import images, noise, run_settings, steady, wait
 from gpu_parts.correctness import convolutions_in_tf32
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -24,15 +24,16 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from dmr.combinations import all_combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
+from dmr.distributed.ranks import ALONE
 from dmr.methods.dmrnet import DMRNetSettings
 from dmr.networks.network import Network
+from dmr.runs.optimisation import Optimisation
 from dmr.sampling import combination_probabilities, draw_combinations
 from dmr.seeds import generator
 from dmr.settings import SamplingSettings
-from dmr.training import build_network
+from dmr.training import RunSettings, build_network
 
 TURNED = {"kl_weight": (1e-4, 1e-2), "hard_weight": (0.0, 1.0), "noise_scale": (0.5, 1.5), "prior_std": (0.3, 3.0)}
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-3
 PATIENCE = 180  # seconds for the processes' training, which never ends where one of them dies
 DATA: dict[str, Callable[[], MultimodalDataset]] = {
     "mlp": lambda: noise("vector", [(64,)] * 3, train=1024, val=8),
@@ -54,15 +55,19 @@ class StepLoss(nn.Module):
 
 
 class Job(NamedTuple):
-    """So many networks of an encoder, and their training. `first` is the number of the first of `of` networks."""
+    """Networks that are trained in one process.
+
+    Attributes:
+        networks: how many they are; of `of` in all processes they are those from number `first` on.
+    """
 
     encoder: str
     networks: int
+    of: int
     batch: int
     device: str
     steps: int
     first: int = 0
-    of: int = 1
 
 
 class Trials:
@@ -78,18 +83,21 @@ class Trials:
         numbers = range(job.first, job.first + job.networks)
         self.losses = [self.make(dataset, settings, number) for number in numbers]
         self.turned = {
-            name: torch.linspace(low, high, max(2, job.of), device=self.device)[job.first : job.first + job.networks]
+            name: torch.linspace(low, high, job.of, device=self.device)[job.first : job.first + job.networks]
             for name, (low, high) in TURNED.items()
         }
         self.values = [
             dict(zip(TURNED, row, strict=True)) for row in zip(*map(Tensor.tolist, self.turned.values()), strict=True)
         ]
-        self.optimizers = [_optimizer(list(loss.parameters())) for loss in self.losses]
+        train = settings.train
+        self.optimisations = [Optimisation(loss.network, train, ALONE) for loss in self.losses]
         self.parameters, self.buffers = stack_module_state(self.losses)  # copies, (K, ...) each
-        self.optimizer = _optimizer(list(self.parameters.values()))
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+        )
         self.skeleton = self.make(dataset, settings, 0)
 
-    def make(self, dataset: MultimodalDataset, settings: Any, number: int) -> StepLoss:
+    def make(self, dataset: MultimodalDataset, settings: RunSettings, number: int) -> StepLoss:
         torch.manual_seed(number)
         network = build_network(dataset, settings).to(self.device)
         network.method.hard[: len(network.method.hard) // 2] = True
@@ -102,10 +110,8 @@ class Trials:
         return *self.batches.take(positions), combination, generator(self.device, 0, "noise", number)
 
     def one_after_the_other(self, number: int) -> None:
-        for loss, turned, optimizer in zip(self.losses, self.values, self.optimizers, strict=True):
-            optimizer.zero_grad(set_to_none=True)
-            loss(turned, self.step(number)).backward()
-            optimizer.step()
+        for loss, turned, optimisation in zip(self.losses, self.values, self.optimisations, strict=True):
+            optimisation.step(loss(turned, self.step(number)))
 
     def together(self, number: int) -> None:
         gradients = self.gradients(self.step(number))
@@ -147,16 +153,6 @@ class Trials:
         return (time.perf_counter() - started) / self.job.steps
 
 
-def _optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 class Processes:
     """Processes that live for all measurements, since each imports torch and opens the GPU."""
 
@@ -168,7 +164,7 @@ class Processes:
     def seconds(self, job: Job) -> float:
         """Per step of all networks of a job, each process having its share of them."""
         share = job.networks // self.count
-        shares = [job._replace(networks=share, first=share * p, of=job.networks) for p in range(self.count)]
+        shares = [job._replace(networks=share, first=share * p) for p in range(self.count)]
         spans = self.pool.map_async(_train, shares, chunksize=1).get(PATIENCE)
         return (max(end for _, end in spans) - min(start for start, _ in spans)) / job.steps
 
@@ -199,7 +195,7 @@ def row(job: Job, processes: Processes) -> tuple[object, ...]:
     """A row of the table: milliseconds per step of all networks, how many times faster one batch is, and how far its
     gradients are from those of one network alone.
     """
-    trials = Trials(job._replace(of=job.networks))
+    trials = Trials(job)
     with convolutions_in_tf32(False):
         difference = trials.difference()
     alone, together = trials.seconds(trials.one_after_the_other), trials.seconds(trials.together)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import images, interleaved, noise, run_settings
-from gpu_parts.many_networks import wait
+from common import images, interleaved, noise, run_settings, wait
 from step import Steps
 from torch.profiler import ProfilerActivity, profile
 
@@ -158,6 +157,7 @@ def compiled_rows(
     for encoder, precision in encoders:
         torch.compiler.reset()
         steps = steps_of(DATA[encoder](*size.samples), encoder, device, precision=precision, compile=True)
+        steps.size = size.batches[0]
         took = [seconds_of(one, device) for one in (steps.dmr, evaluation_of(steps, steps.size))]
         for batch in size.batches:
             yield encoder, precision, *(f"{s:.0f}" for s in took), batch, *measured(steps, batch, size)
