@@ -6,7 +6,7 @@ Letters: C combinations, N samples, B samples of a batch, L classes, Z features 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +18,18 @@ from dmr.combinations import Combinations, complete_metric
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
 from dmr.distributed.ranks import ALONE, Ranks
+from dmr.fusion import keep_present
 from dmr.methods.base import Prediction
-from dmr.metrics import METRICS, Values, make_tally
+from dmr.methods.summed_heads import DescribedCombinations
+from dmr.metrics import METRICS, Tally, Values, make_tally
 from dmr.networks.network import Network
 from dmr.sampling import available_in
 
 EVALUATION_BATCH = 512
 EVALUATION_VALUES = 2**24  # of one modality
 EVALUATION_LOGITS = 2**28
+CPU_VALUES, CPU_BATCH = 2**17, 16  # of one modality on a CPU: activations that stay in its cache; but so many samples
+KEPT_FEATURES = 2**24  # values of a split's features that are kept for the diagnostics; else it is encoded again
 
 
 class Evaluation(NamedTuple):
@@ -84,81 +88,171 @@ def evaluate(
         >>> found.scores.shape == (15, len(val))
         True
     """
-    network.eval()
-    masks = torch.from_numpy(combinations.masks)
-    tally = make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
-    means = _ClassMeans(dataset.num_classes) if dataset.task == "classification" else None
-    variance, samples = torch.zeros((2, len(masks)), dtype=torch.float64)
-    has = None if batches.split.present is None else torch.from_numpy(batches.split.has())
-    complete = None if has is None or has.all() or not has.all(1).any() else has.all(1)
-    of_complete = None if complete is None else make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
-    has_variance = True
-    parts = torch.split(torch.arange(*ranks.bounds(len(batches))), _at_once(dataset, batches, len(masks)))
-    for positions, (inputs, labels) in zip(parts, batches.stream(parts), strict=True):
-        found = network.predict(inputs, masks)
-        available = (
-            torch.ones((len(masks), len(positions)), dtype=torch.bool)
-            if has is None
-            else available_in(masks, has[positions])
-        )
-        available = available.to(labels.device)
-        tally.add(found.logits, labels, available)
-        if of_complete is not None and complete is not None:
-            of_complete.add(found.logits, labels, complete[positions].to(labels.device).expand(len(masks), -1))
-        if observer is not None:
-            observer(positions, found, available)
-        samples += available.sum(1).cpu()
-        has_variance = has_variance and found.variance is not None
-        if found.variance is not None:
-            variance += torch.where(available, found.variance, 0.0).double().sum(1).cpu()
-        if means is not None and found.embedding is not None:
-            means.add(torch.where(available[..., None], found.embedding.float(), 0.0), labels)
-    if ranks.count > 1:
-        tally.join(ranks, len(batches))
-        if of_complete is not None:
-            of_complete.join(ranks, len(batches))
-        variance, samples = ranks.total(torch.stack([variance, samples]))
-        if means is not None and means.sums is not None:
-            means.sums = ranks.total(means.sums)
-    scores = tally.scores()
-    diagnostics = {"class_mean_cosine": means.cosine()} if means is not None else {}
-    values = tally.values()
-    met = (samples > 0).numpy()
-    if has_variance:
-        error = 1.0 - np.nanmean(scores[met], axis=1)
-        diagnostics["variance_error_correlation"] = rank_correlation((variance / samples).numpy()[met], error)
-    if has is not None:
-        values["samples"] = samples.numpy()
-    if of_complete is not None:
-        values |= {complete_metric(name): row for name, row in of_complete.values().items() if name in METRICS}
-    known = {name: value for name, value in diagnostics.items() if math.isfinite(value)}
-    return Evaluation(values, scores, known)
+    found = SplitEvaluation(network, dataset, batches, combinations, ranks, observer)
+    return Evaluation(found.values(), found.scores(), found.diagnostics())
 
 
-def _at_once(dataset: MultimodalDataset, batches: Batches, combinations: int) -> int:
-    """How many samples are evaluated together, so that neither their inputs nor their logits are too many."""
+class SplitEvaluation:
+    """One pass over a split, in which no batch waits for a GPU; then what is asked of it, as far as it is asked."""
+
+    def __init__(
+        self,
+        network: Network,
+        dataset: MultimodalDataset,
+        batches: Batches,
+        combinations: Combinations,
+        ranks: Ranks = ALONE,
+        observer: Observer | None = None,
+    ) -> None:
+        """As `evaluate`. The network has to stay as it is until all was asked."""
+        self.network, self.batches, self.ranks = network.eval(), batches, ranks
+        masks, device = torch.from_numpy(combinations.masks), batches.device
+        self.masks = masks.pin_memory() if device.type == "cuda" else masks
+        self.masks_there = masks.to(device)
+        has = None if batches.split.present is None else torch.from_numpy(batches.split.has())
+        self.has = None if has is None else has.to(device)
+        self.tally = make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
+        self.of_complete: Tally | None = None
+        if has is not None and not has.all() and has.all(1).any():
+            self.of_complete = make_tally(dataset.task, dataset.class_names, dataset.ignore_index)
+        self.samples = torch.zeros(len(masks), dtype=torch.int64, device=device)  # (C,) that have all of a combination
+        self.described = _Described(len(masks), dataset.num_classes if dataset.task == "classification" else None)
+        self.summed = None if observer is not None else network.method.summed()
+        self.kept: list[tuple[slice, Tensor, list[Tensor] | None]] = []  # parts, their labels and features
+        self.kept_values = 0
+        self._run(_parts(dataset, batches, len(masks), ranks), observer)
+
+    def values(self, metrics: Collection[str] | None = None) -> Values:
+        """(C,) by metric: all of them, or these."""
+        values = self.tally.values(metrics)
+        if self.has is not None:
+            values["samples"] = self.samples.double().cpu().numpy()
+        if self.of_complete is not None:
+            found = self.of_complete.values(metrics)
+            values |= {complete_metric(name): row for name, row in found.items() if name in METRICS}
+        return values
+
+    def scores(self) -> npt.NDArray[np.float32]:
+        return self.tally.scores()
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """`variance_error_correlation` and `class_mean_cosine`, where they are defined."""
+        for part, labels, contexts in self.kept:
+            self._describe(part, labels, contexts or self._contexts(part, self.batches.take(_positions(part))[0]))
+        self.kept = []
+        found = {"class_mean_cosine": self.described.cosine(self.ranks)}
+        variance = self.described.total_variance(self.ranks)
+        if variance is not None:
+            met = (self.samples > 0).cpu().numpy()
+            error = 1.0 - np.nanmean(self.scores()[met], axis=1)
+            mean = (variance / self.samples).cpu().numpy()
+            found["variance_error_correlation"] = rank_correlation(mean[met], error)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    @torch.no_grad()
+    def _run(self, parts: Sequence[slice], observer: Observer | None) -> None:
+        for part, (inputs, labels) in zip(parts, self.batches.stream(map(_positions, parts)), strict=True):
+            available = self._available(part)
+            if self.summed is None:
+                found = self.network.predict(inputs, self.masks)
+                logits = found.logits
+                everything = DescribedCombinations(slice(None), found.embedding, found.variance)
+                self.described.add(everything, labels, available)
+                if observer is not None:
+                    observer(_positions(part), found, available)
+            else:
+                contexts = self._contexts(part, inputs)
+                with self._exact():
+                    logits = self.summed.logits(contexts, self.masks_there)
+                self._keep(part, labels, contexts)
+            self.tally.add(logits, labels, available)
+            if self.of_complete is not None and self.has is not None:
+                self.of_complete.add(logits, labels, self.has[part].all(1).expand(len(self.masks), -1))
+            self.samples += available.sum(1)
+        if self.ranks.count > 1:
+            for tally in (self.tally, self.of_complete):
+                if tally is not None:
+                    tally.join(self.ranks, len(self.batches))
+            self.samples = self.ranks.total(self.samples)
+
+    def _available(self, part: slice) -> Tensor:
+        """(C, B) bool: which samples of a part have all modalities of a combination."""
+        if self.has is None:
+            return torch.ones((len(self.masks), part.stop - part.start), dtype=torch.bool, device=self.batches.device)
+        return available_in(self.masks_there, self.has[part])
+
+    def _contexts(self, part: slice, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Features (B, *S, D) of each modality in float32, zero where a sample lacks it, whatever stands there."""
+        contexts = [features.float() for features in self.network.encode(inputs).contexts]
+        if self.has is None:
+            return contexts
+        has = self.has[part].T[:, None]  # (M, 1, B)
+        return [keep_present(there[..., None], 0, f)[0] for there, f in zip(has, contexts, strict=True)]
+
+    def _keep(self, part: slice, labels: Tensor, contexts: list[Tensor]) -> None:
+        """Remember a part for `diagnostics`, and its features as long as those of all parts fit."""
+        size = sum(features.numel() for features in contexts)
+        self.kept_values += size
+        self.kept.append((part, labels, contexts if self.kept_values <= KEPT_FEATURES else None))
+
+    def _describe(self, part: slice, labels: Tensor, contexts: list[Tensor]) -> None:
+        assert self.summed is not None
+        available = self._available(part)
+        with self._exact():
+            for found in self.summed.described(contexts, self.masks_there):
+                self.described.add(found, labels, available[found.rows])
+
+    def _exact(self) -> torch.autocast:
+        """Sums are as exact with bfloat16 as without."""
+        return torch.autocast(self.batches.device.type, enabled=False)
+
+
+def _positions(part: slice) -> Tensor:
+    return torch.arange(part.start, part.stop)
+
+
+def _parts(dataset: MultimodalDataset, batches: Batches, combinations: int, ranks: Ranks) -> list[slice]:
+    """The samples of this rank in batches, so small that neither their inputs nor their logits are too many."""
     largest = max(math.prod(modality.shape) for modality in dataset.modalities)
     logits = combinations * dataset.num_classes * math.prod(batches.split.labels.shape[1:])
-    return max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest, EVALUATION_LOGITS // logits))
+    size = min(EVALUATION_BATCH, EVALUATION_VALUES // largest, EVALUATION_LOGITS // logits)
+    if batches.device.type == "cpu":
+        size = min(size, max(CPU_BATCH, CPU_VALUES // largest))
+    first, end = ranks.bounds(len(batches))
+    return [slice(start, min(start + max(1, size), end)) for start in range(first, end, max(1, size))]
 
 
-class _ClassMeans:
-    """Sums of the embeddings of each class in each combination."""
+class _Described:
+    """Sums over samples of the predicted variance, and of the embeddings of each class, in each combination."""
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.sums: Tensor | None = None  # (C, L, Z)
+    def __init__(self, combinations: int, num_classes: int | None) -> None:
+        """`num_classes`: None where samples have no class."""
+        self.combinations, self.num_classes = combinations, num_classes
+        self.variance: Tensor | None = None  # (C,)
+        self.embedding: Tensor | None = None  # (C, L, Z)
 
-    def add(self, embedding: Tensor, labels: Tensor) -> None:
-        """Embeddings (C, B, Z), labels (B,)."""
-        if self.sums is None:
-            self.sums = embedding.new_zeros((len(embedding), self.num_classes, embedding.shape[-1]))
-        with torch.autocast(embedding.device.type, enabled=False):  # index_add_ on a GPU has an order of its own
-            of_class = torch.nn.functional.one_hot(labels, self.num_classes).to(embedding.dtype)
-            self.sums += of_class.T @ embedding
+    def add(self, found: DescribedCombinations, labels: Tensor, available: Tensor) -> None:
+        """What is known of some combinations of labels (B,), as far as they are `available` (c, B)."""
+        if found.variance is not None:
+            if self.variance is None:
+                self.variance = torch.zeros(self.combinations, dtype=torch.float64, device=labels.device)
+            self.variance[found.rows] += torch.where(available, found.variance, 0.0).double().sum(1)
+        if found.embedding is not None and self.num_classes is not None:
+            if self.embedding is None:
+                shape = (self.combinations, self.num_classes, found.embedding.shape[-1])
+                self.embedding = torch.zeros(shape, device=labels.device)
+            with torch.autocast(labels.device.type, enabled=False):  # index_add_ on a GPU has an order of its own
+                embedding = torch.where(available[..., None], found.embedding.float(), 0.0)
+                of_class = torch.nn.functional.one_hot(labels, self.num_classes).to(embedding.dtype)
+                self.embedding[found.rows] += of_class.T @ embedding
 
-    def cosine(self) -> float:
-        return math.nan if self.sums is None else class_mean_cosine(self.sums)
+    def total_variance(self, ranks: Ranks) -> Tensor | None:
+        """(C,) of all ranks; None for a method that predicts none."""
+        return None if self.variance is None else ranks.total(self.variance)
+
+    def cosine(self, ranks: Ranks) -> float:
+        return math.nan if self.embedding is None else class_mean_cosine(ranks.total(self.embedding))
 
 
 def class_mean_cosine(means: Tensor) -> float:

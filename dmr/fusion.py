@@ -1,13 +1,15 @@
 """Fusion of the modalities that are present: features (B, *S, D) of each to (K, B, *S, Z).
 
-Letters: M modalities, B samples, K combinations per sample, S positions of a map, D features, Z fused features.
+Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features, Z fused
+features.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from itertools import accumulate
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +42,34 @@ def count_present(masks: Tensor, features: Tensor) -> Tensor:
     return masks.sum(-1).clamp(min=1).reshape(*masks.shape[:2], *[1] * (features.ndim - 1))
 
 
+class FusionTerm(NamedTuple):
+    """What a fusion that is a weighted sum adds to some of its columns."""
+
+    values: Tensor  # (B, *S, D), the same in every combination
+    columns: slice  # the D of the fused features they are added to
+    weights: Tensor  # (C,) of each combination
+
+
+def concat_terms(features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
+    """Of features (B, *S, D) side by side, absent ones zero, in the combinations `masks` (C, M)."""
+    ends = accumulate(f.shape[-1] for f in features)
+    columns = [slice(end - f.shape[-1], end) for f, end in zip(features, ends, strict=True)]
+    return list(map(FusionTerm, features, columns, masks.T.float()))
+
+
 class FusionModule(nn.Module):
     """Features (B, *S, D) of each modality and masks (K, B, M) to (K, B, *S, `width`)."""
 
     width: int
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the fused features are a sum of `terms` whose weights depend on the combination alone."""
+        return False
+
+    def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
+        """Those whose weighted sums are the fused features of the combinations `masks` (C, M), if it `is_sum`."""
+        raise NotImplementedError
 
 
 class Fusion(FusionModule):
@@ -75,3 +101,15 @@ class Fusion(FusionModule):
         )
         kept = torch.stack([keep_present(masks, m, f) for m, f in enumerate(projected)])
         return (scores.softmax(0) * kept).sum(0)
+
+    @property
+    def is_sum(self) -> bool:
+        return self.kind != "attention" and type(self).forward is Fusion.forward
+
+    def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
+        if self.kind == "concat":
+            return concat_terms(features, masks)
+        weights = masks.T.float()
+        projected = [project(f) for project, f in zip(self.project, features, strict=True)]
+        everywhere = [slice(None)] * len(projected)
+        return list(map(FusionTerm, projected, everywhere, weights / weights.sum(0).clamp(min=1)))

@@ -22,6 +22,7 @@ from dmr.distributed.ranks import BatchShard, alone
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
 from dmr.methods.heads import TaskHead, Trunk
+from dmr.methods.summed_heads import Summed
 from dmr.sampling import available_in
 
 
@@ -232,6 +233,10 @@ class Method(nn.Module):
     def predict_inputs(self, inputs: Mapping[str, Tensor], masks: Tensor) -> Prediction:
         """The same for a method with its own encoders: `masks` (C, M)."""
         raise NotImplementedError
+
+    def summed(self) -> Summed | None:
+        """What gives the logits of `predict`, in eval mode, as sums over what is present; None where nothing does."""
+        return None
 
     def drawn(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
         """(C,) the probabilities with which combinations are drawn in training; by default those of `sampling`."""

@@ -28,6 +28,7 @@ from dmr.methods.base import (
 )
 from dmr.methods.hard import largest
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
+from dmr.methods.summed_heads import Summed, summed_heads
 from dmr.settings import setting
 
 LOG_VARIANCE_LIMIT = 10.0
@@ -92,16 +93,30 @@ class DMRNet(Method):
         return StepLosses(total, task.detach(), seen.combination, variance_of(log_variance.detach()), parts)
 
     def gaussian(self, features: Features, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and s = log σ², each (K, B, *S, Z) in float32; s is kept within ±`LOG_VARIANCE_LIMIT`."""
+        """μ and s = log σ², each (K, B, *S, Z) in float32; s is `limited`."""
         fused = self.trunk(self.fusion(features.contexts, masks))
         mean = self.mean(fused).float()
         if self.settings.variance == "fixed":
             return mean, torch.zeros_like(mean)
-        return mean, self.log_variance(fused).float().clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        return mean, limited(self.log_variance(fused).float())
 
     def predict(self, features: Features, masks: Tensor) -> Prediction:
         mean, log_variance = self.gaussian(features, masks)
         return Prediction(self.head(mean, features.skips, masks), variance_of(log_variance), pooled(mean))
+
+    def summed(self) -> Summed | None:
+        own = type(self)
+        if own.predict is not DMRNet.predict or own.gaussian is not DMRNet.gaussian:
+            return None
+        fixed = self.settings.variance == "fixed"
+        return summed_heads(
+            self.fusion,
+            self.trunk,
+            self.mean,
+            self.head,
+            None if fixed else self.log_variance,
+            (lambda mean: mean.new_ones(mean.shape[:2])) if fixed else (lambda s: variance_of(limited(s))),
+        )
 
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
         """Mine the hard combinations when the warm-up is over, and every `remine_every` epochs after it."""
@@ -121,6 +136,11 @@ class DMRNet(Method):
     @staticmethod
     def warmup_of(settings: DMRNetSettings) -> int:
         return settings.warmup_epochs
+
+
+def limited(log_variance: Tensor) -> Tensor:
+    """s within ±`LOG_VARIANCE_LIMIT`."""
+    return log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
 
 
 def variance_of(log_variance: Tensor) -> Tensor:

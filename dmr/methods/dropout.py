@@ -15,6 +15,7 @@ from torch import Tensor
 from dmr.fusion import FusionModule
 from dmr.methods.base import Components, Features, MaskedBatch, Method, MethodSettings, Prediction, StepLosses
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
+from dmr.methods.summed_heads import Summed, summed_heads
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,9 @@ class Dropout(Method):
         """From fused features (K, B, *S, D)."""
         embedding = self.embed(self.trunk(fused))
         return Prediction(self.head(embedding, features.skips, masks), None, pooled(embedding))
+
+    def summed(self) -> Summed | None:
+        own = type(self)
+        if own.predict is not Dropout.predict or own.predict_fused is not Dropout.predict_fused:
+            return None
+        return summed_heads(self.fusion, self.trunk, self.embed, self.head)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmr.distributed.ranks import BatchShard
-from dmr.fusion import FusionModule, mean_present, present
+from dmr.fusion import FusionModule, FusionTerm, mean_present, present
 from dmr.losses import masked_mean
 from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
@@ -93,6 +93,23 @@ class SharedSpecific(FusionModule):
             ],
             dim=-1,
         )
+
+    @property
+    def is_sum(self) -> bool:
+        return True
+
+    def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
+        shared, specific = self.split(features)
+        there = masks.T.float()  # (M, C)
+        of_mean = there / there.sum(0).clamp(min=1)
+        terms = []
+        for m, (one, own) in enumerate(zip(shared, specific, strict=True)):
+            columns = slice(m * self.own, (m + 1) * self.own)
+            terms.append(FusionTerm(one + self.residual(torch.cat([one, own], dim=-1)), columns, there[m]))
+            terms += [
+                FusionTerm(other, columns, (1.0 - there[m]) * of_mean[j]) for j, other in enumerate(shared) if j != m
+            ]
+        return terms
 
 
 def shared_distance(shared: Sequence[Tensor], there: Tensor, part: BatchShard | None = None) -> Tensor:

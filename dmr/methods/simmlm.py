@@ -11,6 +11,7 @@ Z features of the embedding, P pixels of a label map, L classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from dmr.combinations import Combinations
 from dmr.distributed.ranks import BatchShard, alone
-from dmr.fusion import keep_present
+from dmr.fusion import concat_terms, keep_present
 from dmr.methods.base import Components, Features, MaskedBatch, Method, Prediction, StepLosses
 from dmr.methods.dropout import DropoutSettings
-from dmr.methods.heads import ProjectionHead, pooled
+from dmr.methods.heads import ClassificationHead, ProjectionHead, pooled
+from dmr.methods.summed_heads import Affine, DescribedCombinations, Summed, TermSums, averaged
 from dmr.settings import setting
 
 
@@ -68,6 +70,11 @@ class SimMLM(Method):
     def predict(self, features: Features, masks: Tensor) -> Prediction:
         return Prediction(self.mix(features, self.experts(features), masks), None, None)
 
+    def summed(self) -> Summed | None:
+        own = type(self)
+        same = own.predict is SimMLM.predict and own.mix is SimMLM.mix
+        return SummedExperts(self) if same and isinstance(self.heads[0], ClassificationHead) else None
+
     def experts(
         self, features: Features, needed: Tensor | None = None, needed_on_any_rank: Tensor | None = None
     ) -> Tensor:
@@ -108,6 +115,22 @@ class SimMLM(Method):
         spread = weights.movedim(-1, 0).reshape(*present_only.shape[:3], *[1] * (present_only.ndim - 3))
         mixed: Tensor = (spread * present_only).sum(0)
         return mixed
+
+
+class SummedExperts(Summed):
+    """The mixtures of all combinations: the gate's scores are sums, and an expert's logits are the same in each."""
+
+    def __init__(self, method: SimMLM) -> None:
+        self.method = method
+
+    def logits(self, contexts: Sequence[Tensor], masks: Tensor) -> Tensor:
+        experts = self.method.experts(Features(contexts, []))
+        scores = TermSums(Affine.of(self.method.gate), averaged(concat_terms(contexts, masks))).of()  # (C, B, M)
+        weights = scores.masked_fill(~masks[:, None], -math.inf).softmax(-1)
+        return torch.einsum("cbm,mbl->cbl", weights, experts)
+
+    def described(self, contexts: Sequence[Tensor], masks: Tensor) -> Iterator[DescribedCombinations]:
+        return iter(())
 
 
 def nested(masks: Tensor, generator: torch.Generator, part: BatchShard | None = None) -> Tensor:

@@ -126,7 +126,7 @@ class Network(AnyNetwork):
         step = max(1, EVALUATED_AT_ONCE // max(1, len(first) * math.prod(first.shape[1:-1])))
         parts = [
             self.method.predict(features, chunk[:, None, :].expand(-1, len(first), -1))
-            for chunk in torch.split(masks.to(first.device), step)
+            for chunk in torch.split(masks.to(first.device, non_blocking=True), step)
         ]
         logits, variances, embeddings = zip(*parts, strict=True)
         return Prediction(torch.cat(logits), _joined(variances), _joined(embeddings))
