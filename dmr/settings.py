@@ -35,10 +35,12 @@ class TrainSettings:
 
     `precision: bfloat16` is autocast of the forward pass; `compile` is torch.compile of the encoders.
     `class_balanced` draws as many samples per epoch as there are, with replacement, every class as often as any other.
+    `evaluate_every`: val is evaluated after the first epoch, every n-th after it, and the last one.
     `epoch_minutes` is for whoever runs fit() in a process of its own: an epoch that takes longer ends that process.
     """
 
     epochs: int = setting(40, ge=1)
+    evaluate_every: int = setting(1, ge=1)
     batch_size: int = setting(64, ge=2)
     optimizer: Optimizer = "adamw"
     learning_rate: float = setting(2e-3, gt=0.0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -23,7 +23,7 @@ from dmr.data.augmentation import Augmentation, centre_crop
 from dmr.data.batches import Batch, Batches, batch_positions, class_chances
 from dmr.data.dataset import MultimodalDataset
 from dmr.distributed.ranks import ALONE, BatchShard, Ranks
-from dmr.evaluation import evaluate
+from dmr.evaluation import SplitEvaluation
 from dmr.methods.base import CombinationSums, StepLosses, add_by_combination
 from dmr.networks.convolutions import sound_convolutions
 from dmr.networks.network import Network
@@ -59,8 +59,10 @@ class EpochReport:
 
     Attributes:
         epoch: counts from 0.
-        metrics: losses and summaries of this epoch, `train/loss`, `val/accuracy_mean`, ...
-        best_epoch: the epoch the checkpoint was chosen at, so far; `best_metrics` are its metrics.
+        metrics: losses and summaries of this epoch, `train/loss`, `val/accuracy_mean`, ...; the losses alone where it
+            was not evaluated.
+        best_epoch: the epoch the checkpoint was chosen at, so far; `best_metrics` are its metrics, and those that are
+            not computed of every epoch: calibration error, macro F1 and the diagnostics.
         best_values: its metric values (C,) by split and metric, in the order of the evaluated combinations.
     """
 
@@ -85,7 +87,7 @@ class Reporter(Protocol):
 
 
 def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device, reporter: Reporter) -> EpochReport:
-    """Train to the last epoch, evaluating every combination on `val` after each one.
+    """Train to the last epoch, evaluating every combination on `val` after each one, or `train.evaluate_every`.
 
     Every rank of the process group that this process is in, if any, has to call it alike, and all train one network
     (see `dmr.distributed.ranks`). Only the first loads and saves; `report` is called on each.
@@ -288,19 +290,29 @@ class Run:
             self.diagnosed.append(torch.stack([loss, variance, hard.cpu().double()]))
 
     def evaluate_epoch(self, epoch: int, losses: dict[str, float], before: EpochReport | None) -> EpochReport:
-        """Evaluate on `val` and keep the better of this epoch and the best one before."""
+        """Evaluate on `val`, where this epoch is to be, and keep the better of it and the best one before; what is not
+        read of every epoch is computed of the better one.
+        """
+        train, settings = self.settings.train, self.settings
+        if before is not None and epoch % train.evaluate_every and epoch < train.epochs - 1:
+            return replace(before, epoch=epoch, metrics=losses)
         with self.design.autocast(self.device):
-            values, _, diagnostics = evaluate(self.network, self.dataset, self.val, self.evaluated, self.ranks)
-        summaries = self.settings.summaries(values, self.evaluated) | diagnostics
+            found = SplitEvaluation(self.network, self.dataset, self.val, self.evaluated, self.ranks)
+        summaries = settings.summaries(found.values(settings.metrics_each_epoch), self.evaluated)
         metrics = losses | {f"val/{name}": value for name, value in summaries.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"epoch {epoch}: {name} is {value}")
-        select, better = self.settings.select, self.settings.direction.better
-        if before is not None and not better(metrics[select], before.best_metrics[select]):
-            return EpochReport(epoch, metrics, before.best_epoch, before.best_metrics, before.best_values)
+        if before is not None and not settings.direction.better(
+            metrics[settings.select], before.best_metrics[settings.select]
+        ):
+            return replace(before, epoch=epoch, metrics=metrics)
+        with self.design.autocast(self.device):
+            values, diagnostics = found.values(), found.diagnostics()
+        everything = settings.summaries(values, self.evaluated) | diagnostics
         plain = {name: [float(v) for v in value] for name, value in values.items()}
-        return EpochReport(epoch, metrics, epoch, metrics, {"val": plain})
+        best = metrics | {f"val/{name}": value for name, value in everything.items()}
+        return EpochReport(epoch, metrics, epoch, best, {"val": plain})
 
     def state(self, report: EpochReport) -> dict[str, Any]:
         """Everything the next epoch depends on."""

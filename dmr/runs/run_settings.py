@@ -13,7 +13,7 @@ from dmr.encoders import EncoderSettings
 from dmr.fusion import FusionKind
 from dmr.losses import TaskLoss, class_weights
 from dmr.methods import MethodSettings
-from dmr.metrics import Values, summarise
+from dmr.metrics import METRICS, Values, summarise
 from dmr.networks.design import Design, design_of
 from dmr.networks.network import Network
 from dmr.settings import SamplingSettings, TrainSettings
@@ -26,6 +26,7 @@ class RunSettings:
     Attributes:
         select: the metric by which the checkpoint is chosen.
         select_mode: `max` or `min`, which way that metric is better (see `dmr.direction`).
+        watched: further metrics that somebody reads of every epoch that is evaluated.
         deployment: how often each combination is met in use, by name; None where nobody has said.
     """
 
@@ -39,10 +40,21 @@ class RunSettings:
     deployment: Mapping[str, float] | None
     seed: int
     augment: AugmentSettings = OFF
+    watched: tuple[str, ...] = ()
 
     @property
     def direction(self) -> Direction:
         return Direction(self.select_mode)
+
+    @property
+    def metrics_each_epoch(self) -> set[str]:
+        """The metrics that are computed of every epoch that is evaluated: the cheap ones, and what is read."""
+        read = (self.select, *self.watched)
+        return {
+            name
+            for name, metric in METRICS.items()
+            if metric.each_epoch or any(one.startswith(f"val/{name}_") for one in read)
+        }
 
     def design(self, dataset: MultimodalDataset) -> Design:
         """The design of the network that is trained with these settings on a data set, or was."""

@@ -57,8 +57,10 @@ class TrackedReporter(FolderReporter):
         self.tracker.metrics(KEY, report.metrics, step=report.epoch)
         if self.monitor is not None and (system := self.monitor.sample()):
             self.tracker.metrics(KEY, system, step=report.epoch)
-        text = f"{self.metric} {report.metrics[self.metric]:.4f}, best {self.running_best:.4f}"
-        self.progress.update(self.task, completed=report.epoch + 1, description=text)
+        self.progress.update(self.task, completed=report.epoch + 1)
+        if (value := report.metrics.get(self.metric)) is not None:  # an epoch that was evaluated
+            text = f"{self.metric} {value:.4f}, best {self.running_best:.4f}"
+            self.progress.update(self.task, description=text)
 
 
 def train_once(plan: StudyPlan, storage: Path, console: Console, same_data: bool = False) -> int:

@@ -132,16 +132,11 @@ class SearchStage(Stage):
 
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
-        metric, direction = self.scheduler_metric
         blocks = {trial.number: self.proposer.block_of(trial) for trial in self.study.get_trials(deepcopy=False)}
-        best: dict[int, float] = {}
-        recorded = []
-        for key, step, values in self.tracker.history():
-            if key.startswith("search/") and metric in values:
-                number = int(key.removeprefix("search/"))
-                best[number] = direction.best((best.get(number, values[metric]), values[metric]))
-                recorded.append(RecordedEpoch(number, step + 1, best[number], blocks[number]))
-        return recorded
+        return [
+            RecordedEpoch(epoch.trial, epoch.epoch + 1, epoch.best, blocks[epoch.trial])
+            for epoch in self._running_bests(*self.scheduler_metric)
+        ]
 
     def _check_records(self) -> None:
         """The journal is told first of a trial that begins and ends, so neither can have what the other lacks."""

@@ -8,7 +8,6 @@ started.
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -47,6 +46,14 @@ class BestTrial(NamedTuple):
 
     number: int
     values: BestValues
+
+
+class JournalEpoch(NamedTuple):
+    """An epoch of a trial, and the best value of a metric until then."""
+
+    trial: int
+    epoch: int
+    best: float
 
 
 class StartedTrial(NamedTuple):
@@ -311,15 +318,24 @@ class Stage:
         if not self.interrupted or len(self.objectives) > 1:
             return found
         (objective,) = self.objectives
-        keys = {f"{self.stage}/{trial.number}": trial for trial in self.interrupted}
-        best: dict[str, float] = {}
-        for key, epoch, values in self.tracker.history():
-            value = values.get(str(objective.metric), math.nan)
-            if key in keys and not math.isnan(value):
-                best[key] = objective.direction.best((best.get(key, value), value))
-                if epoch not in keys[key].intermediate_values:
-                    found[keys[key].number][epoch] = best[key]
+        trials = {trial.number: trial for trial in self.interrupted}
+        for epoch in self._running_bests(str(objective.metric), objective.direction):
+            if epoch.trial in trials and epoch.epoch not in trials[epoch.trial].intermediate_values:
+                found[epoch.trial][epoch.epoch] = epoch.best
         return found
+
+    def _running_bests(self, metric: str, direction: Direction) -> Iterator[JournalEpoch]:
+        """The epochs of this stage's trials in the journal, in their order; those that were not evaluated, too."""
+        best: dict[int, float] = {}
+        for key, step, values in self.tracker.history():
+            stage, _, number = key.partition("/")
+            if stage != self.stage or not any(name.startswith(("train/", "val/")) for name in values):
+                continue
+            trial = int(number)
+            if metric in values:
+                best[trial] = direction.best((best.get(trial, values[metric]), values[metric]))
+            if trial in best:
+                yield JournalEpoch(trial, step, best[trial])
 
     def _put_value(self, trial_id: int, epoch: int, value: float) -> None:
         self.retry_queue.put(partial(self.storage.set_trial_intermediate_value, trial_id, epoch, value))

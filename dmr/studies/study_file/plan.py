@@ -165,6 +165,7 @@ class StudyPlan:
             deployment=study.deployment,
             seed=seed,
             augment=AugmentSettings(**study.augment.model_dump()),  # type: ignore[attr-defined]
+            watched=() if study.scheduler.metric is None else (study.scheduler.metric,),
         )
 
     def parameters(self, point: Mapping[str, Any], seed: int) -> dict[str, Any]:

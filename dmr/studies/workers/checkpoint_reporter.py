@@ -53,8 +53,8 @@ class FolderReporter(Reporter):
         """Raises:
         StorageFailed: the disk is full, gone or read-only.
         """
-        value = state["report"]["metrics"][self.metric]
-        self.running_best = self.direction.best((self.running_best, value))
+        if (value := state["report"]["metrics"].get(self.metric)) is not None:  # an epoch that was evaluated
+            self.running_best = self.direction.best((self.running_best, value))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if is_best:
