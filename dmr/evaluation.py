@@ -120,7 +120,7 @@ class SplitEvaluation:
         self.summed = None if observer is not None else network.method.summed()
         self.kept: list[tuple[slice, Tensor, list[Tensor] | None]] = []  # parts, their labels and features
         self.kept_values = 0
-        self._run(_parts(dataset, batches, len(masks), ranks), observer)
+        self._run(evaluation_parts(dataset, batches, len(masks), ranks), observer)
 
     def values(self, metrics: Collection[str] | None = None) -> Values:
         """(C,) by metric: all of them, or these."""
@@ -212,15 +212,17 @@ def _positions(part: slice) -> Tensor:
     return torch.arange(part.start, part.stop)
 
 
-def _parts(dataset: MultimodalDataset, batches: Batches, combinations: int, ranks: Ranks) -> list[slice]:
-    """The samples of this rank in batches, so small that neither their inputs nor their logits are too many."""
+def evaluation_parts(dataset: MultimodalDataset, batches: Batches, combinations: int, ranks: Ranks) -> list[slice]:
+    """The samples of this rank in batches, so small that neither their inputs nor their logits are too many; a rank
+    without samples has one batch without any.
+    """
     largest = max(math.prod(modality.shape) for modality in dataset.modalities)
     logits = combinations * dataset.num_classes * math.prod(batches.split.labels.shape[1:])
     size = min(EVALUATION_BATCH, EVALUATION_VALUES // largest, EVALUATION_LOGITS // logits)
     if batches.device.type == "cpu":
         size = min(size, max(CPU_BATCH, CPU_VALUES // largest))
     first, end = ranks.bounds(len(batches))
-    return [slice(start, min(start + max(1, size), end)) for start in range(first, end, max(1, size))]
+    return [slice(start, min(start + max(1, size), end)) for start in range(first, max(end, first + 1), max(1, size))]
 
 
 class _Described:
@@ -244,8 +246,8 @@ class _Described:
                 self.embedding = torch.zeros(shape, device=labels.device)
             with torch.autocast(labels.device.type, enabled=False):  # index_add_ on a GPU has an order of its own
                 embedding = torch.where(available[..., None], found.embedding.float(), 0.0)
-                of_class = torch.nn.functional.one_hot(labels, self.num_classes).to(embedding.dtype)
-                self.embedding[found.rows] += of_class.T @ embedding
+                of_class = torch.arange(self.num_classes, device=labels.device)[:, None] == labels  # (L, B)
+                self.embedding[found.rows] += of_class.to(embedding.dtype) @ embedding
 
     def total_variance(self, ranks: Ranks) -> Tensor | None:
         """(C,) of all ranks; None for a method that predicts none."""

@@ -55,7 +55,8 @@ class TermSums:
 
     def of(self, rows: slice = slice(None)) -> Tensor:
         """(c, B, *S, Z) of some of the C combinations."""
-        return (self.weights[rows] @ self.parts.flatten(1)).view(-1, *self.parts.shape[1:])
+        weights = self.weights[rows]
+        return (weights @ self.parts.flatten(1)).view(len(weights), *self.parts.shape[1:])
 
     def chunks(self) -> Iterator[slice]:
         """The C combinations, so many at a time that their sums have at most `SUMMED_AT_ONCE` values."""

@@ -104,10 +104,12 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
 
 
 @pytest.mark.timeout(900)
-def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace):
+@pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace, every):
+    """With the evaluations between which it is killed, and what the scheduler makes of them."""
     changes = {
         "model": {"method": "dmrnet", "encoder": {"name": "mlp", "width": 8}, "warmup_epochs": 1},
-        "train": {"epochs": 15, "batch_size": 4, "learning_rate": 0.01},
+        "train": {"epochs": 15, "batch_size": 4, "learning_rate": 0.01, "evaluate_every": every},
         "scheduler": {"name": "asha", "grace_epochs": 3},
         "budget": {"trials": 6},
         "resources": {"concurrent": 1},

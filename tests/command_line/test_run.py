@@ -162,6 +162,34 @@ def test_dry_run_shows_the_study_and_leaves_nothing(workplace):
     assert {entry.name for entry in workplace.path.iterdir()} == {"sensors", "small.yaml", "mlflow.db"}
 
 
+def test_trials_that_are_evaluated_every_third_epoch_are_stopped_by_their_epochs(workplace):
+    """The last one cannot learn. Its epochs, those without values too, are counted, shown and told to Optuna."""
+    workplace.write(
+        search={"train.learning_rate": {"log_uniform": [1e-8, 1e-1]}},
+        first=[{"train.learning_rate": rate} for rate in (0.03, 0.02, 0.01, 1e-8)],
+        scheduler={"name": "median", "grace_epochs": 5, "metric": "val/ece_mean"},
+        resources={"concurrent": 1},
+        train__epochs=9,
+        train__evaluate_every=3,
+    )
+    workplace.run("run", "small.yaml")
+    workplace.assert_exact(4, None)
+    children = workplace.mlflow_runs()
+    assert [int(child.data.tags["epochs"]) for child in children] == [9, 9, 9, 5]
+    assert [child.data.tags["stop_reason"] for child in children] == [*3 * ["completed"], "pruned"]
+    for child, trial in zip(children, workplace.optuna_trials(), strict=True):
+        assert trial.user_attrs["epochs"] == int(child.data.tags["epochs"])
+        values = dict(workplace.history(child)["val/accuracy_mean"])
+        assert [*values] == [epoch for epoch in (0, 3, 6, 8) if epoch < trial.user_attrs["epochs"]]
+        assert "val/ece_mean" in workplace.history(child)  # the scheduler's
+        assert "val/macro_f1_mean" not in workplace.history(child)
+        assert 0.0 <= child.data.metrics["best/val/macro_f1_mean"] <= 1.0
+        for epoch, value in trial.intermediate_values.items():
+            assert value == max(v for step, v in values.items() if step <= epoch)
+    epochs = {row["trial"]: row for row in csv.DictReader(io.StringIO(workplace.run("table", "small").stdout))}
+    assert set(epochs) == {"0", "1", "2", "3"}
+
+
 @pytest.mark.slow
 def test_the_median_stops_trials_of_cmaes(workplace):
     workplace.write(

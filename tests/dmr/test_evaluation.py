@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dmr.evaluation
 from dmr.combinations import all_combinations
 from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
-from dmr.evaluation import class_mean_cosine, evaluate, rank_correlation
+from dmr.distributed.ranks import ALONE
+from dmr.evaluation import SplitEvaluation, class_mean_cosine, evaluate, rank_correlation
 from dmr.methods import METHODS
 from dmr.methods.base import Features, Prediction
 from dmr.networks.network import Network
@@ -179,3 +183,74 @@ def test_evaluation_keeps_nothing_of_the_step(make_dataset: MakeDataset, make_se
     evaluate(network, dataset, Batches(dataset.splits["val"], CPU), all_combinations(dataset.modality_names))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert network.encoded == 0
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations for which a GPU would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in {"index", "index_put", "index_put_"} else ()
+        by_flags = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+        waiting = {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "is_nonzero"}
+        if name in waiting or "unique" in name or by_flags:
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_batch_waits_for_a_gpu(
+    method: str, lacking: bool, dataset: MultimodalDataset, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build_network(dataset, make_settings(dataset, METHODS[method].Settings()))
+    split = dataset.splits["val"]
+    if lacking:
+        split = replace(split, present=np.arange(3 * len(split)).reshape(-1, 3) % 4 > 0)
+    waits, run = Waits(), SplitEvaluation._run
+
+    def watched(evaluation: SplitEvaluation, *given: Any) -> None:
+        with waits:
+            run(evaluation, *given)
+
+    monkeypatch.setattr(SplitEvaluation, "_run", watched)
+    monkeypatch.setattr(dmr.evaluation, "EVALUATION_BATCH", 4)
+    evaluate(network, dataset, Batches(split, CPU), all_combinations(dataset.modality_names))
+    assert waits.found == set()
+
+
+def test_the_batches_of_a_cpu_fit_its_cache(make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset(2, val=100, kind="image", shape=(3, 8, 8))
+    batches, sizes = Batches(dataset.splits["val"], CPU), []
+    for limit, fewest in ((10 * 192, 4), (10 * 192, 16), (2**17, 16)):
+        monkeypatch.setattr(dmr.evaluation, "CPU_VALUES", limit)
+        monkeypatch.setattr(dmr.evaluation, "CPU_BATCH", fewest)
+        sizes.append([part.stop - part.start for part in dmr.evaluation.evaluation_parts(dataset, batches, 3, ALONE)])
+    assert sizes == [[10] * 10, [16] * 6 + [4], [100]]
+
+
+@pytest.mark.parametrize("kept", [0, 2 * 4 * 3 * 8, 2**24])
+@pytest.mark.parametrize("lacking", [False, True])
+def test_diagnostics_from_features_kept_or_encoded_again(
+    kept: int, lacking: bool, make_dataset: MakeDataset, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal to those of the plain path, which an observer takes."""
+    dataset = make_dataset(3, val=33)
+    network = build_network(dataset, make_settings(dataset))
+    split = dataset.splits["val"]
+    if lacking:
+        split = replace(split, present=np.arange(99).reshape(33, 3) % 4 > 0)
+    arguments = (network, dataset, Batches(split, CPU), all_combinations(dataset.modality_names))
+    plain = evaluate(*arguments, observer=lambda *_: None)
+    monkeypatch.setattr(dmr.evaluation, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(dmr.evaluation, "KEPT_FEATURES", kept)
+    found = evaluate(*arguments)
+    assert found.diagnostics == pytest.approx(plain.diagnostics, rel=1e-5)
+    assert len(found.diagnostics) == 2
+    for name, values in plain.values.items():
+        np.testing.assert_allclose(found.values[name], values, rtol=1e-6, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(found.scores, plain.scores)

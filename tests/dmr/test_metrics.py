@@ -76,6 +76,68 @@ def test_against_torchmetrics(samples: int, classes: int, scale: float) -> None:
         assert got["ece"][c] == pytest.approx(ece.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("classes", [2, 7])
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["unsure", "sure"])
+def test_each_combination_on_the_samples_that_have_it_against_torchmetrics(classes: int, scale: float) -> None:
+    """In batches; the third combination has no sample, and the labels of the second lack a class."""
+    from torchmetrics.functional import classification
+
+    logits, labels = random_logits(3, 250, classes, seed=classes)
+    logits *= scale
+    available = torch.rand((3, 250), generator=torch.Generator().manual_seed(0)) < 0.6
+    available[1] &= labels != 1
+    available[2] = False
+    tally = ClassificationTally(classes)
+    for x, y, there in zip(logits.split(64, dim=1), labels.split(64), available.split(64, dim=1), strict=True):
+        tally.add(x, y, there)
+    got, scores = tally.values(), tally.scores()
+    assert set(got) == set(metrics_of("classification", classes))
+    assert all(np.isnan(values[2]) for values in got.values())
+    np.testing.assert_array_equal(np.isnan(scores), ~available.numpy())
+    for c in range(2):
+        x, y = logits[c, available[c]], labels[available[c]]
+        predicted, probabilities = x.argmax(-1), x.softmax(-1)
+        ece = classification.multiclass_calibration_error(probabilities, y, classes, n_bins=ECE_BINS, norm="l1")
+        expected = {
+            "accuracy": classification.multiclass_accuracy(predicted, y, classes, average="micro"),
+            "macro_f1": classification.multiclass_f1_score(predicted, y, classes, average="macro"),
+            "ece": ece,
+            "nll": torch.nn.functional.cross_entropy(x.double(), y),
+        }
+        if classes == 2:
+            right, accepted, rejected, wrong, _ = classification.binary_stat_scores(predicted, y)
+            expected["apcer"] = accepted / (accepted + rejected).clamp(min=1)
+            expected["bpcer"] = wrong / (wrong + right).clamp(min=1)
+            expected["acer"] = (expected["apcer"] + expected["bpcer"]) / 2
+        assert set(expected) == set(got)
+        for name, value in expected.items():
+            assert got[name][c] == pytest.approx(value.item(), abs=1e-6, rel=1e-6), name
+        assert np.nanmean(scores[c]) == pytest.approx(got["accuracy"][c], abs=1e-6)
+
+
+def test_some_metrics_are_computed_alone() -> None:
+    logits, labels = random_logits(2, 30, 3, seed=0)
+    tally = ClassificationTally(3)
+    tally.add(logits, labels)
+    everything, some = tally.values(), tally.values({"ece", "accuracy", "miou"})
+    assert list(some) == ["accuracy", "ece"]
+    for name, values in some.items():
+        np.testing.assert_array_equal(values, everything[name])
+
+
+@pytest.mark.parametrize("ignore_index", [None, 255])
+def test_label_maps_that_lack_modalities_count_nowhere(ignore_index: int | None) -> None:
+    logits, labels = random_maps(2, 6, ignore_index, seed=7)
+    available = torch.tensor([[True, False, True, True, False, True], [False] * 6])
+    tally, alone = SegmentationTally(NAMES, ignore_index), SegmentationTally(NAMES, ignore_index)
+    tally.add(logits, labels, available)
+    alone.add(logits[:1, available[0]], labels[available[0]])
+    for name, values in alone.values().items():
+        assert tally.values()[name][0] == values[0]
+        assert np.isnan(tally.values()[name][1])
+    np.testing.assert_array_equal(tally.scores()[0, available[0]], alone.scores()[0])
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 6))
 def test_a_combination_is_scored_on_its_own(seed: int, samples: int, classes: int) -> None:

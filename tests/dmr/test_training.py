@@ -3,8 +3,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dmr.methods.base
 import dmr.training
+from dmr.combinations import all_combinations
 from dmr.data.batches import Batches, batch_positions
 from dmr.data.dataset import MultimodalDataset
-from dmr.evaluation import Evaluation, evaluate
+from dmr.evaluation import evaluate
 from dmr.methods import METHODS
 from dmr.methods.base import StepLosses, add_by_combination, sums_by_combination
 from dmr.methods.dmrnet import DMRNet, DMRNetSettings
@@ -143,6 +144,18 @@ def test_a_metric_that_is_not_finite_diverges_even_if_it_is_not_the_selected_one
 # --- choosing the checkpoint ------------------------------------------------------------------------------------------
 
 
+class Scripted(NamedTuple):
+    """Stands in for an evaluation."""
+
+    known: dict[str, Any]
+
+    def values(self, metrics: set[str] | None = None) -> dict[str, Any]:
+        return {name: value for name, value in self.known.items() if metrics is None or name in metrics}
+
+    def diagnostics(self) -> dict[str, float]:
+        return {}
+
+
 @pytest.mark.parametrize(
     ("select", "mode", "best"),
     [
@@ -167,7 +180,7 @@ def test_the_best_epoch_is_kept_and_a_tie_keeps_the_earlier(
         for a, n in zip(accuracy, nll, strict=True)
     ]
     remaining = iter(scripted)
-    monkeypatch.setattr(dmr.training, "evaluate", lambda *_: Evaluation(next(remaining), np.zeros((3, 12)), {}))
+    monkeypatch.setattr(dmr.training, "SplitEvaluation", lambda *_: Scripted(next(remaining)))
     dataset, reporter = make_dataset(), memory_reporter()
     settings = make_settings(dataset, DropoutSettings(), select=(select, mode), epochs=6)
     fit(dataset, settings, CPU, reporter)
@@ -179,6 +192,76 @@ def test_the_best_epoch_is_kept_and_a_tie_keeps_the_earlier(
         assert report.best_metrics == reporter.reports[report.best_epoch].metrics
         expected = {name: value.tolist() for name, value in scripted[report.best_epoch].items()}
         assert report.best_values == {"val": expected}
+
+
+MOST = {"val/macro_f1", "val/ece", "val/variance_error_correlation", "val/class_mean_cosine"}
+
+
+def later(metrics: dict[str, float]) -> set[str]:
+    """Those of `MOST` that are among the metrics."""
+    return {one for one in MOST if any(name.startswith(one) for name in metrics)}
+
+
+@pytest.mark.parametrize(
+    ("select", "watched", "each"),
+    [
+        (("val/accuracy_mean", "max"), (), set()),
+        (("val/ece_worst", "min"), (), {"val/ece"}),
+        (("val/nll_mean", "min"), ("val/macro_f1_mean",), {"val/macro_f1"}),
+    ],
+)
+def test_what_nobody_reads_of_every_epoch_is_computed_of_the_chosen_one(
+    select: tuple[str, str],
+    watched: tuple[str, ...],
+    each: set[str],
+    make_dataset: MakeDataset,
+    make_settings: MakeSettings,
+    memory_reporter: Any,
+) -> None:
+    dataset, reporter = make_dataset(3, val=60, signal=0.5), memory_reporter()
+    settings = replace(make_settings(dataset, select=select, epochs=6, learning_rate=0.05), watched=watched)
+    fit(dataset, settings, CPU, reporter)
+    assert 1 < len({report.best_epoch for report in reporter.reports}) < 6
+    for report in reporter.reports:
+        assert later(report.metrics) == each
+        assert later(report.best_metrics) == MOST
+        chosen = reporter.reports[report.best_epoch]
+        assert report.best_metrics == chosen.best_metrics
+        assert chosen.metrics.items() <= report.best_metrics.items()
+        assert {"accuracy", "macro_f1", "nll", "ece"} <= set(report.best_values["val"])
+        network = build_network(dataset, settings)
+        network.load_state_dict(reporter.states[report.best_epoch]["network"])
+        found = evaluate(
+            network, dataset, Batches(dataset.splits["val"], CPU), all_combinations(dataset.modality_names)
+        )
+        assert report.best_metrics["val/ece_mean"] == pytest.approx(found.values["ece"].mean(), rel=1e-6)
+        for name, value in found.diagnostics.items():
+            assert report.best_metrics[f"val/{name}"] == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize(("every", "epochs", "evaluated"), [(1, 3, [0, 1, 2]), (3, 6, [0, 3, 5]), (9, 4, [0, 3])])
+def test_val_is_evaluated_at_the_first_epoch_every_nth_and_the_last(
+    every: int,
+    epochs: int,
+    evaluated: list[int],
+    make_dataset: MakeDataset,
+    make_settings: MakeSettings,
+    memory_reporter: Any,
+) -> None:
+    """All else of the training stays as it is, to the last bit."""
+    dataset, reporter, each = make_dataset(), memory_reporter(), memory_reporter()
+    report = fit(dataset, make_settings(dataset, epochs=epochs, evaluate_every=every), CPU, reporter)
+    fit(dataset, make_settings(dataset, epochs=epochs), CPU, each)
+    assert [r.epoch for r in reporter.reports] == list(range(epochs))
+    assert [r.epoch for r in reporter.reports if "val/accuracy_mean" in r.metrics] == evaluated
+    assert report.best_epoch in evaluated
+    for one, other in zip(reporter.reports, each.reports, strict=True):
+        assert one.metrics.items() <= other.metrics.items()
+        assert "train/loss" in one.metrics
+        assert one.best_epoch <= one.epoch
+    assert [r.epoch for r in reporter.reports if r.best_epoch == r.epoch] == [
+        epoch for epoch, best in enumerate(reporter.is_best) if best
+    ]
 
 
 def test_a_report_is_plain_numbers(
@@ -273,7 +356,8 @@ class AddedUp(TorchDispatchMode):
         name = func.overloadpacket.__name__.removesuffix("_")
         accumulates = name == "index_put" and len(args) > 3 and args[3]
         weighted = name == "bincount" and len(args) > 1 and args[1] is not None
-        if accumulates or weighted or name in {"index_add", "scatter_add", "scatter_reduce", "index_reduce"}:
+        indexed = name in {"index_add", "scatter_add", "scatter_reduce", "index_reduce"}
+        if accumulates or weighted or (indexed and args[0].is_floating_point()):  # whole numbers have no rounding
             self.found.add(name)
         return func(*args, **(kwargs or {}))
 

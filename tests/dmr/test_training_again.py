@@ -96,6 +96,26 @@ def test_a_stopped_run_goes_on_to_the_last_bit(
     assert whole.states[-1]["network"]["method.hard"].any()
 
 
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4])
+def test_a_run_that_is_stopped_between_two_evaluations_goes_on_to_the_last_bit(
+    stop_after: int,
+    make_dataset: MakeDataset,
+    make_settings: MakeSettings,
+    memory_reporter: Any,
+    stopped_here: type[Exception],
+    assert_identical: Identical,
+) -> None:
+    dataset, whole, first = make_dataset(3, signal=0.5), memory_reporter(), memory_reporter(stop_after=stop_after)
+    settings = make_settings(dataset, DMRNET, HARDNESS, dropout=0.3, epochs=6, evaluate_every=3)
+    last = fit(dataset, settings, CPU, whole)
+    with pytest.raises(stopped_here, match="after epoch"):
+        fit(dataset, settings, CPU, first)
+    second = memory_reporter(start=first.states[-1])
+    assert fit(dataset, settings, CPU, second) == last
+    assert_identical(first.states + second.states, whole.states)
+    assert first.reports + second.reports[1:] == whole.reports
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stop_after", [0, 1])
 def test_on_label_maps_a_stopped_run_goes_on_to_the_last_bit(

@@ -80,6 +80,33 @@ def test_a_trial_that_came_back_but_has_not_reported_ends_with_the_epochs_of_its
     assert second.remaining == 1
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_epochs_that_were_not_evaluated_are_epochs_to_optuna_and_the_scheduler_after_a_restart(
+    plan: StudyPlan, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Whether or not Optuna's server was there to be told."""
+    storage, folder = optuna.storages.InMemoryStorage(), StudyFolder(tmp_path, "s")
+    first = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    first.open()
+    record = first.begin()
+    assert record is not None
+    if not told:
+        monkeypatch.setattr(first, "_put_value", lambda *_: None)
+    best = METRICS
+    for epoch, value in enumerate((0.5, None, None, 0.7, None)):
+        own = {"train/loss": 1.0} | ({} if value is None else {"val/accuracy_mean": value})
+        best = best if value is None else METRICS | own
+        first.epoch(record.number, EpochReport(epoch, own, 0, best, BEST_VALUES), {"system/memory": 1.0})
+    running = [0.5, 0.5, 0.5, 0.7, 0.7]
+    assert len(first.study.trials[0].intermediate_values) == (5 if told else 0)
+
+    second = SearchStage(plan, storage, tracker, folder, may_exist=True)
+    recorded = [(epoch + 1, value) for epoch, value in enumerate(running)]
+    assert [(one.epochs, one.value) for one in second.recorded_epochs()] == recorded
+    assert second.begin() is not None
+    assert second.study.trials[0].intermediate_values == dict(enumerate(running))
+
+
 @pytest.mark.parametrize("deleted", [None, BEST, LAST])
 def test_a_trial_that_comes_back_without_a_checkpoint_says_that_it_begins_again(
     plan: StudyPlan, tracker: Tracker, tmp_path: Path, caplog: pytest.LogCaptureFixture, deleted: str | None
