@@ -60,6 +60,8 @@ CLOSE_SECONDS = 30.0
 SHOWN_NOTES = 10
 ENGINE_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",  # Tune runs each trial in a thread of its own, and glibc keeps what each of them freed
+    "MALLOC_MMAP_THRESHOLD_": str(2**27),  # or every step's activations are handed back to the kernel and faulted in
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),  # again; keeping more is no faster
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
     "RAY_timeout_ms_task_wait_for_death_info": "30000",  # a trial starts again once Ray knows that its process is dead
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
