@@ -318,7 +318,7 @@ class Run:
         """Everything the next epoch depends on."""
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.optimisation.optimizer.state_dict(),
+            "optimizer": self.optimisation.state_dict(),
             "difficulty": self.difficulty,
             "diagnosed": self.diagnosed,
             "combinations": list(self.drawn.names) if self.diagnosed else [],
@@ -330,7 +330,7 @@ class Run:
         if state is None:
             return None
         self.network.load_state_dict(state["network"])
-        self.optimisation.optimizer.load_state_dict(state["optimizer"])
+        self.optimisation.load_state_dict(state["optimizer"])
         self.difficulty = state["difficulty"].cpu()
         self.diagnosed = [rows.cpu() for rows in state["diagnosed"]]
         return EpochReport(**state["report"])

@@ -1,9 +1,15 @@
-"""The optimiser of a run: its learning rate at every step, and steps that leave out what is not finite."""
+"""The optimiser of a run: its learning rate at every step, and steps that leave out what is not finite.
+
+The kernels are those of torch's fused optimisers, without `torch.optim.Optimizer` around them: its first use loads
+torch's compiler, seconds per process, and at small networks a step takes twice as long.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,17 +18,46 @@ from dmr.distributed.ranks import Ranks
 from dmr.networks.network import Network
 from dmr.settings import TrainSettings
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+class Optimizer(NamedTuple):
+    """What an optimiser remembers of each parameter, by the names of torch's own, and its fused kernel.
+
+    `update` takes lists of parameters, their gradients, each memory and the steps taken, this one included.
+    """
+
+    memories: tuple[str, ...]
+    update: Callable[..., None]
+
+
+def _adam(kernel: Callable[..., None], *given: list[Tensor], **how: Any) -> None:
+    *lists, steps = given
+    kernel(*lists, [], steps, **how, beta1=0.9, beta2=0.999, eps=1e-8, amsgrad=False, maximize=False)
+
+
+def _sgd(*given: list[Tensor], **how: Any) -> None:
+    *lists, _ = given
+    torch._fused_sgd_(*lists, **how, momentum=0.9, dampening=0.0, nesterov=False, maximize=False, is_first_step=False)
+
+
+OPTIMIZERS = {
+    "adamw": Optimizer(("exp_avg", "exp_avg_sq"), partial(_adam, torch._fused_adamw_)),
+    "adam": Optimizer(("exp_avg", "exp_avg_sq"), partial(_adam, torch._fused_adam_)),
+    "sgd": Optimizer(("momentum_buffer",), _sgd),
+}
 
 
 class Optimisation:
-    """Takes the steps of a run; its state is that of the torch optimiser in `optimizer`."""
+    """Takes the steps of a run. Parameters without a gradient are left as they are, as torch's optimisers do."""
 
     def __init__(self, network: Network, settings: TrainSettings, ranks: Ranks) -> None:
-        self.network = network
         self.settings = settings
         self.ranks = ranks
-        self.optimizer = make_optimizer(network, settings)
+        self.optimizer = OPTIMIZERS[settings.optimizer]
+        self.parameters = list(network.parameters())
+        self.learning_rate = settings.learning_rate
+        self.steps = torch.zeros(len(self.parameters), device=self.parameters[0].device)
+        self.memory = {name: [torch.zeros_like(p) for p in self.parameters] for name in self.optimizer.memories}
+        self.memory["step"] = list(self.steps.unbind())  # views: one operation counts for all
 
     def set_learning_rate(self, progress: float) -> None:
         """`progress` in [0, 1) of the whole run."""
@@ -31,29 +66,45 @@ class Optimisation:
             "linear": 1.0 - progress,
             "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
         }[self.settings.schedule]
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor
+        self.learning_rate = self.settings.learning_rate * factor
 
+    @torch.no_grad()
     def step(self, loss: Tensor) -> Tensor:
         """Backward, clip, step. Returns 1.0 where the step was not finite and, on the device, was left out."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        found = [parameter.grad for parameter in self.parameters]
+        used = [i for i, gradient in enumerate(found) if gradient is not None]
+        gradients = [gradient for gradient in found if gradient is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
         if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.settings.clip_norm, norm)
-        unusable = self.ranks.largest(1.0 - (loss.detach().isfinite() & norm.isfinite()).float())
-        self.optimizer.found_inf = unusable  # fused optimisers skip the step on the device where this is 1
-        self.optimizer.step()
+            norm = torch.linalg.vector_norm(norms)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
+        unusable = self.ranks.largest(1.0 - (loss.detach() + norms.sum()).isfinite().float())
+        if len(used) == len(self.parameters):
+            self.steps += 1.0 - unusable
+        else:
+            torch._foreach_add_([self.memory["step"][i] for i in used], 1.0 - unusable)
+        memory = [[values[i] for i in used] for values in self.memory.values()]
+        self.optimizer.update(
+            [self.parameters[i] for i in used],
+            gradients,
+            *memory,
+            lr=self.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            grad_scale=None,
+            found_inf=unusable,
+        )
         return unusable
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the optimiser remembers, laid out as torch's own do."""
+        each = range(len(self.parameters))
+        return {"state": {i: {name: values[i] for name, values in self.memory.items()} for i in each}}
 
-def make_optimizer(network: Network, settings: TrainSettings) -> Any:
-    """The optimiser, whose step is left out on the device where its `found_inf` is 1."""
-    kind, parameters = OPTIMIZERS[settings.optimizer], list(network.parameters())
-    own = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
-    made = kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True, **own)
-    if own:  # torch's fused step fails where a parameter has its first gradient later than others
-        for parameter in parameters:
-            made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return made
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; parameters that are not in it were never used."""
+        for i, memory in state["state"].items():
+            for name, value in memory.items():
+                self.memory[name][i].copy_(value)

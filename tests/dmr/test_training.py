@@ -425,12 +425,13 @@ def test_schedules_run_over_all_steps(
 ) -> None:
     rates = []
 
-    class Watched(torch.optim.AdamW):
-        def step(self, closure: Any = None) -> Any:
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(closure)
+    adamw = OPTIMIZERS["adamw"]
 
-    monkeypatch.setitem(OPTIMIZERS, "adamw", Watched)
+    def watched(*given: Any, lr: float, **how: Any) -> None:
+        rates.append(lr)
+        adamw.update(*given, lr=lr, **how)
+
+    monkeypatch.setitem(OPTIMIZERS, "adamw", adamw._replace(update=watched))
     dataset = make_dataset(train=12)
     fit(dataset, make_settings(dataset, epochs=2, batch_size=6, schedule=schedule), CPU, memory_reporter())
     np.testing.assert_allclose(rates, [1e-2 * factor for factor in expected], rtol=1e-12)
