@@ -81,6 +81,9 @@ class Fusion(FusionModule):
         super().__init__()
         self.kind = kind
         self.width = sum(widths)
+        of_modality = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+        self.register_buffer("of_modality", of_modality, persistent=False)  # (Z,) of concatenated features
+        self.of_modality: Tensor
         if kind != "concat":
             self.project = nn.ModuleList(nn.Linear(width, self.width) for width in widths)
         if kind == "attention":
@@ -89,7 +92,11 @@ class Fusion(FusionModule):
     def forward(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
         """(K, B, *S, Z) from features (B, *S, D) of each modality and masks (K, B, M)."""
         if self.kind == "concat":
-            return torch.cat([keep_present(masks, m, f) for m, f in enumerate(features)], dim=-1)
+            joined = torch.cat(list(features), dim=-1)
+            there = masks.index_select(-1, self.of_modality).view(
+                *masks.shape[:2], *[1] * (joined.ndim - 2), self.width
+            )
+            return torch.where(there, joined, 0.0)
         projected = [project(f) for project, f in zip(self.project, features, strict=True)]
         if self.kind == "mean":
             return mean_present(masks, projected)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import Combinations
+from dmr.data.transfer import to_device
 from dmr.settings import SamplingSettings
 
 
@@ -93,6 +94,11 @@ class Presence:
 def available_in(masks: Tensor, has: Tensor) -> Tensor:
     """(C, B): whether a sample has all modalities of a combination, from `masks` (C, M) and `has` (B, M)."""
     return (~masks[:, None] | has[None]).all(-1)
+
+
+def rows_by_modality(needed: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """The positions of the samples that need each modality, on `device`, from `needed` (B, M), bool on the CPU."""
+    return torch.split(to_device(needed.T.nonzero()[:, 1], device), needed.sum(0).tolist())
 
 
 def draw_combinations(probabilities: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dmr.data.dataset import Modality, MultimodalDataset
+from dmr.data.transfer import to_device
 from dmr.distributed.ranks import BatchShard, alone
 from dmr.settings import setting
 
@@ -169,7 +170,7 @@ class Augmentation:
         images = {name: inputs[name].flatten(1, -3) for name in self.names}  # (B, T · C, H, W)
         maps = labels[:, None] if self.maps else None
         if self.settings.turns:
-            theta = self._theta(flipped, draws, part).to(labels.device, non_blocking=True)
+            theta = to_device(self._theta(flipped, draws, part), labels.device)
             grid = functional.affine_grid(theta, [len(labels), 1, *self.cropped], align_corners=False)
             images = {name: _sampled(x.float(), grid, "bilinear") for name, x in images.items()}
             maps = None if maps is None else _sampled_maps(maps, grid, self.ignored)
@@ -179,7 +180,7 @@ class Augmentation:
         if self.settings.colour_jitter:
             low, high = 1.0 - self.settings.colour_jitter, 1.0 + self.settings.colour_jitter
             factors = part.draw(torch.rand, (3, part.own), 1, draws) * (high - low) + low
-            factors = factors.to(labels.device, non_blocking=True)
+            factors = to_device(factors, labels.device)
             images |= {name: _jittered(images[name], factors, inputs[name].dtype) for name in self.coloured}
         return inputs | images, labels if maps is None else maps[:, 0]
 
@@ -208,8 +209,8 @@ class Augmentation:
         device = next(iter(images.values())).device
         chance = part.draw(torch.rand, (2, part.own), 1, draws, dtype=torch.float64)
         room = torch.tensor([[height - h + 1], [width - w + 1]])
-        corner = (chance * room).long().to(device, non_blocking=True)
-        mirrored = flipped.nonzero().squeeze(1).to(device, non_blocking=True)
+        corner = to_device((chance * room).long(), device)
+        mirrored = to_device(flipped.nonzero().squeeze(1), device)
 
         def window(x: Tensor) -> Tensor:
             if (h, w) != (height, width):

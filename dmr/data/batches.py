@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dmr.data.dataset import MultimodalDataset, Split
+from dmr.data.transfer import to_device
 from dmr.sampling import draw_combinations
 
 RESIDENT_BYTES = 2 * 2**30
@@ -41,7 +42,7 @@ class Batches:
         """Inputs (B, *shape) by modality and labels (B,) or (B, H, W) at `positions` (B,), int64 on the CPU."""
         if self.resident is None:
             return self._send(self._gather(positions))
-        on_device = positions.to(self.device, non_blocking=True)
+        on_device = to_device(positions, self.device)
         inputs, labels = self.resident
         return {name: x.index_select(0, on_device) for name, x in inputs.items()}, labels.index_select(0, on_device)
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dmr.data.transfer import to_device
 from dmr.distributed.ranks import BatchShard
 from dmr.losses import masked_mean
 from dmr.methods.base import Components, MaskedBatch, StepLosses
@@ -42,7 +43,7 @@ class AuxiliaryHeads(Dropout):
         losses = self.single_losses(seen)
         there = torch.ones_like(losses, dtype=torch.bool)
         if seen.has is not None:
-            there = seen.part.cut(seen.has).T.to(losses.device, non_blocking=True)
+            there = to_device(seen.part.cut(seen.has).T, losses.device)
         auxiliary = masked_sum_of_means(losses, there, seen.part)
         fused = self.fusion(seen.features.contexts, seen.masks)
         return self.with_terms(seen, fused, {"auxiliary": (self.settings.auxiliary_weight, auxiliary)})

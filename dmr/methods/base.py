@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dmr.combinations import Combinations
+from dmr.data.transfer import to_device
 from dmr.distributed.ranks import BatchShard, alone
 from dmr.fusion import Fusion
 from dmr.losses import TaskLoss
@@ -75,7 +76,7 @@ class MaskedBatch(NamedTuple):
         before, total = (0, len(positions)) if self.share is None else (available[: part.before].sum(), available.sum())
         own = len(positions)
         found = BatchShard(part.ranks, int(before), own, int(total) - int(before) - own)
-        return positions.to(self.labels.device, non_blocking=True), found
+        return to_device(positions, self.labels.device), found
 
     def at(self, positions: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
         """Inputs and labels of the samples at `positions` (b,)."""
@@ -118,18 +119,19 @@ def sums_by_combination(values: Tensor, combination: Tensor, count: int) -> Tens
 
     A product with the one-hot of the combination adds in the same order each time; `index_add_` on a GPU does not.
     """
-    columns = torch.arange(count, device=combination.device)
     step = max(1, ONE_HOT_VALUES // count)
-    parts = torch.split(values.flatten(1).double(), step, dim=1), torch.split(combination.flatten(), step)
-    return torch.stack([rows @ (index[:, None] == columns).double() for rows, index in zip(*parts, strict=True)]).sum(0)
+    parts = torch.split(values.flatten(1), step, dim=1), torch.split(combination.flatten(), step)
+    sums = values.new_zeros((len(values), count), dtype=torch.float64)
+    for rows, index in zip(*parts, strict=True):
+        sums += rows.double() @ sums.new_zeros((len(index), count)).scatter_(1, index[:, None], 1.0)
+    return sums
 
 
 def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
     """Add a step's losses, variances and counts to `sums` (3, C), the rows of `CombinationSums`, in place."""
-    variance = losses.task.new_zeros(()) if losses.variance is None else losses.variance
-    step = CombinationSums(losses.task, variance, losses.task.new_ones(()))
-    rows = torch.stack([row.expand(losses.combination.shape) for row in step])
-    sums += sums_by_combination(rows, losses.combination, sums.shape[1])
+    variance = torch.zeros_like(losses.task) if losses.variance is None else losses.variance
+    step = CombinationSums(losses.task, variance, torch.ones_like(losses.task))
+    sums += sums_by_combination(torch.stack(step), losses.combination, sums.shape[1])
 
 
 class Prediction(NamedTuple):

@@ -25,6 +25,7 @@ from dmr.methods.base import Components, Features, MaskedBatch, Method, Predicti
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.heads import ClassificationHead, ProjectionHead, pooled
 from dmr.methods.summed_heads import Affine, DescribedCombinations, Summed, TermSums, averaged
+from dmr.sampling import rows_by_modality
 from dmr.settings import setting
 
 
@@ -83,26 +84,26 @@ class SimMLM(Method):
         An expert sees the samples that have its modality only, so that batch normalisation counts no other; it is run
         where a sample of any rank has it, `needed_on_any_rank` (M,).
         """
-        count = len(features.contexts[0])
+        if needed is None:
+            return torch.stack([self.expert(m, features) for m in range(len(features.contexts))])
         logits: list[Tensor | None] = []
-        for m in range(len(features.contexts)):
-            rows = torch.arange(count) if needed is None else needed[:, m].nonzero().squeeze(1)
+        for m, rows in enumerate(rows_by_modality(needed, features.contexts[0].device)):
             run = len(rows) > 0 if needed_on_any_rank is None else bool(needed_on_any_rank[m])
-            logits.append(self.expert(m, features, rows, count) if run else None)
+            logits.append(self.expert(m, features, rows) if run else None)
         known = next(expert for expert in logits if expert is not None)
         return torch.stack([torch.zeros_like(known) if expert is None else expert for expert in logits])
 
-    def expert(self, m: int, features: Features, rows: Tensor, count: int) -> Tensor:
-        """(B, *P, L) logits of one modality at `rows`, int64 on the CPU; zero elsewhere."""
+    def expert(self, m: int, features: Features, rows: Tensor | None = None) -> Tensor:
+        """(B, *P, L) logits of one modality at `rows`, int64, and zero elsewhere; by default of all samples."""
         context, skips = features.contexts[m], features.skips
-        if len(rows) < count:
-            rows = rows.to(context.device, non_blocking=True)
+        count = len(context)
+        if rows is not None and len(rows) < count:
             context = context.index_select(0, rows)
             skips = [[f.index_select(0, rows) for f in level] for level in skips]
         alone = torch.zeros((1, len(context), len(features.contexts)), dtype=torch.bool, device=context.device)
         alone[..., m] = True
         logits: Tensor = self.heads[m](self.embed[m](self.trunks[m](context[None])), skips, alone)[0]
-        if len(context) == count:
+        if rows is None or len(context) == count:
             return logits
         return logits.new_zeros((count, *logits.shape[1:])).index_copy(0, rows, logits)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dmr.combinations import enumerate_combinations
 from dmr.data.dataset import InputStatistics, Modality
+from dmr.data.transfer import to_device
 from dmr.distributed.ranks import BatchShard
 from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
 from dmr.fusion import Fusion
@@ -25,6 +26,7 @@ from dmr.methods import MethodSettings, build_method
 from dmr.methods.base import AnyNetwork, Components, Features, MaskedBatch, Prediction, StepLosses
 from dmr.methods.heads import ClassificationHead, SegmentationHead, TaskHead, Trunk
 from dmr.networks.design import Design
+from dmr.sampling import rows_by_modality
 
 EVALUATED_AT_ONCE = 16_384
 
@@ -114,7 +116,7 @@ class Network(AnyNetwork):
             needed_on_any_rank = needed.any(0)
             masks, combination, needed = part.cut(masks, 1), part.cut(combination, 1), part.cut(needed)
         features = self.encode(inputs, needed, needed_on_any_rank)
-        masks, combination = (x.to(labels.device, non_blocking=True) for x in (masks, combination))
+        masks, combination = (to_device(x, labels.device) for x in (masks, combination))
         seen = MaskedBatch(features, masks, combination, labels, inputs, needed, has, part, needed_on_any_rank)
         return self.method.losses(seen, generator)
 
@@ -141,10 +143,12 @@ class Network(AnyNetwork):
         with no sample as well: it may wait for other ranks inside.
         """
         pyramids = []
+        device = inputs[self.names[0]].device
+        rows = [None] * len(self.names) if needed is None else rows_by_modality(needed, device)
         for m, encoder in enumerate(self.encoders):
-            rows = None if needed is None else needed[:, m].nonzero().squeeze(1)
-            run = rows is None or len(rows) > 0 if needed_on_any_rank is None else bool(needed_on_any_rank[m])
-            pyramids.append(self._levels(encoder, inputs[self.names[m]], rows, self.shapes[m], run))
+            own = rows[m]
+            run = own is None or len(own) > 0 if needed_on_any_rank is None else bool(needed_on_any_rank[m])
+            pyramids.append(self._levels(encoder, inputs[self.names[m]], own, self.shapes[m], run))
         contexts = [levels[-1].movedim(1, -1) for levels in pyramids]
         return Features(contexts, list(zip(*(levels[:-1] for levels in pyramids), strict=True)))
 
@@ -161,7 +165,6 @@ class Network(AnyNetwork):
         if rows is None or len(rows) == len(x):
             levels: Sequence[Tensor] = encoder(x)
             return levels
-        rows = rows.to(x.device, non_blocking=True)
         return [
             level.new_zeros((len(x), *level.shape[1:])).index_copy(0, rows, level)
             for level in encoder(x.index_select(0, rows))
