@@ -1,16 +1,29 @@
-"""Checkpoint files: written atomically, read with weights only."""
+"""Checkpoints: a copy of a state, and files that are written atomically and read with weights only."""
 
 from __future__ import annotations
 
 import logging
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dmr.files import whole_file
 
 log = logging.getLogger("dmr")
+
+
+def snapshot(content: Any) -> Any:
+    """A copy of a state on the CPU, which no later step changes."""
+    if isinstance(content, Tensor):
+        return content.to("cpu", copy=True)
+    if isinstance(content, dict):
+        copied = copy(content)  # with what torch hangs on a state dict
+        copied.update((key, snapshot(value)) for key, value in content.items())
+        return copied
+    return [snapshot(value) for value in content] if isinstance(content, list) else content
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from dmr.methods.base import CombinationSums, StepLosses, add_by_combination
 from dmr.networks.convolutions import sound_convolutions
 from dmr.networks.network import Network
 from dmr.runs.final_test import TestReport, test
+from dmr.runs.handover import Handover
 from dmr.runs.optimisation import OPTIMIZERS, Optimisation
 from dmr.runs.run_settings import RunSettings, build_network
 from dmr.sampling import Presence, combination_probabilities, draw_combinations
@@ -80,7 +81,9 @@ class Reporter(Protocol):
         """The state saved after the last finished epoch, None to start at the beginning."""
 
     def save(self, state: dict[str, Any], is_best: bool) -> None:
-        """Keep the state after an epoch; `is_best` if the checkpoint is chosen at this epoch, so far."""
+        """Keep the state after an epoch; `is_best` if the checkpoint is chosen at this epoch, so far. Called by another
+        thread, while the next epoch is trained.
+        """
 
     def report(self, report: EpochReport) -> None:
         """Hand on an epoch, after it was saved. May not return where the run is stopped."""
@@ -135,12 +138,16 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
         report = run.restore(ranks.shared(reporter.load))
         if report is not None:
             reporter.report(report)
-        for epoch in range(0 if report is None else report.epoch + 1, settings.train.epochs):
-            losses = run.train_epoch(epoch)
-            report = run.evaluate_epoch(epoch, losses, report)
-            if ranks.first:
-                reporter.save(run.state(report), report.best_epoch == epoch)
-            reporter.report(report)
+        with Handover(reporter.save, reporter.report) as handover:
+            for epoch in range(0 if report is None else report.epoch + 1, settings.train.epochs):
+                losses = run.train_epoch(epoch, handover.look)
+                report = run.evaluate_epoch(epoch, losses, report)
+                if ranks.first:
+                    handover.give(report, run.state(report), report.best_epoch == epoch)
+                else:
+                    reporter.report(report)
+                if ranks.count > 1:  # their reports wait for each other, and so do their steps
+                    handover.finish()
     assert report is not None
     return report
 
@@ -199,7 +206,7 @@ class Run:
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)  # (C,) mean loss in training
         self.diagnosed: list[Tensor] = []  # per epoch (3, C): mean loss, mean variance, whether it was hard
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
+    def train_epoch(self, epoch: int, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train for one epoch on the batches of `batch_positions`; returns mean losses by name."""
         streams = self.start_epoch(epoch)
         probabilities = self.probabilities()
@@ -216,6 +223,7 @@ class Run:
             add_by_combination(sums, losses)
             for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
                 totals[name] = totals.get(name, 0.0) + shard.summed(value)
+            after_step()
         if unusable.item():
             raise Diverged(f"epoch {epoch}: {int(unusable.item())} of {len(batches)} steps were not finite")
         return self.end_epoch(epoch, sums, totals, sum(map(len, batches)))
@@ -318,7 +326,7 @@ class Run:
         """Everything the next epoch depends on."""
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.optimisation.state_dict(),
+            "optimizer": self.optimisation.state,
             "difficulty": self.difficulty,
             "diagnosed": self.diagnosed,
             "combinations": list(self.drawn.names) if self.diagnosed else [],

@@ -7,7 +7,7 @@ torch's compiler, seconds per process, and at small networks a step takes twice 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,7 +47,11 @@ OPTIMIZERS = {
 
 
 class Optimisation:
-    """Takes the steps of a run. Parameters without a gradient are left as they are, as torch's optimisers do."""
+    """Takes the steps of a run. Parameters without a gradient are left as they are, as torch's optimisers do.
+
+    Attributes:
+        state: what is remembered, by name, of all parameters in one vector, which is written fast.
+    """
 
     def __init__(self, network: Network, settings: TrainSettings, ranks: Ranks) -> None:
         self.settings = settings
@@ -55,9 +59,11 @@ class Optimisation:
         self.optimizer = OPTIMIZERS[settings.optimizer]
         self.parameters = list(network.parameters())
         self.learning_rate = settings.learning_rate
-        self.steps = torch.zeros(len(self.parameters), device=self.parameters[0].device)
-        self.memory = {name: [torch.zeros_like(p) for p in self.parameters] for name in self.optimizer.memories}
-        self.memory["step"] = list(self.steps.unbind())  # views: one operation counts for all
+        flat = torch.zeros(sum(p.numel() for p in self.parameters), device=self.parameters[0].device)
+        steps = flat.new_zeros(len(self.parameters))
+        self.state = {name: flat.clone() for name in self.optimizer.memories} | {"step": steps}
+        self.memory = {name: _views(self.state[name], self.parameters) for name in self.optimizer.memories}
+        self.memory["step"] = list(steps.unbind())
 
     def set_learning_rate(self, progress: float) -> None:
         """`progress` in [0, 1) of the whole run."""
@@ -83,7 +89,7 @@ class Optimisation:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
         unusable = self.ranks.largest(1.0 - (loss.detach() + norms.sum()).isfinite().float())
         if len(used) == len(self.parameters):
-            self.steps += 1.0 - unusable
+            self.state["step"] += 1.0 - unusable
         else:
             torch._foreach_add_([self.memory["step"][i] for i in used], 1.0 - unusable)
         memory = [[values[i] for i in used] for values in self.memory.values()]
@@ -98,13 +104,18 @@ class Optimisation:
         )
         return unusable
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the optimiser remembers, laid out as torch's own do."""
-        each = range(len(self.parameters))
-        return {"state": {i: {name: values[i] for name, values in self.memory.items()} for i in each}}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; parameters that are not in it were never used."""
-        for i, memory in state["state"].items():
-            for name, value in memory.items():
-                self.memory[name][i].copy_(value)
+        """Go on from a `state`, or from that of torch's own optimiser, which older checkpoints have."""
+        if "state" in state:
+            for i, memory in state["state"].items():
+                for name, value in memory.items():
+                    self.memory[name][i].copy_(value)
+        else:
+            for name, values in state.items():
+                self.state[name].copy_(values)
+
+
+def _views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Of each parameter, laid out in memory as it is."""
+    parts = torch.split(flat, [p.numel() for p in parameters])
+    return [part.as_strided(p.shape, p.stride()) for part, p in zip(parts, parameters, strict=True)]

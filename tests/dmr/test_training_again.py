@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 import dmr.data.batches
+import dmr.training
 from dmr.data.arrays import arrays
+from dmr.data.batches import Batches
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import METHODS, MethodSettings
 from dmr.methods.dmrnet import DMRNetSettings
@@ -162,6 +165,85 @@ def test_an_epoch_is_saved_before_it_is_reported(
     fit(dataset, make_settings(dataset), CPU, reporter)
     assert reporter.calls == [f"{call} {epoch}" for epoch in range(3) for call in ("save", "report")]
     assert [EpochReport(**state["report"]) for state in reporter.states] == reporter.reports
+
+
+def test_an_epoch_is_saved_while_the_next_one_is_trained_and_handed_on_in_between(
+    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, reporter, trained, saved = make_dataset(), memory_reporter(), threading.Event(), threading.Event()
+    take, save = Batches.take, reporter.save
+
+    def slow_save(state: dict[str, Any], is_best: bool) -> None:
+        assert trained.wait(60), "nothing was trained meanwhile"
+        save(state, is_best)
+        saved.set()
+
+    def watched_take(batches: Batches, positions: torch.Tensor) -> Any:
+        if len(batches) == 18 and not reporter.calls:  # of train
+            steps.append(len(positions))
+            if len(steps) == 4:  # three of the first epoch
+                trained.set()
+                saved.wait(60)
+        elif len(batches) == 18:
+            between.append(list(reporter.calls))
+        return take(batches, positions)
+
+    steps: list[int] = []
+    between: list[list[str]] = []
+    monkeypatch.setattr(Batches, "take", watched_take)
+    monkeypatch.setattr(reporter, "save", slow_save)
+    fit(dataset, make_settings(dataset, epochs=2), CPU, reporter)
+    assert between[-1] == ["save 0", "report 0"]
+    assert reporter.calls == ["save 0", "report 0", "save 1", "report 1"]
+
+
+def test_what_is_saved_does_not_change_any_more(
+    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any, assert_identical: Identical
+) -> None:
+    dataset, kept = make_dataset(), []
+
+    class Keeping(memory_reporter):  # type: ignore[misc]
+        def save(self, state: dict[str, Any], is_best: bool) -> None:
+            super().save(state, is_best)
+            kept.append(state)
+
+    reporter = Keeping()
+    fit(dataset, make_settings(dataset), CPU, reporter)
+    assert_identical(kept, reporter.states)
+
+
+def test_an_epoch_that_cannot_be_saved_is_not_handed_on(
+    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any, stopped_here: type[Exception]
+) -> None:
+    dataset = make_dataset()
+
+    class Full(memory_reporter):  # type: ignore[misc]
+        def save(self, state: dict[str, Any], is_best: bool) -> None:
+            if state["report"]["epoch"] == 1:
+                raise stopped_here("no space left")
+            super().save(state, is_best)
+
+    reporter = Full()
+    with pytest.raises(stopped_here, match="no space left"):
+        fit(dataset, make_settings(dataset), CPU, reporter)
+    assert reporter.calls == ["save 0", "report 0"]
+
+
+def test_an_epoch_is_handed_on_also_where_the_next_one_fails(
+    make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, reporter = make_dataset(), memory_reporter()
+    start_epoch = dmr.training.Run.start_epoch
+
+    def failing(run: dmr.training.Run, epoch: int) -> Any:
+        if epoch == 1:
+            raise dmr.training.Diverged("the second epoch")
+        return start_epoch(run, epoch)
+
+    monkeypatch.setattr(dmr.training.Run, "start_epoch", failing)
+    with pytest.raises(dmr.training.Diverged, match="the second epoch"):
+        fit(dataset, make_settings(dataset), CPU, reporter)
+    assert reporter.calls == ["save 0", "report 0"]
 
 
 def test_a_stop_gives_the_global_generator_back(
