@@ -91,7 +91,7 @@ class Optimisation:
         if len(used) == len(self.parameters):
             self.state["step"] += 1.0 - unusable
         else:
-            torch._foreach_add_([self.memory["step"][i] for i in used], 1.0 - unusable)
+            torch._foreach_add_([self.memory["step"][i] for i in used], [1.0 - unusable] * len(used))
         memory = [[values[i] for i in used] for values in self.memory.values()]
         self.optimizer.update(
             [self.parameters[i] for i in used],
