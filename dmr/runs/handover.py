@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from dmr.checkpoints import snapshot
 
 R = TypeVar("R")
+PATIENCE_SECONDS = (
+    0.1  # what is saved by then is Python's work rather than the disk's: nothing could be trained meanwhile
+)
 
 
 class Handover(Generic[R]):
@@ -27,7 +30,10 @@ class Handover(Generic[R]):
     def give(self, report: R, state: dict[str, Any], is_best: bool) -> None:
         """Begin to save an epoch, as its state is now. The one before is finished first."""
         self.finish()
-        self.pending = self.thread.submit(self.save, snapshot(state), is_best), report
+        saved = self.thread.submit(self.save, snapshot(state), is_best)
+        self.pending = saved, report
+        wait([saved], PATIENCE_SECONDS)
+        self.look()
 
     def look(self) -> None:
         """Hand the epoch on if it is saved by now; raises as `finish`."""
