@@ -58,6 +58,8 @@ def open_mlflow(tracking_uri: str, experiment: str, key: str | None = None) -> s
 
     try:
         with nullcontext() if file is None else _alone(file):
+            if file is not None and file.stat().st_size == 0:
+                _make_tables(file)
             client = open_client(tracking_uri)
             found = client.get_experiment_by_name(experiment)
             if found is None:
@@ -158,6 +160,16 @@ def _alone(file: Path) -> Iterator[None]:
     with open(file, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _make_tables(file: Path) -> None:
+    """Make a new store in memory and write it at once: each of MLflow's migrations would wait for the disk."""
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore("sqlite:///:memory:", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    with closing(store.engine.raw_connection()) as made, closing(sqlite3.connect(file)) as target:
+        made.driver_connection.backup(target)
 
 
 def fail_soon() -> None:
