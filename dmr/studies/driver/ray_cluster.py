@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,6 +84,46 @@ def ray_running(address: str | None, groups: bool = False) -> Iterator[None]:
                 "several workers need it (ray start --head --include-dashboard=true; pip install 'ray[default]')"
             )
         yield
+
+
+class StudyRay:
+    """The Ray of a study's stages: the one this process is connected to, else one of its own, which ends with the
+    `with` block. It starts once, beside what else there is to do before the first trial. It starts and ends in one
+    thread: Linux ends Ray's processes with the thread that started them.
+    """
+
+    def __init__(self, plan: StudyPlan) -> None:
+        self.plan = plan
+        self._thread, self._running = ThreadPoolExecutor(1), ExitStack()
+        self._started: Future[None] | None = None
+
+    def __enter__(self) -> StudyRay:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._thread:
+            self._thread.submit(self._running.__exit__, *error).result()
+
+    def start(self) -> None:
+        """Start it, where there is none."""
+        import ray
+
+        if self._started is None and not ray.is_initialized():
+            self._started = self._thread.submit(self._start)
+
+    def wait(self) -> None:
+        """Start it and wait until it runs.
+
+        Raises:
+            StudyError: it does not start, has no dashboard and needs one, or no trial fits it.
+        """
+        self.start()
+        if self._started is not None:
+            self._started.result()
+
+    def _start(self) -> None:
+        self._running.enter_context(ray_running(None, self.plan.study.resources.distributed))
+        check_fits(self.plan, measure_need(self.plan))  # Ray may see fewer CPUs: those of its container
 
 
 @contextmanager

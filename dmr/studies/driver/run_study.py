@@ -7,16 +7,16 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from dmr.analysis.store_uris import missing_file
+from dmr.analysis.store_uris import missing_file, sqlite_file
 from dmr.files import write_text
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.process_output import engine_noise_to, logging_to
 from dmr.studies.driver.progress_display import Screen
-from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
+from dmr.studies.driver.ray_cluster import StudyRay, check_fits, local_need, measure_need, ray_running
 from dmr.studies.driver.stage_driver import SECONDS_BETWEEN_TRIES, StageDriver, StageEnd
 from dmr.studies.driver.storage_visibility import check_shared
 from dmr.studies.errors import StudyError
@@ -28,6 +28,7 @@ from dmr.studies.storage.optuna_attributes import DOCUMENT
 from dmr.studies.storage.optuna_storage import load_search, open_optuna, unusable
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
+from dmr.studies.storage.study_status import search_ended
 from dmr.studies.storage.trained_data import check_same_data, remember_data
 from dmr.studies.study_file.changed_keys import changes_since, with_data_of
 from dmr.studies.study_file.plan import StudyPlan
@@ -92,19 +93,19 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
         check_fits(plan, local_need(plan))
         check_can_start()
     has_run = folder.stores_file.exists()
+    ended = False
     with engine_noise_to(folder.log if has_run else Path(os.devnull)):
         uris = open_places(folder)
         if has_run:
-            _check_unedited(plan, folder)
-        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], folder.study_key)
+            ended = _check_unedited(plan, folder)
         if uris.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(uris.optuna_url)
     if address is None:
-        return _drive(plan, folder, uris, experiment_id, has_run)
+        return _drive(plan, folder, uris, has_run, ended)
     with ray_running(address, plan.study.resources.distributed):
         check_fits(plan, measure_need(plan))
         check_shared(folder.path.parent)
-        return _drive(plan, folder, uris, experiment_id, has_run)
+        return _drive(plan, folder, uris, has_run, ended)
 
 
 def open_places(folder: StudyFolder) -> StoreUris:
@@ -126,35 +127,45 @@ def open_places(folder: StudyFolder) -> StoreUris:
     return uris
 
 
-def _check_unedited(plan: StudyPlan, folder: StudyFolder) -> None:
-    """Raises:
-    StudyError: the study's own file was edited by hand, so that its trials would be of two kinds; or Optuna's storage
-        has lost them.
+def _check_unedited(plan: StudyPlan, folder: StudyFolder) -> bool:
+    """Whether the search has come to its end.
+
+    Raises:
+        StudyError: the study's own file was edited by hand, so that its trials would be of two kinds; or Optuna's
+            storage has lost them.
     """
-    began = load_search(folder).user_attrs.get(DOCUMENT)  # None: an earlier version began it
-    if began is None:
-        return
-    if changed := changes_since(with_data_of(began, plan.document), plan):
+    search = load_search(folder)
+    began = search.user_attrs.get(DOCUMENT)  # None: an earlier version began it
+    if began is not None and (changed := changes_since(with_data_of(began, plan.document), plan)):
         raise StudyError(
             *(f"{folder.study_file}: {line}" for line in changed),
             f"{folder.study_file}: was edited after the study began: put it back, or give a study of it another name",
         )
+    return search_ended(plan.document, search)
 
 
 @contextmanager
 def _no_folder_of_a_refused_study(folder: StudyFolder) -> Iterator[None]:
     """What is refused before there is a study leaves no folder."""
-    new = not folder.path.exists()
+    new = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     try:
         yield
     except BaseException:
         if new and not folder.exists:
             shutil.rmtree(folder.path, ignore_errors=True)
+            with suppress(OSError):  # another study has begun there
+                for parent in new[1:]:
+                    parent.rmdir()
         raise
 
 
-def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id: str, may_exist: bool) -> RunResult:
-    """Run a study under its lock. `may_exist`: its folder has been run before."""
+def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, may_exist: bool, ended: bool) -> RunResult:
+    """Run a study under its lock.
+
+    Args:
+        may_exist: its folder has been run before.
+        ended: its search has come to its end.
+    """
     from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 
     confirmation = None
@@ -163,9 +174,13 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id:
         folder.lock.held(),
         engine_noise_to(folder.log) as stderr,
         logging_to(folder.log),
-        ExitStack() as engine,
+        StudyRay(plan) as engine,
     ):
         storage = open_optuna(uris.optuna_url)
+        in_files = sqlite_file(uris.tracking_uri) is not None and sqlite_file(uris.optuna_url) is not None
+        if in_files and not ended:  # servers ask for passwords, and while Ray starts there are none in the environment
+            engine.start()
+        experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], folder.study_key)
         tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
         try:
             search = SearchStage(plan, storage, tracker, folder, may_exist or uris.optuna_url == folder.optuna_url)
@@ -193,7 +208,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, experiment_id:
     return RunResult(outcome, succeeded, unsent, tracker.notes, tracker.refused > 0, confirmed)
 
 
-def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, stderr: TextIO, engine: ExitStack) -> StageEnd:
+def _run_stage(search: SearchStage, confirmation: ConfirmStage | None, stderr: TextIO, engine: StudyRay) -> StageEnd:
     """Run the search or, after it, the confirmation, and publish its results."""
     stage = confirmation or search
     with Screen(stage, stderr) as screen:

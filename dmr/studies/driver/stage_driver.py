@@ -8,12 +8,12 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from dmr.studies.driver.node_requests import withdraw_requests
 from dmr.studies.driver.progress_display import Screen
-from dmr.studies.driver.ray_cluster import check_fits, measure_need, ray_running
+from dmr.studies.driver.ray_cluster import StudyRay, measure_need
 from dmr.studies.stages.stage import Stage
 from dmr.studies.trial_outcomes import TrialOutcome
 
@@ -27,10 +27,7 @@ SECONDS_BETWEEN_TRIES = 0.1
 class StageDriver:
     """One driver's run of one stage of a study."""
 
-    def __init__(self, stage: Stage, screen: Screen, engine: ExitStack) -> None:
-        """Args:
-        engine: keeps the Ray that is started here, if any, for the next stage.
-        """
+    def __init__(self, stage: Stage, screen: Screen, engine: StudyRay) -> None:
         self.plan, self.folder, self.stage = stage.plan, stage.folder, stage
         self.screen, self.engine = screen, engine
         self.interrupted = False
@@ -43,14 +40,10 @@ class StageDriver:
         """Run trials until the budget is done, the time is up, or somebody stops it.
 
         Raises:
-            StudyError: no trial fits the Ray that is started here.
+            StudyError: Ray does not start here, or no trial fits it.
         """
-        import ray
-
         if not self.should_stop() and not self.stage.complete:
-            if not ray.is_initialized():
-                self.engine.enter_context(ray_running(None, self.plan.study.resources.distributed))
-                check_fits(self.plan, measure_need(self.plan))  # Ray may see fewer CPUs: those of its container
+            self.engine.wait()
             self.train()
         return self.settle()
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dmr.studies.driver import stage_driver
-from dmr.studies.driver.ray_cluster import Need
+from dmr.studies.driver import ray_cluster
+from dmr.studies.driver.ray_cluster import Need, StudyRay
 from dmr.studies.driver.stage_driver import StageDriver
 from dmr.studies.errors import StudyError
 from dmr.studies.storage.study_folder import StudyFolder
@@ -19,8 +19,8 @@ from dmr.studies.storage.study_folder import StudyFolder
 def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_driver, "ray_running", lambda address, groups: nullcontext())
-    monkeypatch.setattr(stage_driver, "measure_need", lambda plan: Need(4.0, 0.0, (1, 1), ((2.0, 0.0),)))
+    monkeypatch.setattr(ray_cluster, "ray_running", lambda address, groups: nullcontext())
+    monkeypatch.setattr(ray_cluster, "measure_need", lambda plan: Need(4.0, 0.0, (1, 1), ((2.0, 0.0),)))
     stage: Any = SimpleNamespace(
         plan=SimpleNamespace(study=SimpleNamespace(name="s", resources=SimpleNamespace(distributed=False))),
         folder=StudyFolder(tmp_path, "s"),
@@ -35,7 +35,7 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
     )
     stage.folder.path.mkdir()
     with (
-        ExitStack() as engine,
+        StudyRay(stage.plan) as engine,
         pytest.raises(StudyError, match=r"needs 4 CPUs .* there are 2 CPUs .* can ever run here"),
     ):
         StageDriver(stage, SimpleNamespace(), engine).run()  # type: ignore[arg-type]
