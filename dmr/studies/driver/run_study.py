@@ -64,12 +64,14 @@ ENGINE_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**27),  # or every step's activations are handed back to the kernel and faulted in
     "MALLOC_TRIM_THRESHOLD_": str(2**28),  # again; keeping more is no faster
     "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else on the machine
+    "RAY_prestart_worker_first_driver": "0",  # Tune's trials never run in the processes that Ray starts in advance
     "RAY_timeout_ms_task_wait_for_death_info": "30000",  # a trial starts again once Ray knows that its process is dead
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the report of a failed trial has no metrics
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # else one process starts after the other; `TrialSource` knows how many fit
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Optuna's database is the truth, Ray's state is not read
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
