@@ -29,6 +29,7 @@ TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 11.0, 8.0, 7.0
 TITLE_LINE, LABEL_LINE, HEADER = 0.21, 0.15, 0.32
 MARGIN, GAP, PAD, DOT_ROW = 0.15, 0.16, 0.1, 0.24
 LONGEST_LINE = 9.0
+PIXELS = 192  # per inch of a .png: two for each of a page
 GREY, INK = "#444444", "#222222"
 # Okabe and Ito (2008), without black and yellow: told apart with any colour vision
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -114,7 +115,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """
     check_target(path)
     with whole_file(path) as partial, rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):  # text stays text
-        figure.savefig(partial, dpi=160)
+        figure.savefig(partial, dpi=PIXELS)
     return path
 
 

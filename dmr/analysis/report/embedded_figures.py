@@ -10,15 +10,17 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from dmr.analysis.comparison.comparison import Comparison
 from dmr.analysis.figures.all_figures import NotDrawn, study_figures
-from dmr.analysis.figures.style import save_figure
+from dmr.analysis.figures.style import PIXELS, save_figure
 from dmr.analysis.results.study_results import StudyResults
 
 LARGEST_SVG = 300_000  # bytes; beyond it a PNG is smaller, and quicker to draw
-PIXELS_PER_INCH, SHARPNESS = 96, 2.0  # of CSS, and pixels of a PNG for each of them
+MANY_TEXTS = 450  # whose SVG is larger than that
+PIXELS_PER_INCH = 96  # of CSS
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,19 @@ class Picture:
     height: int
 
 
-def picture(name: str, caption: str, figure: Figure) -> Picture:
-    """A figure as SVG, or as PNG where that would be large."""
+def picture(name: str, caption: str, figure: Figure, folder: Path | None = None) -> Picture:
+    """A figure as SVG, or as PNG where that would be large.
+
+    Args:
+        folder: also save it here, as .png.
+    """
     width, height = (round(PIXELS_PER_INCH * inches) for inches in figure.get_size_inches())
-    kind, content = "svg+xml", _drawn(figure, "svg")
-    if len(content) > LARGEST_SVG:
-        kind, content = "png", _drawn(figure, "png")
+    png = None if folder is None else save_figure(figure, folder / f"{name}.png").read_bytes()
+    content = _svg(figure) if len(figure.findobj(Text)) < MANY_TEXTS else None
+    if content is not None and len(content) <= LARGEST_SVG:
+        kind = "svg+xml"
+    else:
+        kind, content = "png", _few_colours(png or _png(figure))
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return Picture(name, caption, source, width, height)
 
@@ -59,24 +68,29 @@ def pictures_of(
         if isinstance(found, NotDrawn):
             missing.append((found.name, found.reason))
             continue
-        pictures.append(picture(*found))
-        if folder is not None:
-            save_figure(found.figure, folder / f"{found.name}.png")
+        pictures.append(picture(*found, folder))
     return pictures, missing
 
 
-def _drawn(figure: Figure, kind: str) -> bytes:
+def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else None
     with mpl.rc_context({"svg.hashsalt": "dmr"}):  # the same figure gives the same bytes
-        figure.savefig(buffer, format=kind, dpi=SHARPNESS * PIXELS_PER_INCH, metadata=metadata)
-    return buffer.getvalue() if kind == "svg" else _few_colours(buffer)
+        figure.savefig(buffer, format="svg", dpi=PIXELS, metadata={"Date": None})
+    return buffer.getvalue()
 
 
-def _few_colours(png: io.BytesIO) -> bytes:
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=PIXELS)
+    return buffer.getvalue()
+
+
+def _few_colours(png: bytes) -> bytes:
     """A drawing needs no more than 256 colours, and a third of the bytes; chosen so that no colour is far from its own,
     however few pixels have it.
     """
     buffer = io.BytesIO()
-    Image.open(png).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(buffer, "png", optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        buffer, "png", optimize=True
+    )
     return buffer.getvalue()

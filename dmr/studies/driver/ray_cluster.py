@@ -89,7 +89,8 @@ def ray_running(address: str | None, groups: bool = False) -> Iterator[None]:
 class StudyRay:
     """The Ray of a study's stages: the one this process is connected to, else one of its own, which ends with the
     `with` block. It starts once, beside what else there is to do before the first trial. It starts and ends in one
-    thread: Linux ends Ray's processes with the thread that started them.
+    thread, since Linux ends Ray's processes with the thread that started them, and nothing else runs while it ends: an
+    object of Ray's that is collected meanwhile would crash the process.
     """
 
     def __init__(self, plan: StudyPlan) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dmr.analysis.results.record_names import SEARCH, Tag
+from dmr.files import whole_file
 from dmr.studies.errors import StudyError
 from dmr.studies.reporting.report_file import write_study_report
 from dmr.studies.reporting.study_note import study_note
@@ -51,11 +52,18 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
     with _warned("the heatmap, report and note of the study"):
         both = _load(search_stage)
         search = stage_of(both, SEARCH)
-        with _warned("the heatmap"):
-            tracker.artifact(PARENT, write_heatmap(search, folder.heatmap))
+        trials = folder.figures / "trials.png"  # the heatmap, where the report has it
+        trials.unlink(missing_ok=True)
         if plan.study.tracking.report:
             with _warned("the report"):
                 _publish_report(search_stage, last)
+        with _warned("the heatmap"):
+            if trials.exists():
+                with whole_file(folder.heatmap) as partial:
+                    shutil.copyfile(trials, partial)
+            else:
+                write_heatmap(search, folder.heatmap)
+            tracker.artifact(PARENT, folder.heatmap)
         model = None
         if plan.study.tracking.report and last:
             with _warned("the model of the winner"):

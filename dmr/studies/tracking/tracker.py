@@ -65,7 +65,7 @@ class Tracker:
             self._remember(record)
         self._seek()
         self._shipped = self._read_offset()
-        self._wake, self._closing = threading.Event(), threading.Event()
+        self._wake, self._hurry, self._closing = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -183,11 +183,13 @@ class Tracker:
     def flush(self, timeout: float) -> bool:
         """Wait until all is in MLflow; False if nothing more has come there for so many seconds."""
         left, until = self.pending, time.monotonic() + timeout
+        self._hurry.set()
         while self.pending and time.monotonic() < until and self._thread.is_alive():
             self._wake.set()
             time.sleep(0.02)
             if self.pending != left:
                 left, until = self.pending, time.monotonic() + timeout
+        self._hurry.clear()
         return not self.pending
 
     def close(self, timeout: float) -> bool:
@@ -196,6 +198,7 @@ class Tracker:
         if not done and self.error is None:
             self.error = f"it takes longer than {timeout:.0f} s"
         self._closing.set()
+        self._hurry.set()
         self._wake.set()
         self._thread.join(timeout=30.0)
         self._write_offset()
@@ -271,7 +274,7 @@ class Tracker:
                 else:
                     self.error = None if not self.journal_failed else self.error
                     wait = RETRY_AFTER
-            self._closing.wait(SHIP_EVERY)
+            self._hurry.wait(SHIP_EVERY)
 
     def _ship(self) -> None:
         """Ship the next records; the offset moves only when all of them are in MLflow."""
