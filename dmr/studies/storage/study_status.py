@@ -58,8 +58,8 @@ def status_lines(folder: StudyFolder) -> list[str]:
         sign = Direction(objective["mode"]).sign
         number, best = max(found.items(), key=lambda item: sign * item[1].objective)
         value = f"{objective['metric']} {best.objective:.4f}"
-        ended = stop_reason_of(trials[number])
-        early = f", {ended}" if ended in STOPPED_EARLY else ""
+        reason = stop_reason_of(trials[number])
+        early = f", {reason}" if reason in STOPPED_EARLY else ""
         lines.append(f"best: {value}, worst combination {best.worst:.4f} (trial {number}{early})")
     minutes = document["budget"]["minutes"]
     lines.append(f"ran {folder.seconds_run() / 60:.1f} min" + (f" of {minutes:g}" if minutes else ""))
