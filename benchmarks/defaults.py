@@ -1,7 +1,7 @@
 """What each default of the training buys: from what DMR 0.1 began with to what it begins with now, one step at a time.
 
 DMRNet and modality dropout are trained from the same seeds on every step; the chosen checkpoint's mean accuracy (mIoU
-for `scenes`) over all combinations of the test split is written to a file, one line per run, so that a run that was
+for `scenes`) over all combinations of the test split is written to a file, one line per run, so that what was
 interrupted goes on. `--table` prints what the file holds: means with t intervals over the seeds, and paired differences
 to the step before. `planted` and `scenes` are drawn anew by each seed.
 
@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,13 +92,11 @@ def trained(job: tuple[int, str, str, str]) -> dict[str, Any]:
     step = _step(change)
     settings = _settings(dataset, method, step, seed)
     kept = _Kept()
-    started = time.perf_counter()
     fit(dataset, settings, torch.device("cpu"), kept)
-    seconds = time.perf_counter() - started
     metric = "accuracy" if dataset.task == "classification" else "miou"
     found = test(dataset, settings, torch.device("cpu"), kept.network)
     values = {name: found.metrics[f"test/{metric}_{name}"] for name in ("mean", "worst", "full")}
-    return {"seed": seed, "data": Path(data).name, "method": method, "change": change, "seconds": seconds, **values}
+    return {"seed": seed, "data": Path(data).name, "method": method, "change": change, **values}
 
 
 class _Kept:
@@ -171,22 +168,27 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _table(lines: list[dict[str, Any]]) -> str:
     """One row per change and one column per data set: the mean in points ± half of its interval; the difference to the
-    row before, paired by seed.
+    row before, paired by seed. The last row: the last change less `before`.
     """
     means = {_identity(line): 100 * line["mean"] for line in lines}
     data = list(dict.fromkeys(line["data"] for line in lines))
     changes = [change for change in CHANGES if any(line["change"] == change for line in lines)]
-    rows = []
-    for before, change in zip([None, *changes], changes, strict=False):
-        row = [change]
-        for name in data:
-            now = {seed: mean for (seed, of, _, at), mean in means.items() if (of, at) == (name, change)}
-            then = {seed: mean for (seed, of, _, at), mean in means.items() if (of, at) == (name, before)}
-            text = _plus_minus(list(now.values())) if now else "–"
-            paired = [now[seed] - then[seed] for seed in now.keys() & then.keys()]
-            row.append(f"{text} ({_plus_minus(paired, '+')})" if paired else text)
-        rows.append(row)
-    counts = {name: len({line["seed"] for line in lines if line["data"] == name}) for name in data}
+
+    def of(name: str, change: str) -> dict[int, float]:
+        return {seed: mean for (seed, data, _, at), mean in means.items() if (data, at) == (name, change)}
+
+    def difference(name: str, now: str, then: str) -> str:
+        one, other = of(name, now), of(name, then)
+        return _plus_minus([one[seed] - other[seed] for seed in one.keys() & other.keys()], "+")
+
+    rows = [[changes[0], *(_plus_minus(list(of(name, changes[0]).values())) for name in data)]]
+    for before, change in pairwise(changes):
+        values = (
+            f"{_plus_minus(list(of(name, change).values()))} ({difference(name, change, before)})" for name in data
+        )
+        rows.append([change, *values])
+    rows.append(["all of them", *(difference(name, changes[-1], changes[0]) for name in data)])
+    counts = {name: len(of(name, changes[-1])) for name in data}
     return table(["", *(f"{name}, n = {counts[name]}" for name in data)], rows)
 
 
