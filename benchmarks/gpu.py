@@ -28,6 +28,7 @@ from gpu_parts import many_networks, throughput
 from gpu_parts.correctness import (
     SETS,
     SGD,
+    Difference,
     augmented,
     checked_settings,
     convolutions_in_tf32,
@@ -90,8 +91,9 @@ def part_waits(device: torch.device, tiny: bool) -> None:
 
 
 def part_equality(device: torch.device, tiny: bool) -> None:
-    """How far a GPU's epoch is from a CPU's: loss, relative, and weights, ‖difference‖ / ‖weights‖. Rounding grows most
-    under AdamW, where it decides the sign of steps along gradients that are nearly zero.
+    """How far a GPU's epoch is from a CPU's: loss, relative; weights, ‖difference‖ / ‖weights‖; values, the largest
+    difference of any metric of any combination. Rounding grows most under AdamW, where it decides the sign of steps
+    along gradients that are nearly zero.
     """
     datasets, methods = checked(tiny)
     compared = {
@@ -110,7 +112,7 @@ def part_equality(device: torch.device, tiny: bool) -> None:
                         found += difference(dataset, checked_settings(dataset, method, 1, **train), device)
                 yield how, method, *(f"{value:.0e}" for value in found)
 
-    show(("arithmetic", "method", *columns(datasets, "loss", "weights")), rows())
+    show(("arithmetic", "method", *columns(datasets, *Difference._fields)), rows())
 
 
 def part_again(device: torch.device, tiny: bool) -> None:

@@ -132,10 +132,12 @@ class Difference(NamedTuple):
     Attributes:
         loss: of the mean training loss of the last epoch, relative.
         weights: ‖difference‖ / ‖weights‖ after it.
+        values: the largest of any metric of any combination of val, after the epoch that was chosen.
     """
 
     loss: float
     weights: float
+    values: float
 
 
 def difference(dataset: MultimodalDataset, settings: RunSettings, device: torch.device) -> Difference:
@@ -145,7 +147,12 @@ def difference(dataset: MultimodalDataset, settings: RunSettings, device: torch.
         found = trained(dataset, settings, device)
     loss, expected = found.losses()[-1], reference.losses()[-1]
     weights, right = (_weights(dataset, settings, kept) for kept in (found, reference))
-    return Difference(abs(loss - expected) / abs(expected), float((weights - right).norm() / right.norm()))
+    values, correct = (kept.reports[-1].best_values["val"] for kept in (found, reference))
+    return Difference(
+        abs(loss - expected) / abs(expected),
+        float((weights - right).norm() / right.norm()),
+        max(float(np.nanmax(np.abs(np.subtract(values[name], correct[name])))) for name in correct),
+    )
 
 
 def _weights(dataset: MultimodalDataset, settings: RunSettings, kept: Kept) -> Tensor:
