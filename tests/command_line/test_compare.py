@@ -281,7 +281,7 @@ def test_each_level_is_the_same_wherever_it_is_shown(everywhere) -> None:
             own = rows.loc[rows["metric"] == f"accuracy_{name}", "value"]
             assert sorted(own) == pytest.approx(sorted(found[name]))
             ends = stats.ttest_1samp(found[name], 0.0).confidence_interval()
-            text = f"{found[name].mean():.4f}{ends.low:.4f} to {ends.high:.4f}"
+            text = f"{found[name].mean():.4f}{ends.low:.4f} to {ends.high:.4f}".replace("-", "−")
             assert page.column("configurations", name)[labels.index(label)].text == text
         for name in ("mean", "worst"):
             assert f">{found[name].mean():.3f}</text>" in methods
@@ -318,7 +318,8 @@ def test_each_difference_and_share_is_the_same_wherever_it_is_shown(everywhere) 
         assert f"{signed(row['minus_defaults'])} " in everywhere.compared
         if not math.isnan(row["minus_reference"]):
             percent = 100 * row["minus_reference"]
-            text = "0.00" if abs(percent) < 0.005 else f"{percent:+.2f}".replace("-", "−")
+            text = "0.00" if abs(percent) < 0.005 else f"{percent:+.{0 if abs(percent) >= 9.95 else 2}f}"
+            text = text.replace("-", "−")
             assert f">{text}</text>" in differences, label
     for name, rows in everywhere.combinations.groupby("combination"):
         means = rows.set_index("label")["mean"]
