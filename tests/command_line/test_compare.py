@@ -266,7 +266,7 @@ def test_each_level_is_the_same_wherever_it_is_shown(everywhere) -> None:
     runs: dict[str, list[dict[str, float]]] = {}
     for run in place.mlflow_runs("digits", "confirm"):
         runs.setdefault(f"{run.data.tags['method']} {run.data.tags['config']}", []).append(run.data.metrics)
-    methods, rates, pareto = map(everywhere.drawn, ("methods", "rates", "pareto"))
+    methods, rates = everywhere.drawn("methods"), everywhere.drawn("rates")
     for label, seeds in runs.items():
         found = {name: np.array([one[f"best/test/accuracy_{name}"] for one in seeds]) for name in SUMMARIES}
         mean, *others = (f"{found[name].mean():.4f}" for name in SUMMARIES)
@@ -287,7 +287,6 @@ def test_each_level_is_the_same_wherever_it_is_shown(everywhere) -> None:
             assert f">{found[name].mean():.3f}</text>" in methods
         for name in ("full", "expected"):  # nothing missing; with the odds of the study
             assert f">{found[name].mean():.3f}</text>" in rates
-        assert f">{label.replace(', defaults', ' (= defaults)')}</text>" in pareto
 
 
 def test_each_difference_and_share_is_the_same_wherever_it_is_shown(everywhere) -> None:
@@ -328,8 +327,8 @@ def test_each_difference_and_share_is_the_same_wherever_it_is_shown(everywhere) 
             assert page.values("combinations", label)[place] == pytest.approx(mean)
             assert f">{mean:.2f}</text>" in everywhere.drawn("methods")
         line = everywhere.compared[everywhere.compared.index("accuracy of each combination") :]
-        (values,) = re.findall(rf" {name} ((?:\d\.\d{{4}}\*? ?)+)", line)
-        assert sorted(re.findall(r"\d\.\d{4}", values)) == sorted(f"{mean:.4f}" for mean in means)
+        rows = re.findall(rf" {name[:28]} ((?:\d\.\d{{4}}\*? ?)+)", line)  # the rest of a long name is below it
+        assert sorted(f"{mean:.4f}" for mean in means) in [sorted(re.findall(r"\d\.\d{4}", row)) for row in rows]
 
 
 def test_each_value_of_the_search_is_the_same_wherever_it_is_shown(everywhere) -> None:
