@@ -327,8 +327,8 @@ def test_each_difference_and_share_is_the_same_wherever_it_is_shown(everywhere) 
             assert page.values("combinations", label)[place] == pytest.approx(mean)
             assert f">{mean:.2f}</text>" in everywhere.drawn("methods")
         line = everywhere.compared[everywhere.compared.index("accuracy of each combination") :]
-        rows = re.findall(rf" {name[:28]} ((?:\d\.\d{{4}}\*? ?)+)", line)  # the rest of a long name is below it
-        assert sorted(f"{mean:.4f}" for mean in means) in [sorted(re.findall(r"\d\.\d{4}", row)) for row in rows]
+        found = re.findall(rf" {name[:28]} ((?:\d\.\d{{4}}\*? ?)+)", line)  # the rest of a long name is below it
+        assert sorted(f"{mean:.4f}" for mean in means) in [sorted(re.findall(r"\d\.\d{4}", row)) for row in found]
 
 
 def test_each_value_of_the_search_is_the_same_wherever_it_is_shown(everywhere) -> None:
