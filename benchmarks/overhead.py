@@ -9,7 +9,11 @@ With --no-op N: a study of N trials of one epoch on 32 samples, as many at a tim
 and by study_tune.py (stock Tune, OptunaSearch and Ray's MLflow callback): seconds a trial, training included, over the
 first and the last 100 trials, and the driver's memory at the 100th and at the last.
 
+With --plain: the quick start as `make study` runs it, against its trials by plain Optuna with two processes
+(study_plain.py), in turn.
+
     .venv/bin/python benchmarks/overhead.py
+    .venv/bin/python benchmarks/overhead.py --plain
     .venv/bin/python benchmarks/overhead.py --no-op 1000
 """
 
@@ -22,8 +26,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
+import optuna
 from common import environment, table
 from timed import Timed, read_times
 from watched import Watched, watch
@@ -36,26 +45,96 @@ SIZES = (24, 100)  # trials: the quick start's, and a longer study
 TARGET = 50
 
 
+class Whole(NamedTuple):
+    """Seconds of a study from command to exit, before its first trial, after its last, and of these until the figures
+    and the report are there; the epochs of its trials.
+    """
+
+    wall: float
+    before: float
+    after: float
+    report: float
+    epochs: int
+
+
 def run(script: str, *arguments: object) -> Timed:
     """Run a study in a process of its own."""
     return watched_run(script, *arguments)[0]
 
 
+def whole_run(*command: object) -> Whole:
+    """Run the quick start's study in a process of its own, in a temporary directory."""
+    with study_folder() as (folder, environ):
+        output = folder / "output.txt"
+        with open(output, "wb") as file:
+            started = datetime.now()
+            arguments = [sys.executable, *map(str, command)]
+            code = subprocess.run(arguments, cwd=folder, env=environ, stdout=file, stderr=file, check=False).returncode
+            ended = datetime.now()
+        if code:
+            sys.exit(output.read_text(encoding="utf-8")[-3000:])
+        (database,) = folder.rglob("optuna.db")
+        (study,) = optuna.get_all_study_names(f"sqlite:///{database}")
+        trials = optuna.load_study(study_name=study, storage=f"sqlite:///{database}").trials
+        last = max(trial.datetime_complete for trial in trials)
+        report = database.with_name("report.html")
+        return Whole(
+            (ended - started).total_seconds(),
+            (min(trial.datetime_start for trial in trials) - started).total_seconds(),
+            (ended - last).total_seconds(),
+            report.stat().st_mtime - last.timestamp() if report.exists() else 0.0,
+            sum(len(trial.intermediate_values) for trial in trials),
+        )
+
+
 def watched_run(script: str, *arguments: object) -> tuple[Timed, Watched]:
     """Run a study in a process of its own, in a temporary directory, which is the script's first argument."""
-    with tempfile.TemporaryDirectory(prefix="dmr", ignore_cleanup_errors=True) as name:
-        own = {"RAY_TMPDIR": name, "XDG_CACHE_HOME": name, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
-        environ = {key: value for key, value in os.environ.items() if key not in UNSET} | own
-        command = [sys.executable, str(HERE / script), name, *map(str, arguments)]
-        output = Path(name) / "output.txt"
+    with study_folder() as (folder, environ):
+        command = [sys.executable, str(HERE / script), str(folder), *map(str, arguments)]
+        output = folder / "output.txt"
         with open(output, "wb") as file:
             started = time.time()
-            process = subprocess.Popen(command, cwd=name, env=environ, stdout=file, stderr=file)
+            process = subprocess.Popen(command, cwd=folder, env=environ, stdout=file, stderr=file)
             watched = watch(process)
             wall = time.time() - started
         if process.returncode:
             sys.exit(output.read_text(encoding="utf-8")[-3000:])
-        return read_times(Path(name), wall), watched
+        return read_times(folder, wall), watched
+
+
+@contextmanager
+def study_folder() -> Iterator[tuple[Path, dict[str, str]]]:
+    """A temporary folder for a study, and the environment of its process."""
+    with tempfile.TemporaryDirectory(prefix="dmr", ignore_cleanup_errors=True) as name:
+        own = {"RAY_TMPDIR": name, "XDG_CACHE_HOME": name, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+        yield Path(name), {key: value for key, value in os.environ.items() if key not in UNSET} | own
+
+
+def plain(rounds: int, trials: int, epochs: int) -> None:
+    """`make study` and plain Optuna in turn; which goes first alternates."""
+    study = HERE.parent / "studies" / "digits.yaml"
+    dmr = ["-c", "from dmr.studies.cli import main; main()", "run", study, "--trials", trials]
+    commands = {
+        "DMR": [*dmr, "--set", f"train.epochs={epochs}"],
+        "plain Optuna": [HERE / "study_plain.py", ".", trials, epochs],
+    }
+    runs: dict[str, list[Whole]] = {name: [] for name in commands}
+    for number in range(rounds):
+        for name in list(commands)[:: -1 if number % 2 else 1]:
+            runs[name].append(whole_run(*commands[name]))
+            print(f"round {number + 1} of {rounds}: {name}", runs[name][-1], file=sys.stderr, flush=True)
+    ours, others = runs["DMR"], runs["plain Optuna"]
+    ratios = [a.wall / b.wall for a, b in zip(ours, others, strict=True)]
+    share = statistics.median(one.report / one.wall for one in ours)
+    print(f"{rounds} studies each, in turn, of {trials} trials of at most {epochs} epochs, two at a time; medians.\n")
+    rows = [
+        (name, *(f"{statistics.median(values):.1f}" for values in zip(*of, strict=True))) for name, of in runs.items()
+    ]
+    head = ("", "wall, s", "before the first trial", "after the last", "figures and report", "epochs")
+    print(table(head, rows), end="\n\n")
+    between = f"{min(ratios):.2f}–{max(ratios):.2f}"
+    print(f"`make study` takes {statistics.median(ratios):.2f} ({between}) times as long; target 1.3.")
+    print(f"Figures and report are {share:.0%} of it.")
 
 
 def compare(rounds: int, trials: int, guide_trials: int, epochs: int) -> None:
@@ -145,16 +224,19 @@ def _memory(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, help="4, with --no-op 1")
+    parser.add_argument("--plain", action="store_true", help="instead, against plain Optuna with two processes")
     parser.add_argument("--trials", type=int, default=24, help="of a study of DMR's")
     parser.add_argument("--guide-trials", type=int, default=3, help="of a study of the guide's, at least 2")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="3, with --plain 40")
     parser.add_argument("--no-op", type=int, metavar="N", help="instead, studies of N trials without work")
     given = parser.parse_args()
     print(environment(1, *PACKAGES), flush=True)
     if given.no_op:
         no_op(given.rounds or 1, given.no_op)
+    elif given.plain:
+        plain(given.rounds or 4, given.trials, given.epochs or 40)
     else:
-        compare(given.rounds or 4, given.trials, given.guide_trials, given.epochs)
+        compare(given.rounds or 4, given.trials, given.guide_trials, given.epochs or 3)
 
 
 if __name__ == "__main__":
