@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -10,7 +11,6 @@ from dmr.analysis.results.record_names import CONFIRM, SEARCH, counted, runs_fil
 from dmr.studies.cli.trials_screen import trials_text
 from dmr.studies.driver.local_ray import check_can_start
 from dmr.studies.driver.ray_cluster import check_fits, local_need, measure_need, ray_running
-from dmr.studies.driver.run_study import RunResult, tracking_error_line, tracking_note_lines
 from dmr.studies.driver.try_batches import try_batches
 from dmr.studies.storage.locations import default_tracking_uri
 from dmr.studies.storage.store_passwords import mask_password
@@ -18,6 +18,9 @@ from dmr.studies.storage.study_folder import StageName, StudyFolder
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.trial_outcomes import FAILURES
 from dmr.studies.yaml_io import to_yaml
+
+if TYPE_CHECKING:
+    from dmr.studies.driver.run_study import RunResult
 
 
 def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None:
@@ -59,6 +62,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     """What was found, and the best trials, on standard output; where to look further on standard error. Returns the
     exit code.
     """
+    from dmr.studies.driver.run_study import tracking_error_line, tracking_note_lines
+
     name = plan.study.name
 
     def tell(text: str) -> None:
@@ -71,7 +76,6 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     if result.outcome != "complete":
         tell(f"stopped; go on with: dmr resume {name}")
         return 130 if result.outcome == "interrupted" else 1
-    from dmr.analysis.report.answer import decisive
     from dmr.analysis.results.load_study import load_study
     from dmr.analysis.results.study_results import stage_of
     from dmr.studies.reporting.confirm_table import confirm_table, confirmed_rows
@@ -100,6 +104,8 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     found = finding(results, tested)
     out.print(found.replace("*", "").replace("`", ""), markup=False)
     if tested is not None:
+        from dmr.analysis.report.answer import decisive
+
         out.print()
         out.print(confirm_table(runs, tested))
         for sentence in decisive(both):

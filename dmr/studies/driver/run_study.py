@@ -93,7 +93,6 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
     os.environ.pop("MLFLOW_RUN_ID", None)
     if address is None:
         check_fits(plan, local_need(plan))
-        check_can_start()
     has_run = folder.stores_file.exists()
     ended = False
     with engine_noise_to(folder.log if has_run else Path(os.devnull)):
@@ -103,6 +102,8 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
         if uris.optuna_url != folder.optuna_url:  # before there is a folder
             open_optuna(uris.optuna_url)
     if address is None:
+        if not ended or plan.study.confirm is not None:
+            check_can_start()
         return _drive(plan, folder, uris, has_run, ended)
     with ray_running(address, plan.study.resources.distributed):
         check_fits(plan, measure_need(plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shutil
 import signal
@@ -43,6 +44,8 @@ class StageDriver:
             StudyError: Ray does not start here, or no trial fits it.
         """
         if not self.should_stop() and not self.stage.complete:
+            self.engine.start()
+            importlib.import_module("dmr.studies.driver.tune_hooks")  # and Ray Tune, while Ray starts
             self.engine.wait()
             self.train()
         return self.settle()

@@ -36,9 +36,6 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
 
     Whatever fails here is a warning: the study has its results.
     """
-    from dmr.analysis.figures.trial_heatmap import write_heatmap
-    from dmr.analysis.results.study_results import stage_of
-
     tracker, folder, plan = search_stage.tracker, search_stage.folder, search_stage.plan
     stage: Stage = confirmation or search_stage
     published = None
@@ -48,6 +45,9 @@ def publish(search_stage: SearchStage, confirmation: ConfirmStage | None = None)
         return
     if published == stage.finished and folder.heatmap.exists() and stage.stage not in tracker.outdated:
         return
+    from dmr.analysis.figures.trial_heatmap import write_heatmap
+    from dmr.analysis.results.study_results import stage_of
+
     last = confirmation is not None or plan.study.confirm is None  # nothing comes after it
     with _warned("the heatmap, report and note of the study"):
         both = _load(search_stage)

@@ -8,7 +8,7 @@ modality.
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +18,6 @@ from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.studies.search.ranking import best_first, front
-from dmr.studies.search.schedulers import StudyScheduler, make_scheduler
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.stages.stage import Stage, StartedTrial, ranked_trial
 from dmr.studies.storage.optuna_attributes import (
@@ -41,6 +40,9 @@ from dmr.studies.tracking.tracker import PARENT
 from dmr.without_modalities import value_without_modalities
 
 NO_TRIAL = -1
+
+if TYPE_CHECKING:
+    from dmr.studies.search.schedulers import StudyScheduler
 
 
 class Configuration(NamedTuple):
@@ -148,6 +150,8 @@ class ConfirmStage(Stage):
         return len(self._waiting())
 
     def scheduler(self) -> StudyScheduler:
+        from dmr.studies.search.schedulers import make_scheduler
+
         return make_scheduler("none", Direction.MAX, 1, 1, 2)
 
     def _name(self, run_key: ConfirmRunKey) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -17,7 +17,6 @@ from dmr.studies.errors import StudyError
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
 from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer
-from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler, make_scheduler
 from dmr.studies.stages.stage import BestTrial, Stage, StartedTrial, TrialRecord, ranked_trial
 from dmr.studies.storage.optuna_attributes import DOCUMENT, ENDED, BestValues, best_of, ended_reason
 from dmr.studies.storage.study_folder import StageName, StudyFolder
@@ -28,6 +27,9 @@ from dmr.studies.tracking.provenance import versions
 from dmr.studies.tracking.run_logging import presence_tags, stage_tags
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, TrialOutcome
+
+if TYPE_CHECKING:  # Ray Tune, which a complete study does not need
+    from dmr.studies.search.schedulers import RecordedEpoch, StudyScheduler
 
 log = logging.getLogger("dmr")
 
@@ -124,6 +126,8 @@ class SearchStage(Stage):
         return self.plan.study.budget.model_dump()
 
     def scheduler(self) -> StudyScheduler:
+        from dmr.studies.search.schedulers import make_scheduler
+
         given = self.plan.study.scheduler
         epochs, grace = self.plan.max_epochs, self.plan.grace_epochs
         scheduler = make_scheduler(given.name, self.scheduler_metric[1], epochs, grace, given.reduction_factor)
@@ -132,6 +136,8 @@ class SearchStage(Stage):
 
     def recorded_epochs(self) -> list[RecordedEpoch]:
         """What a scheduler has to be shown again after a restart, in the order in which it came."""
+        from dmr.studies.search.schedulers import RecordedEpoch
+
         blocks = {trial.number: self.proposer.block_of(trial) for trial in self.study.get_trials(deepcopy=False)}
         return [
             RecordedEpoch(epoch.trial, epoch.epoch + 1, epoch.best, blocks[epoch.trial])

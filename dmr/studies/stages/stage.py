@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import optuna
 import torch
@@ -25,7 +25,6 @@ from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.studies.search.ranking import Ranked, ranked
-from dmr.studies.search.schedulers import StudyScheduler
 from dmr.studies.storage.optuna_attributes import BEST, EPOCHS, STOP_REASON, BestValues, objectives_of
 from dmr.studies.storage.retry_queue import RetryQueue
 from dmr.studies.storage.store_passwords import mask_password
@@ -37,6 +36,9 @@ from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, Tested, TrialOutcome, optuna_state
 from dmr.training import EpochReport, RunSettings
+
+if TYPE_CHECKING:
+    from dmr.studies.search.schedulers import StudyScheduler
 
 log = logging.getLogger("dmr")
 
