@@ -21,7 +21,7 @@ from dmr.data.dataset import Modality, MultimodalDataset, Split
 from dmr.encoders.mlp import MLPSettings
 from dmr.training import EpochReport, Run, RunSettings
 
-CASES = {"6 vectors": (6, 512), "3 images": (3, 512), "6 images": (6, 256)}  # modalities, samples of val
+CASES = {"6 vectors": (6, 512), "3 images": (3, 512), "6 images": (6, 512)}  # modalities, samples of val
 WIDTH = 16
 
 

@@ -95,6 +95,7 @@ def evaluate(
 class SplitEvaluation:
     """One pass over a split, in which no batch waits for a GPU; then what is asked of it, as far as it is asked."""
 
+    @torch.no_grad()
     def __init__(
         self,
         network: Network,
@@ -150,7 +151,6 @@ class SplitEvaluation:
             found["variance_error_correlation"] = rank_correlation(mean[met], error)
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
-    @torch.no_grad()
     def _run(self, parts: Sequence[slice], observer: Observer | None) -> None:
         for part, (inputs, labels) in zip(parts, self.batches.stream(map(_positions, parts)), strict=True):
             available = self._available(part)
