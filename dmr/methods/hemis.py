@@ -7,12 +7,13 @@ Letters: M modalities, B samples, K combinations per sample, S positions of a ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from dmr.fusion import FusionModule, count_present, mean_present, present
+from dmr.fusion import FusionModule, FusionTerm, count_present, mean_present, present
 from dmr.methods.base import Components
 from dmr.methods.dropout import Dropout, DropoutSettings
 
@@ -42,6 +43,20 @@ class Moments(FusionModule):
     def forward(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
         projected = [project(f) for project, f in zip(self.project, features, strict=True)]
         return torch.cat(moments(masks, projected), dim=-1)
+
+    @property
+    def is_sum(self) -> bool:
+        return True
+
+    def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
+        """The variance of n values is Σ over pairs of the squares of their differences, over n (n − 1)."""
+        projected = [project(f) for project, f in zip(self.project, features, strict=True)]
+        there = masks.T.float()  # (M, C)
+        count, half = there.sum(0).clamp(min=1), slice(self.width // 2)
+        means = [FusionTerm(f, half, weight / count) for f, weight in zip(projected, there, strict=True)]
+        of_pair, rest = 1.0 / (count * (count - 1)).clamp(min=1), slice(self.width // 2, self.width)
+        pairs = itertools.combinations(zip(projected, there, strict=True), 2)
+        return means + [FusionTerm((f - g).square(), rest, one * two * of_pair) for (f, one), (g, two) in pairs]
 
 
 def moments(masks: Tensor, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,8 @@ from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.heads import HeadNorm, Trunk
 
 NORMS: list[HeadNorm] = ["none", "layer", "batch"]
-NO_SUM = {"dedicated", "hemis", "late_fusion_transformer"}
-OWN_FUSION = {"shaspec", "simmlm"}  # those of the study file are not used
+NO_SUM = {"dedicated", "late_fusion_transformer"}
+OWN_FUSION = {"hemis", "shaspec", "simmlm"}  # those of the study file are not used
 
 MakeNetwork = Callable[..., Any]
 
@@ -84,7 +84,7 @@ def test_a_fixed_variance_is_1(make_network: MakeNetwork) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["dmrnet", "dropout", "shaspec", "simmlm"])
+@pytest.mark.parametrize("name", ["dmrnet", "dropout", "hemis", "shaspec", "simmlm"])
 @torch.no_grad()
 def test_maps_of_samples_with_one_class(make_parts: Callable[..., Components], name: str, norm: HeadNorm) -> None:
     """The mean over positions is taken before an affine map, and after a normalisation."""
