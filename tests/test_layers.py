@@ -250,7 +250,7 @@ encoders = {modality.name: MLPSettings(width=4) for modality in data.modalities}
 run = dict(fusion="concat", select="val/accuracy_mean", select_mode="max", deployment=None, seed=0)
 train = TrainSettings(epochs=3, learning_rate=0.02)
 settings = RunSettings(DMRNetSettings(), encoders, SamplingSettings(), train, **run)
-metrics = fit(data, settings, torch.device("cpu"), Silent()).metrics
+metrics = fit(data, settings, torch.device("cpu"), Silent()).best_metrics
 assert "val/variance_error_correlation" in metrics, metrics
 print(*{name.split(".")[0] for name in sys.modules})
 """
