@@ -1,7 +1,8 @@
 """A whole trial, from its first step to its last checkpoint, at an earlier commit and now.
 
 Both commits train with the same seeds, in turn, each time in a process of its own with what that commit sets for its
-trials' processes; reading data and imports are not counted. Their metrics have to agree. Timed are the quick start's
+trials' processes; reading data and imports, that of torch's compiler
+included, are not counted. Their metrics have to agree. Timed are the quick start's
 digits, three 32×32 images with `cnn` encoders, and six vectors (63 combinations).
 
     .venv/bin/python benchmarks/trial.py                   # 10 minutes
@@ -93,6 +94,7 @@ def train(case: str) -> Trial:
             metrics.append(report.metrics)
 
     torch.set_num_threads(1)
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # loads torch's compiler, as earlier commits do per process
     with tempfile.TemporaryDirectory() as folder:
         reporter = Reporter(Path(folder), ("val/accuracy_mean", Direction("max")))
         thread = threading.Thread(target=fit, args=(dataset, settings, torch.device("cpu"), reporter))

@@ -10,9 +10,7 @@ from typing import Any, Generic, TypeVar
 from dmr.checkpoints import snapshot
 
 R = TypeVar("R")
-PATIENCE_SECONDS = (
-    0.1  # what is saved by then is Python's work rather than the disk's: nothing could be trained meanwhile
-)
+PATIENCE_SECONDS = 0.1  # saving takes this long where it is Python's work, beside which nothing could be trained
 
 
 class Handover(Generic[R]):
