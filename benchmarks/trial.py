@@ -1,9 +1,8 @@
 """A whole trial, from its first step to its last checkpoint, at an earlier commit and now.
 
 Both commits train with the same seeds, in turn, each time in a process of its own with what that commit sets for its
-trials' processes; reading data and imports, that of torch's compiler
-included, are not counted. Their metrics have to agree. Timed are the quick start's
-digits, three 32×32 images with `cnn` encoders, and six vectors (63 combinations).
+trials' processes; reading data and imports, that of torch's compiler included, are not counted. Their metrics have to
+agree. Timed are the quick start's digits, three 32×32 images with `cnn` encoders, and six vectors (63 combinations).
 
     .venv/bin/python benchmarks/trial.py                   # 10 minutes
     .venv/bin/python benchmarks/trial.py --before COMMIT
