@@ -111,11 +111,12 @@ class Checkout(NamedTuple):
 
     def run(self, *arguments: str) -> Any:
         """What a Python process prints that imports `dmr` from this checkout."""
-        found = subprocess.run([sys.executable, *arguments], env=self.environ, check=True, stdout=subprocess.PIPE)
+        command = [sys.executable, *arguments]
+        found = subprocess.run(command, cwd=self.folder, env=self.environ, check=True, stdout=subprocess.PIPE)
         return json.loads(found.stdout)
 
     def trial(self, case: str) -> Trial:
-        where, *found = self.run(__file__, "--train", case)
+        where, *found = self.run(str(Path(__file__).resolve()), "--train", case)
         assert Path(where).is_relative_to(self.folder), f"{where} is not of {self.folder}"
         return Trial(*found)
 
