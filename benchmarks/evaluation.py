@@ -128,7 +128,7 @@ class Evaluator:
         own = os.environ | {"PYTHONPATH": str(checkout)}
         asked = "import json; from dmr.studies.driver.run_study import ENGINE_SETTINGS as s; print(json.dumps(s))"
         told = subprocess.run(
-            [sys.executable, "-c", asked], cwd=checkout, env=own, check=True, capture_output=True, text=True
+            [sys.executable, "-c", asked], cwd=checkout, env=own, check=True, capture_output=True, encoding="utf-8"
         )
         self.settings = {name: v for name, v in json.loads(told.stdout).items() if name.startswith("MALLOC_")}
         self.process = subprocess.Popen(
@@ -136,7 +136,7 @@ class Evaluator:
             env=own | self.settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def ask(self, case: str, chosen: bool) -> dict[str, Any]:

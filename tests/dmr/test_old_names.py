@@ -47,4 +47,4 @@ def test_a_method_with_the_old_names_trains(
     *steps, counts = Old.met
     assert steps
     assert all(fits and task.ndim == 0 for _, fits, task in steps)
-    assert counts.sum() == 18
+    assert counts.sum() == 4 * 18  # combinations per sample

@@ -401,7 +401,7 @@ def test_hardness_sampling_prefers_what_is_hard(
     dataset, counts = make_dataset(2, train=300, signal=3.0), []
     dataset.splits["train"].inputs["b"][:] = np.random.default_rng(0).standard_normal((300, 5))  # no signal in b
     monkeypatch.setattr(DMRNet, "end_epoch", lambda self, epoch, sums: counts.append(sums[2].tolist()))
-    sampling = SamplingSettings("hardness", temperature=0.1, floor=0.1)
+    sampling = SamplingSettings("hardness", combinations_per_sample=1, temperature=0.1, floor=0.1)
     fit(dataset, make_settings(dataset, DMRNetSettings(noise_scale=0.0), sampling, epochs=4), CPU, memory_reporter())
     assert max(counts[0]) < 140
     assert counts[-1][1] > 200

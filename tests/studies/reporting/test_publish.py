@@ -214,7 +214,7 @@ def test_the_documented_filters(start: Callable[..., Study]) -> None:
 
     assert number('metrics."best/val/accuracy_mean" > 0.05 and metrics."best/val/accuracy_worst" <= 1') == 2
     assert number("metrics.`best/val/accuracy/top_left-top_right` > 0") == 2
-    assert number('params."train.learning_rate" = "0.001" and tags.method = "dropout"') == 1  # the file's default
+    assert number('params."train.learning_rate" = "0.002" and tags.method = "dropout"') == 1  # the file's default
     assert number("tags.stop_reason = 'completed' and tags.stage = 'search' and attributes.status = 'FINISHED'") == 2
     digest = searched_inputs(study.plan)[0]["digest"]
     assert number(f"dataset.name = 'digits' and dataset.digest = '{digest}' and dataset.context = 'train'") == 3

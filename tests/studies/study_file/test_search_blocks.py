@@ -25,7 +25,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 RATE = {"log_uniform": [1e-4, 1e-2]}
 BLOCKS: list[dict[str, Any]] = [
     {"model.method": "dmrnet", "train.learning_rate": RATE, "model.kl_weight": {"log_uniform": [1e-5, 1e-1]}},
-    {"name": "released", "model.hard_mode": "released", "train.learning_rate": {"choice": [0.1, 0.001]}},
+    {"name": "released", "model.hard_mode": "released", "train.learning_rate": {"choice": [0.1, 0.002]}},
     {
         "model.method": "dropout",
         "train.learning_rate": {"uniform": [0.0001, 0.5]},
@@ -82,13 +82,13 @@ def test_what_another_block_searches_under_a_condition_is_no_parameter_where_tha
 
 
 def test_the_files_defaults_are_run_once_in_each_block() -> None:
-    own = {"train.learning_rate": 0.001}
+    own = {"train.learning_rate": 0.002}
     assert plan().first == (
         {"block": "dmrnet", "model.kl_weight": 1e-3} | own,
         {"block": "released"} | own,
         {"block": "dropout", "sampling.strategy": "uniform"} | own,
     )
-    more = plan(first=["defaults", {"train.learning_rate": 0.001}])
+    more = plan(first=["defaults", {"train.learning_rate": 0.002}])
     assert len(more.first) == 3
 
 

@@ -86,7 +86,7 @@ def test_anti_spoofing_metrics_need_two_classes() -> None:
         ({"a'b(": 1}, "a'b(: no such key; allowed are ..."),
         ({"x": 1}, "x: no such key; allowed are name, experiment, seed, dataset, model, ..."),
         ({"train": {"epohcs": 3}}, "train.epohcs: no such key; did you mean epochs?"),
-        ({"train": {"zzz": 3}}, "train.zzz: no such key; allowed are epochs, batch_size, ..."),
+        ({"train": {"zzz": 3}}, "train.zzz: no such key; allowed are epochs, evaluate_every, ..."),
         ({"sampling": {"stragety": "uniform"}}, "sampling.stragety: no such key; did you mean strategy?"),
         ({"budget": {"trails": 3}}, "budget.trails: no such key; did you mean trials?"),
         ({"objective": [{"metrc": ACCURACY}]}, "objective[0].metrc: no such key; did you mean metric?"),

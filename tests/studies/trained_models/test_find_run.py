@@ -21,6 +21,7 @@ from dmr.studies.yaml_io import to_yaml
 DOCUMENT = {
     "name": "s",
     "dataset": {"name": "digits"},
+    "train": {"learning_rate": 0.001},
     "search": {"train.learning_rate": {"uniform": [0.001, 0.009]}},
     "seed": 5,
 }
