@@ -261,10 +261,9 @@ def test_a_trial_after_others_in_the_same_process_is_the_same_trial_alone_to_the
         "sampling.strategy": "bernoulli",
         "sampling.keep_prob": 0.5,
     }
-    scheduler = {"name": "asha", "grace_epochs": 3}
     for name, first in (("last", ["defaults", point]), ("alone", [point])):
         budget = {"trials": len(first)}
-        workplace.write(name, resources={"concurrent": 1}, scheduler=scheduler, first=first, budget=budget)
+        workplace.write(name, resources={"concurrent": 1}, scheduler={"name": "none"}, first=first, budget=budget)
         workplace.run("run", f"{name}.yaml")
     _, last = workplace.mlflow_runs("last")
     (alone,) = workplace.mlflow_runs("alone")
