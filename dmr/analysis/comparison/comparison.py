@@ -153,8 +153,13 @@ def chosen(search: StudyResults, entries: Sequence[Entry]) -> Entry:
     """Of these configurations, what the search put first on val. Not the best on test: to choose among many by test
     and then report its test value is to report luck as well.
     """
+    return best_on_val(search, entries)[0]
+
+
+def best_on_val(search: StudyResults, entries: Sequence[Entry]) -> list[Entry]:
+    """These configurations of a study in the order of its search."""
     ranks = {trial: rank for rank, trial in enumerate(trial_values(search).index)}
-    return min(entries, key=lambda entry: (ranks.get(entry.trial, len(ranks)), not entry.is_best, entry.trial))
+    return sorted(entries, key=lambda entry: (ranks.get(entry.trial, len(ranks)), not entry.is_best, entry.trial))
 
 
 def compared(both: StudyResults, samples: Callable[[str], Samples | None]) -> tuple[Comparison | None, str]:

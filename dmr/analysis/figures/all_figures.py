@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from dmr.analysis.comparison.comparison import Comparison, chosen
+from dmr.analysis.comparison.comparison import Comparison, best_on_val, chosen
 from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures.class_heatmap import class_table, read_combinations
 from dmr.analysis.figures.combination_heatmap import draw_heatmap
@@ -169,11 +169,11 @@ def _variance(
 def _best_runs(
     search: StudyResults, confirm: StudyResults | None, comparison: Comparison | None
 ) -> Iterator[tuple[str, str]]:
-    """A run of each method, best first, and what it is in words."""
+    """A run of each method, best on val first, and what it is in words."""
     seen = set()
     if confirm is not None and comparison is not None:
-        for entry in comparison.entries:
-            if entry.method not in seen and entry.study == search.study:
+        for entry in best_on_val(search, [entry for entry in comparison.entries if entry.study == search.study]):
+            if entry.method not in seen:
                 seen.add(entry.method)
                 yield entry.run_ids[0], f"{entry.label}, one seed ({entry.seeds[0]})"
     early = stopped_trials(search)

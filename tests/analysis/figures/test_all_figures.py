@@ -140,6 +140,15 @@ def subtitles(figure: Figure) -> str:
     return " ".join(" ".join(drawn_texts(figure)).split())
 
 
+def test_the_variance_is_that_of_what_val_put_first(make_study: Make, make_comparison: Make) -> None:
+    study = make_study(SHORT[:2], [[0.5, 0.5, 0.5], [0.6, 0.6, 0.6]])
+    entries = {"dmrnet best 2": [[0.9, 0.9, 0.9]], "dmrnet best 1": [[0.8, 0.8, 0.8]]}  # of trials 0 and 1
+    comparison = make_comparison(SHORT[:2], entries, "dmrnet best 1")
+    found = study_figures(study, stage_of(study, "confirm"), comparison, artifacts(SHORT[:2]))
+    (variance,) = [one.figure for one in found if isinstance(one, Drawn) and one.name == "variance"]
+    assert "dmrnet best 1, one seed (1)" in subtitles(variance)
+
+
 def test_each_figure_says_how_many_combinations_it_covers(make_study: Make) -> None:
     """No sample has `ir` alone."""
     draw = np.random.default_rng(0)
