@@ -109,7 +109,7 @@ class _Kept:
 
     def save(self, state: dict[str, Any], is_best: bool) -> None:
         if is_best:
-            self.network = {key: value.clone() for key, value in state["network"].items()}
+            self.network = state["network"]
 
     def report(self, report: EpochReport) -> None:
         pass

@@ -81,14 +81,18 @@ def encode(network: Network, dataset: MultimodalDataset, batches: Batches, combi
         network.encode(batches.take(torch.arange(part.start, part.stop))[0])
 
 
+def arguments_of(dataset: MultimodalDataset, method: str) -> tuple[Network, MultimodalDataset, Batches, Combinations]:
+    """Those of `evaluate`, with a fresh network of a method."""
+    torch.manual_seed(0)
+    network = build_network(dataset, image_settings(dataset, method))
+    batches = Batches(dataset.splits["val"], torch.device("cpu"))
+    return network, dataset, batches, all_combinations(dataset.modality_names)
+
+
 def four_modalities(repetitions: int, samples: int) -> str:
-    dataset = images(MODALITIES, train=128, val=samples)
-    combinations = all_combinations(dataset.modality_names)
-    rows = []
+    dataset, rows = images(MODALITIES, train=128, val=samples), []
     for method in METHODS_TIMED:
-        torch.manual_seed(0)
-        network = build_network(dataset, image_settings(dataset, method))
-        arguments = (network, dataset, Batches(dataset.splits["val"], torch.device("cpu")), combinations)
+        arguments = arguments_of(dataset, method)
         ours, theirs = evaluate(*arguments), one_pass_a_combination(*arguments)
         for name in ours:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
@@ -103,20 +107,16 @@ def four_modalities(repetitions: int, samples: int) -> str:
 
 
 def six_modalities(repetitions: int, samples: int) -> str:
-    dataset = images(6, train=128, val=samples)
-    combinations = all_combinations(dataset.modality_names)
-    rows = []
+    dataset, rows = images(6, train=128, val=samples), []
     for method in METHODS_TIMED:
-        torch.manual_seed(0)
-        network = build_network(dataset, image_settings(dataset, method))
-        arguments = (network, dataset, Batches(dataset.splits["val"], torch.device("cpu")), combinations)
+        arguments = arguments_of(dataset, method)
         once, all_of_them = interleaved(
             lambda _, given=arguments: encode(*given),
             lambda _, given=arguments: evaluate(*given),
             repetitions,
             warm_up=1,
         )
-        target = f"≤ {MOST_PASSES}" if network.method.summed() is not None else ""
+        target = f"≤ {MOST_PASSES}" if arguments[0].method.summed() is not None else ""
         rows.append((method, milliseconds(once), milliseconds(all_of_them), ratio(once, all_of_them), target))
     return table(("method", "encoders once, ms", "63 combinations, ms", "encoder passes", "target"), rows)
 

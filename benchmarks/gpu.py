@@ -31,7 +31,7 @@ from gpu_parts.correctness import (
     Difference,
     augmented,
     checked_settings,
-    convolutions_in_tf32,
+    cudnn,
     difference,
     repeated,
     streamed,
@@ -108,7 +108,7 @@ def part_equality(device: torch.device, tiny: bool) -> None:
             for method in methods:
                 found: list[float] = []
                 for dataset in datasets.values():
-                    with convolutions_in_tf32(tf32):
+                    with cudnn(allow_tf32=tf32):
                         found += difference(dataset, checked_settings(dataset, method, 1, **train), device)
                 yield how, method, *(f"{value:.0e}" for value in found)
 

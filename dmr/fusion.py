@@ -42,6 +42,12 @@ def count_present(masks: Tensor, features: Tensor) -> Tensor:
     return masks.sum(-1).clamp(min=1).reshape(*masks.shape[:2], *[1] * (features.ndim - 1))
 
 
+def mean_weights(masks: Tensor) -> Tensor:
+    """(M, C) of each modality in the mean over those present, in the combinations `masks` (C, M)."""
+    there = masks.T.float()
+    return there / there.sum(0).clamp(min=1)
+
+
 class FusionTerm(NamedTuple):
     """What a fusion that is a weighted sum adds to some of its columns."""
 
@@ -116,7 +122,6 @@ class Fusion(FusionModule):
     def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
         if self.kind == "concat":
             return concat_terms(features, masks)
-        weights = masks.T.float()
         projected = [project(f) for project, f in zip(self.project, features, strict=True)]
         everywhere = [slice(None)] * len(projected)
-        return list(map(FusionTerm, projected, everywhere, weights / weights.sum(0).clamp(min=1)))
+        return list(map(FusionTerm, projected, everywhere, mean_weights(masks)))

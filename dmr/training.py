@@ -82,7 +82,7 @@ class Reporter(Protocol):
 
     def save(self, state: dict[str, Any], is_best: bool) -> None:
         """Keep the state after an epoch; `is_best` if the checkpoint is chosen at this epoch, so far. Called by another
-        thread: where it takes long the next epoch begins meanwhile.
+        thread, with a copy on the CPU: where it takes long the next epoch begins meanwhile.
         """
 
     def report(self, report: EpochReport) -> None:

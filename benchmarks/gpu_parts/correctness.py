@@ -176,14 +176,18 @@ def noise_of_the_cpu() -> Iterator[None]:
 
 
 @contextmanager
-def convolutions_in_tf32(allowed: bool) -> Iterator[None]:
-    """torch allows them to be by default, but no other product."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
+def cudnn(**flags: bool) -> Iterator[None]:
+    """Flags of torch.backends.cudnn: `allow_tf32`, which convolutions use by default and no other product, and
+    `deterministic`, so that their gradients are added up in the same order each time.
+    """
+    before = {name: getattr(torch.backends.cudnn, name) for name in flags}
     try:
+        for name, value in flags.items():
+            setattr(torch.backends.cudnn, name, value)
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for name, value in before.items():
+            setattr(torch.backends.cudnn, name, value)
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------
@@ -282,20 +286,9 @@ class Repeated(NamedTuple):
 
 
 def repeated(dataset: MultimodalDataset, settings: RunSettings, device: torch.device) -> Repeated:
-    with convolutions_in_one_order():
+    with cudnn(deterministic=True):
         run, again = (trained(dataset, settings, device) for _ in range(2))
         return Repeated(run, again, trained(dataset, settings, device, run.states[0]))
-
-
-@contextmanager
-def convolutions_in_one_order() -> Iterator[None]:
-    """Gradients of convolutions are added up in the same order each time."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
 
 
 def checked_settings(dataset: MultimodalDataset, method: str, epochs: int, **train: Any) -> RunSettings:

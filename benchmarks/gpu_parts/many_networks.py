@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from common import images, noise, run_settings, steady, wait
-from gpu_parts.correctness import convolutions_in_tf32
+from gpu_parts.correctness import cudnn
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
@@ -196,7 +196,7 @@ def row(job: Job, processes: Processes) -> tuple[object, ...]:
     gradients are from those of one network alone.
     """
     trials = Trials(job)
-    with convolutions_in_tf32(False):
+    with cudnn(allow_tf32=False):
         difference = trials.difference()
     alone, together = trials.seconds(trials.one_after_the_other), trials.seconds(trials.together)
     shared = processes.seconds(job) if job.networks >= processes.count else None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dmr.fusion import FusionModule, FusionTerm, count_present, mean_present, present
+from dmr.fusion import FusionModule, FusionTerm, count_present, mean_present, mean_weights, present
 from dmr.methods.base import Components
 from dmr.methods.dropout import Dropout, DropoutSettings
 
@@ -51,10 +51,10 @@ class Moments(FusionModule):
     def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
         """The variance of n values is Σ over pairs of the squares of their differences, over n (n − 1)."""
         projected = [project(f) for project, f in zip(self.project, features, strict=True)]
-        there = masks.T.float()  # (M, C)
-        count, half = there.sum(0).clamp(min=1), slice(self.width // 2)
-        means = [FusionTerm(f, half, weight / count) for f, weight in zip(projected, there, strict=True)]
-        of_pair, rest = 1.0 / (count * (count - 1)).clamp(min=1), slice(self.width // 2, self.width)
+        there, half, rest = masks.T.float(), slice(self.width // 2), slice(self.width // 2, self.width)  # (M, C)
+        means = [FusionTerm(f, half, weight) for f, weight in zip(projected, mean_weights(masks), strict=True)]
+        count = there.sum(0)
+        of_pair = 1.0 / (count * (count - 1)).clamp(min=1)
         pairs = itertools.combinations(zip(projected, there, strict=True), 2)
         return means + [FusionTerm((f - g).square(), rest, one * two * of_pair) for (f, one), (g, two) in pairs]
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dmr.distributed.ranks import BatchShard
-from dmr.fusion import FusionModule, FusionTerm, mean_present, present
+from dmr.fusion import FusionModule, FusionTerm, mean_present, mean_weights, present
 from dmr.losses import masked_mean
 from dmr.methods.base import Components, MaskedBatch, StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
@@ -100,8 +100,7 @@ class SharedSpecific(FusionModule):
 
     def terms(self, features: Sequence[Tensor], masks: Tensor) -> list[FusionTerm]:
         shared, specific = self.split(features)
-        there = masks.T.float()  # (M, C)
-        of_mean = there / there.sum(0).clamp(min=1)
+        there, of_mean = masks.T.float(), mean_weights(masks)  # (M, C)
         terms = []
         for m, (one, own) in enumerate(zip(shared, specific, strict=True)):
             columns = slice(m * self.own, (m + 1) * self.own)

@@ -53,7 +53,7 @@ def make(checks: ModuleType) -> Make:
 @pytest.fixture
 def gpu(checks: ModuleType) -> Iterator[None]:
     """Convolutions in float32, as on a CPU."""
-    with checks.convolutions_in_tf32(False):
+    with checks.cudnn(allow_tf32=False):
         yield
 
 

@@ -187,8 +187,7 @@ def _complete_values(results: StudyResults) -> tuple[pd.DataFrame, Combinations,
     every = all_combinations(results.modalities)
     members = tuple(m for m, name in zip(every.members, every.names, strict=True) if name in values)
     early = len(found) - len(values)
-    others = f" trained to their end ({early} stopped early {'is' if early == 1 else 'are'} left out)" if early else ""
-    return values, Combinations(every.modalities, members), others
+    return values, Combinations(every.modalities, members), style.complete_trials_text(early)
 
 
 def draw_rates(table: RateTable) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dmr.analysis.comparison.entries import covered_words
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.parameter_effects import SEED, left_out_text, parameter_effects
+from dmr.analysis.figures.style import complete_trials_text
 from dmr.analysis.results.study_results import StudyResults, methods_of
 from dmr.analysis.statistics import SIGNIFICANCE
 
@@ -23,14 +24,9 @@ def parameter_table(results: StudyResults) -> HeatmapTable:
     ]
     metric, objective = results.main_metric, results.objectives[0]["metric"]
     within = " within each method" if methods_of(results).nunique() > 1 else ""
-    others = (
-        f" trained to their end ({effects.stopped} stopped early {'is' if effects.stopped == 1 else 'are'} left out)"
-        if effects.stopped
-        else ""
-    )
     notes = [
-        f"data {results.dataset}, split val; {effects.count} trials{others}, one seed each; "
-        f"{covered_words(results, effects.values.shape[1])} combinations",
+        f"data {results.dataset}, split val; {effects.count} trials{complete_trials_text(effects.stopped)}, one seed "
+        f"each; {covered_words(results, effects.values.shape[1])} combinations",
         f"rank correlation of the parameter with {metric}{within}, in the trials that have it, of methods in which it "
         f"varies; nearly grey where p > {SIGNIFICANCE:g}, each cell by itself",
     ]

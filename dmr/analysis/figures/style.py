@@ -173,6 +173,11 @@ def seeds_text(counts: Sequence[int]) -> str:
     return ("one seed" if low == 1 else f"{low} seeds") if low == high else f"{low} to {high} seeds"
 
 
+def complete_trials_text(early: int) -> str:
+    """What to say behind `trials` where those that were stopped `early` are left out."""
+    return f" trained to their end ({early} stopped early {'is' if early == 1 else 'are'} left out)" if early else ""
+
+
 def number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
