@@ -53,18 +53,20 @@ def noise(kind: Kind, shapes: Sequence[tuple[int, ...]], train: int, val: int) -
 
 
 def image_settings(dataset: MultimodalDataset, method: str) -> RunSettings:
-    """The defaults of the study file: `cnn` encoders of width 64, batches of 64, uniform sampling."""
+    """As `run_settings`, with `cnn` encoders of width 64 and batches of 64."""
     return run_settings(dataset, METHODS[method].Settings(), CNNSettings(), batch_size=64)
 
 
 def run_settings(
     dataset: MultimodalDataset, method: MethodSettings, encoder: EncoderSettings | None = None, **train: Any
 ) -> RunSettings:
-    """The defaults of the study file but for keys of `train`; without `encoder` the default ones of the modalities."""
+    """The defaults of the study file but for one combination per sample, drawn uniformly, and keys of `train`; without
+    `encoder` the default ones of the modalities.
+    """
     return RunSettings(
         method=method,
         encoders={m.name: encoder or default_encoder(m, dataset.task) for m in dataset.modalities},
-        sampling=SamplingSettings(),
+        sampling=SamplingSettings(combinations_per_sample=1),
         train=TrainSettings(**train),
         fusion="concat",
         select=f"val/{MAIN_METRICS[dataset.task]}_mean",

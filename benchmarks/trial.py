@@ -83,7 +83,8 @@ def train(case: str) -> Trial:
 
     dataset = {"digits": digits, "images": lambda: images(3, 512, 512), "vectors": vectors}[case]()
     settings = image_settings(dataset, "dmrnet")
-    settings = replace(settings, train=replace(settings.train, epochs=CASES[case].epochs))
+    train = replace(settings.train, epochs=CASES[case].epochs, learning_rate=1e-3, weight_decay=1e-3)
+    settings = replace(settings, train=train)
     if case != "images":
         settings = replace(settings, encoders={m.name: default_encoder(m) for m in dataset.modalities})
     metrics: list[dict[str, float]] = []
