@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dmr.studies.study_file.mistakes import InvalidStudy, Mistake, invalid, short
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.trial import BaseTrial
 
 RANGES = ("uniform", "log_uniform", "int", "log_int")
 KINDS = (*RANGES, "choice")
@@ -68,7 +68,7 @@ class Parameter:
         low, high = self.values
         return min(low + self.step * round((value - low) / self.step), high) if self.step else float(value)
 
-    def suggest(self, trial: optuna.Trial) -> Any:
+    def suggest(self, trial: BaseTrial) -> Any:
         if self.kind == "choice":
             return trial.suggest_categorical(self.optuna_name, self.values)
         low, high = self.values
@@ -107,7 +107,7 @@ class Space:
     def keys(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(parameter.key for parameter in self.parameters))
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Values of the keys that are active at this point."""
         point: dict[str, Any] = {}
         for parameter in self.parameters:
