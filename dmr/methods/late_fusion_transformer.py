@@ -63,5 +63,13 @@ class TokenFusion(FusionModule):
         sequence, missing = sequence.flatten(0, -3), missing.flatten(0, -2)
         if not len(sequence):  # torch's attention takes no empty batch: one row, which is cut off
             sequence, missing = functional.pad(sequence, (0, 0, 0, 0, 0, 1)), functional.pad(missing, (0, 0, 0, 1))
-        out: Tensor = self.encoder(sequence, src_key_padding_mask=missing)
-        return out[: math.prod(shape[:-1]), 0].view(shape)
+        for layer in self.encoder.layers[:-1]:
+            sequence = layer(sequence, src_key_padding_mask=missing)
+        last: Any = self.encoder.layers[-1]  # of which the class token alone is needed
+        normed = last.norm1(sequence)
+        attended, _ = last.self_attn(normed[:, :1], normed, normed, key_padding_mask=missing, need_weights=False)
+        token = sequence[:, 0] + attended[:, 0]
+        token = token + last.linear2(last.activation(last.linear1(last.norm2(token))))
+        assert self.encoder.norm is not None
+        out: Tensor = self.encoder.norm(token)
+        return out[: math.prod(shape[:-1])].view(shape)
