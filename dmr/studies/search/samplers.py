@@ -158,15 +158,17 @@ class Proposer:
 
     def _propose(self, trials: list[FrozenTrial]) -> Proposal | None:
         """The next trial's point: of the block with the fewest trials."""
+        if not self.has_blocks:
+            return self._new_point(0, trials, len(trials))
         trial_blocks = [self.block_of(trial) for trial in trials]
         order = sorted(range(len(self.blocks)), key=lambda n: (trial_blocks.count(self.blocks[n].label), n))
         allowed = shares(self.budget, len(self.blocks))
         for n in order:
             block = self.blocks[n]
-            if self.has_blocks and trial_blocks.count(block.label) >= allowed[n]:
+            if trial_blocks.count(block.label) >= allowed[n]:
                 continue
             own = [
-                self._alone(trial, block)
+                self._alone(trial, f"{block.label}/")
                 for trial, label in zip(trials, trial_blocks, strict=True)
                 if label == block.label
             ]
@@ -175,11 +177,10 @@ class Proposer:
                 return proposal._replace(point=block.whole(proposal.point))
         return None
 
-    def _alone(self, trial: FrozenTrial, block: SearchBlock) -> FrozenTrial:
-        """A trial as it would be in a study of its block alone."""
-        if block.label is None:
-            return trial
-        alone, prefix = copy.copy(trial), f"{block.label}/"
+    @staticmethod
+    def _alone(trial: FrozenTrial, prefix: str) -> FrozenTrial:
+        """A trial as it would be in a study of its block alone, whose keys have no `prefix`."""
+        alone = copy.copy(trial)
         for name in ("params", "distributions"):
             values = getattr(trial, name).items()
             setattr(alone, name, {key.removeprefix(prefix): v for key, v in values if key.startswith(prefix)})
