@@ -6,13 +6,14 @@ anything is started; 130 Ctrl-C.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
@@ -22,6 +23,8 @@ from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+P = ParamSpec("P")
 
 app = typer.Typer(
     name="dmr",
@@ -99,6 +102,22 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         return wrapper
 
     return register
+
+
+def collecting_later(function: Callable[P, int]) -> Callable[P, int]:
+    """A command that starts without Python's search for garbage, a quarter of the time in which a study's packages are
+    imported. The driver begins it before the first trial.
+    """
+
+    @wraps(function)
+    def started(*args: P.args, **kwargs: P.kwargs) -> int:
+        gc.disable()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            gc.enable()
+
+    return started
 
 
 def _working_directory() -> Path:

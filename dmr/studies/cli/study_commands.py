@@ -19,6 +19,7 @@ from dmr.studies.cli.app import (
     StorageOption,
     StudyFileArgument,
     TrialsOption,
+    collecting_later,
     command,
     stderr_console,
 )
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 @command("run")
+@collecting_later
 def run(
     study: StudyFileArgument,
     overrides: SetOption = None,
@@ -58,6 +60,7 @@ def run(
 
 
 @command("resume")
+@collecting_later
 def resume(
     name: NameArgument,
     trials: TrialsOption = None,
@@ -78,6 +81,7 @@ def resume(
 
 
 @command("confirm")
+@collecting_later
 def confirm(
     name: NameArgument,
     top: Annotated[

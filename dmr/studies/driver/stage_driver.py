@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import shutil
@@ -47,6 +48,7 @@ class StageDriver:
             self.engine.start()
             importlib.import_module("dmr.studies.driver.tune_hooks")  # and Ray Tune, while Ray starts
             self.engine.wait()
+            gc.enable()  # `dmr run` starts without
             self.train()
         return self.settle()
 
