@@ -110,9 +110,9 @@ class Proposer:
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """The next trial, RUNNING in the storage, and its point; None where every point of the space was tried."""
         trials = self.study.get_trials(deepcopy=False)
-        # with blocks the points of trials that wait are drawn already
-        self.study.sampler = make_sampler("random", 0) if self.has_blocks else self._sampler(len(trials))
         if any(trial.state == TrialState.WAITING for trial in trials):
+            # with blocks its point is drawn already
+            self.study.sampler = make_sampler("random", 0) if self.has_blocks else self._sampler(len(trials))
             trial = self.study.ask()
             return trial, self.space.suggest(trial)
         proposal = self._propose(trials)
