@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from dmr.analysis.garbage import no_collecting
 from dmr.analysis.results.artifacts import stored_artifact
 from dmr.analysis.results.record_names import (
     COLUMNS,
@@ -146,7 +145,7 @@ def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
     """Oldest run first: those that begin meanwhile come last, and no page shows again what one before it had."""
     token = None
     while True:
-        with _no_collecting():
+        with no_collecting():  # a page is 10⁵ objects: looking for cycles among them takes two thirds of the time
             page = client.search_runs(
                 ids, wanted, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
             )
@@ -154,18 +153,6 @@ def _pages(client: Any, ids: list[str], wanted: str) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-@contextmanager
-def _no_collecting() -> Iterator[None]:
-    """A page is 10⁵ objects, and looking for cycles among them, again and again, would take two thirds of the time."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _run_row(run: Any, searched: tuple[str, ...]) -> tuple[Any, ...]:

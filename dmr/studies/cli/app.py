@@ -6,14 +6,14 @@ anything is started; 130 Ctrl-C.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,8 +23,6 @@ from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-P = ParamSpec("P")
 
 app = typer.Typer(
     name="dmr",
@@ -74,19 +72,26 @@ LabelsOption = Annotated[
 NoTitleOption = Annotated[bool, typer.Option("--no-title", help="Figures without title and subtitle, for papers.")]
 
 
-def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2."""
+def command(
+    name: str, to: typer.Typer = app, drives_study: bool = False
+) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command that returns its exit code; a StudyError is shown as lines, with exit code 2. One that
+    `drives_study` imports much: Python looks for no garbage then, until the driver lets it before the first trial.
+    """
 
     def register(function: Callable[..., int | None]) -> Callable[..., None]:
         @to.command(name)
         @wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> None:
+            from dmr.analysis.garbage import no_collecting
+
             try:
                 check_working_directory(_working_directory())
                 if os.getcwd() not in sys.path:  # where a user's own method or encoder, `module:Class`, is found
                     sys.path.append(os.getcwd())
                 paths = {key: user_path(value) for key, value in kwargs.items() if isinstance(value, Path)}
-                code = function(*args, **(kwargs | paths))
+                with no_collecting() if drives_study else nullcontext():
+                    code = function(*args, **(kwargs | paths))
             except StudyError as error:
                 for line in error.lines:
                     sys.stderr.write(line + "\n")
@@ -102,22 +107,6 @@ def command(name: str, to: typer.Typer = app) -> Callable[[Callable[..., int | N
         return wrapper
 
     return register
-
-
-def collecting_later(function: Callable[P, int]) -> Callable[P, int]:
-    """A command that starts without Python's search for garbage, a quarter of the time in which a study's packages are
-    imported. The driver begins it before the first trial.
-    """
-
-    @wraps(function)
-    def started(*args: P.args, **kwargs: P.kwargs) -> int:
-        gc.disable()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            gc.enable()
-
-    return started
 
 
 def _working_directory() -> Path:

@@ -5,6 +5,7 @@ Imports are inside the commands, so that `--help` costs nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -27,6 +28,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    finally:
+        gc.freeze()  # or Python looks for garbage among all that was imported before it ends
 
 
 def _open_closed_streams() -> None:

@@ -19,7 +19,6 @@ from dmr.studies.cli.app import (
     StorageOption,
     StudyFileArgument,
     TrialsOption,
-    collecting_later,
     command,
     stderr_console,
 )
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from dmr.studies.study_file.plan import StudyPlan
 
 
-@command("run")
-@collecting_later
+@command("run", drives_study=True)
 def run(
     study: StudyFileArgument,
     overrides: SetOption = None,
@@ -59,8 +57,7 @@ def run(
     return _run(plan, folder, _address(address), same_data)
 
 
-@command("resume")
-@collecting_later
+@command("resume", drives_study=True)
 def resume(
     name: NameArgument,
     trials: TrialsOption = None,
@@ -80,8 +77,7 @@ def resume(
     return _run(make_plan(document, str(folder.study_file)), folder, _address(address), same_data)
 
 
-@command("confirm")
-@collecting_later
+@command("confirm", drives_study=True)
 def confirm(
     name: NameArgument,
     top: Annotated[

@@ -5,6 +5,7 @@ died, gives the nodes to nobody else meanwhile, and a cluster that grows on dema
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,7 +19,9 @@ ANSWER_SECONDS = 5.0
 
 def withdraw_requests(groups: Path, live: Collection[int]) -> None:
     """Withdraw what worker groups asked for, except the latest group of each trial that runs."""
-    import ray
+    if "ray" not in sys.modules:  # a complete study does not need it
+        return
+    import ray  # which may still be going on, in another thread
 
     if not ray.is_initialized():  # before the first trial, on a Ray that is started here: it knows of none
         return

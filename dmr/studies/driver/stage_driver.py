@@ -48,7 +48,7 @@ class StageDriver:
             self.engine.start()
             importlib.import_module("dmr.studies.driver.tune_hooks")  # and Ray Tune, while Ray starts
             self.engine.wait()
-            gc.enable()  # `dmr run` starts without
+            gc.enable()  # `dmr run` starts without, since it imports much
             self.train()
         return self.settle()
 

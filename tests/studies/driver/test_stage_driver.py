@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
+from dmr.analysis.garbage import no_collecting
 from dmr.studies.driver import ray_cluster
 from dmr.studies.driver.ray_cluster import Need, StudyRay
 from dmr.studies.driver.stage_driver import StageDriver
@@ -39,3 +42,13 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         pytest.raises(StudyError, match=r"needs 4 CPUs .* there are 2 CPUs .* can ever run here"),
     ):
         StageDriver(stage, SimpleNamespace(), engine).run()  # type: ignore[arg-type]
+
+
+def test_garbage_is_looked_for_while_trials_run() -> None:
+    driver = MagicMock(should_stop=lambda: False)
+    driver.stage.complete = False
+    driver.train = MagicMock(side_effect=lambda: seen.append(gc.isenabled()))
+    seen: list[bool] = []
+    with no_collecting():
+        StageDriver.run(driver)
+    assert seen == [True]
