@@ -209,7 +209,7 @@ def _costs(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
     own = a_trial([watched.at(end, watched.processor) for end in ends])
     processor = (f"{seconds[0]:.3f}", f"{seconds[1]:.3f}", f"{own[0]:.3f}, {own[1]:.3f}")
     training = f"{1000 * statistics.median(study.training):.0f}"
-    return f"{first:.3f}", f"{last:.3f}", "< 0.25", f"{last / first:.2f}", *processor, training, f"{study.around:.1f}"
+    return f"{first:.3f}", f"{last:.3f}", "≤ 0.10", f"{last / first:.2f}", *processor, training, f"{study.around:.1f}"
 
 
 def _memory(study: Timed, watched: Watched, stretch: int) -> tuple[object, ...]:
