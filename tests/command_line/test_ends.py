@@ -31,7 +31,7 @@ def faulty(workplace, objectives="one", **changes):
     )
 
 
-@pytest.fixture(scope="module", params=["one", "two"])
+@pytest.fixture(scope="module", params=["one", pytest.param("two", marks=pytest.mark.long)])
 def failing(request, tmp_path_factory, make_workplace):
     """A study with a trial of every fault; yields the workplace, its screen, and the fault's position."""
     from types import SimpleNamespace
@@ -44,7 +44,7 @@ def failing(request, tmp_path_factory, make_workplace):
         first=[{"model.fault": fault} for fault in FAULTS],
         budget={"trials": len(FAULTS)},
         retries=1,
-        train__epoch_minutes=0.3,
+        train__epoch_minutes=0.15,
     )
     done = place.dmr("run", "small.yaml")
     assert done.returncode == 0, done.stderr
@@ -103,7 +103,7 @@ def test_failed_trials_are_a_line_and_no_trial_is_lost(failing):
 
 @pytest.mark.parametrize("objectives", ["one", pytest.param("two", marks=pytest.mark.long)])
 def test_the_time_budget_ends_running_trials(workplace, objectives):
-    faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.75})
+    faulty(workplace, objectives, search={}, train__epochs=1000, model__slow=0.5, budget={"trials": 2, "minutes": 0.5})
     done = workplace.dmr("run", "small.yaml")
     (trial,) = workplace.optuna_trials()
     (run,) = workplace.mlflow_runs()

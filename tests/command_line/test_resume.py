@@ -104,7 +104,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(workplace):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_interrupted_and_resumed_is_the_same_to_the_last_digit(workplace, every):
     """With the evaluations between which it is killed, and what the scheduler makes of them."""
     changes = {

@@ -70,7 +70,7 @@ def wheel_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.with_name("dmr")
 
 
-@pytest.fixture(params=["editable", "wheel"])
+@pytest.fixture(params=[pytest.param("editable", marks=pytest.mark.long), "wheel"])
 def place(request: pytest.FixtureRequest, workplace: Any) -> Any:
     if request.param == "wheel":
         workplace.command = (request.getfixturevalue("wheel_command"),)
