@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis
 import numpy as np
@@ -54,6 +55,54 @@ def read_page() -> Callable[[str], Any]:
     """Parse a report: see pages.py."""
     read: Callable[[str], Any] = runpy.run_path(str(Path(__file__).with_name("pages.py")))["Page"]
     return read
+
+
+class S3(NamedTuple):
+    """An empty bucket, and the environment in which it is found."""
+
+    bucket: str
+    environment: dict[str, str]
+
+    def put(self, folder: Path, prefix: str) -> str:
+        """Put the files of a folder below a prefix; the URL of that."""
+        from dmr.object_storage.store import ObjectStore
+
+        store = ObjectStore(f"s3://{self.bucket}/{prefix}")
+        for file in folder.rglob("*"):
+            if file.is_file():
+                store.upload(file.relative_to(folder).as_posix(), file)
+        return store.url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """A local imitation of S3, whose conditional writes look first and write then."""
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> S3:
+    import boto3
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "key-id",
+        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_server,
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{random.SystemRandom().randrange(10**12)}"
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket=bucket)
+    return S3(bucket, environment)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dmr.data.arrays import arrays
+from dmr.data.arrays import arrays, data_folder
 from dmr.data.dataset import MultimodalDataset
 from dmr.data.digits import digits
 from dmr.data.own import own_dataset
 from dmr.data.planted import PlantedSettings, planted
 from dmr.data.scenes import ScenesSettings, scenes
-from dmr.files import user_path
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class DigitsSettings:
 
 @dataclass(frozen=True)
 class ArraysSettings:
-    """The folder, which has no default."""
+    """The folder, or the URL of object storage that it lies below; there is no default."""
 
     path: str = ""
 
@@ -38,7 +37,7 @@ DATASETS: dict[str, Source] = {
     "digits": Source(DigitsSettings, lambda settings, seed: digits()),
     "planted": Source(PlantedSettings, lambda settings, seed: planted(settings)),
     "scenes": Source(ScenesSettings, lambda settings, seed: scenes(settings)),
-    "arrays": Source(ArraysSettings, lambda settings, seed: arrays(user_path(settings.path), seed)),
+    "arrays": Source(ArraysSettings, lambda settings, seed: arrays(data_folder(settings.path), seed)),
 }
 
 

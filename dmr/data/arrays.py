@@ -28,11 +28,30 @@ from dmr.data.dataset import (
 )
 from dmr.data.scan import blocks, scan_values
 from dmr.data.yaml_text import text_rule
+from dmr.files import user_path
+from dmr.object_storage.cache import fetch_folder
+from dmr.object_storage.store import ObjectStore, StoreRefused, is_url
 
 log = logging.getLogger("dmr")
 
 VAL_FRACTION = 0.2
 OTHER_FILES = ("label", "present")  # of a split, beside those named after modalities
+
+
+def data_folder(given: str | Path) -> Path:
+    """A data folder that somebody named, on this machine: what lies below a URL such as `s3://bucket/sensors` is
+    fetched.
+
+    Raises:
+        DataError: the URL cannot be read.
+    """
+    if not is_url(given):
+        return user_path(given)
+    try:
+        return fetch_folder(ObjectStore(given))
+    except (ValueError, StoreRefused, OSError) as error:
+        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        raise DataError(str(where)) from None
 
 
 def arrays(path: Path, seed: int) -> MultimodalDataset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dmr.combinations import check_modalities, check_name_lengths
 from dmr.data.yaml_text import text_rule
+from dmr.object_storage.cache import Origin, origin_of
 
 Kind = Literal["vector", "sequence", "image", "spectrogram", "frames"]
 Task = Literal["classification", "segmentation"]
@@ -47,13 +48,16 @@ class Modality:
 
 @dataclass(frozen=True)
 class MappedFile:
-    """Where a memory map lies: `offset` in bytes, `order` that of the memory, C or F."""
+    """Where a memory map lies: `offset` in bytes, `order` that of the memory, C or F; `origin` is the object that it is
+    a copy of, on every machine its own.
+    """
 
     path: Path
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     order: Literal["C", "F"]
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -147,13 +151,15 @@ def mapped_file(array: npt.NDArray[Any]) -> MappedFile | None:
 
 def _packed(array: npt.NDArray[Any]) -> npt.NDArray[Any] | MappedFile:
     """What is pickled of an array: of a memory map where it lies, anything else whole."""
-    return mapped_file(array) or array
+    mapped = mapped_file(array)
+    return array if mapped is None else replace(mapped, origin=origin_of(mapped.path))
 
 
 def _unpacked(array: npt.NDArray[Any] | MappedFile) -> npt.NDArray[Any]:
     if not isinstance(array, MappedFile):
         return array
-    return np.memmap(array.path, array.dtype, "r", array.offset, array.shape, array.order)
+    path = array.path if array.origin is None else array.origin.file()
+    return np.memmap(path, array.dtype, "r", array.offset, array.shape, array.order)
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,28 @@ def test_the_driver_is_killed_and_another_goes_on(place: Any, nodes: Cluster) ->
     assert len(starts(place)) <= 2 * EPOCHS + 2
 
 
+def test_each_node_fetches_data_in_object_storage_into_a_cache_of_its_own(
+    place: Any, cluster: Cluster, s3: Any
+) -> None:
+    """What the driver has of them no node could read."""
+    caches = [place.path / name for name in ("driver", "one", "two")]
+    for node in list(cluster.worker_nodes):
+        cluster.remove_node(node, allow_graceful=False)
+    for cache in caches[1:]:
+        cluster.add_node(num_cpus=1, env_vars={"DMR_CACHE": str(cache)} | s3.environment)
+    place.environment |= s3.environment | {"DMR_CACHE": str(caches[0])}
+    write(place, dataset={"name": "arrays", "path": s3.put(place.path / "sensors", "sensors")}, budget={"trials": 4})
+    driver = place.start("run", "small.yaml", "--address", cluster.address)
+    place.wait_for(lambda: starts(place))
+    for file in caches[0].rglob("*.npy"):
+        file.unlink()
+    ended(driver)
+    place.assert_exact(4, EPOCHS)
+    assert len({start.node for start in starts(place)}) == 2
+    for cache in caches[1:]:
+        assert sum(file.is_file() for file in cache.rglob("*.npy")) == 12
+
+
 def test_a_wrong_token_is_told_as_such(workplace: Any, cluster: Cluster) -> None:
     workplace.write()
     workplace.environment["RAY_AUTH_TOKEN"] = "0" * 64

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dmr.combinations import SEPARATOR
+from dmr.data.arrays import data_folder
 from dmr.data.check import DataReport, SplitReport, check_folder
 from dmr.data.dataset import DataError
 from dmr.studies.errors import StudyError
@@ -31,7 +32,7 @@ def check_data(path: Path, output: Literal["text", "json"]) -> int:
         StudyError: it is no data folder.
     """
     try:
-        report = check_folder(path)
+        report = check_folder(data_folder(path))
     except DataError as error:
         raise StudyError(str(error)) from None
     if output == "json":

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from dmr.analysis.store_uris import absolute_uri, sqlite_file, sqlite_uri
 from dmr.files import write_text
+from dmr.object_storage.store import is_url
 from dmr.studies.errors import StudyError
 from dmr.studies.names import ALLOWED_NAME, NAME
 from dmr.studies.storage.locations import default_tracking_uri, in_ray_job
@@ -140,7 +141,7 @@ class StudyFolder:
             raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
         document = read_yaml(self.study_file)
         dataset = document.get("dataset")
-        if isinstance(dataset, dict) and isinstance(path := dataset.get("path"), str):
+        if isinstance(dataset, dict) and isinstance(path := dataset.get("path"), str) and not is_url(path):
             document["dataset"] = dataset | {"path": str(self._beside(Path(path), self._place()))}
         return document
 

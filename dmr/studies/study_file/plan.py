@@ -12,13 +12,14 @@ from typing import Any, get_args
 from dmr.analysis.results.record_names import BLOCK, DEFAULTS, counted
 from dmr.combinations import Combinations, evaluated_combinations
 from dmr.data import open_dataset
+from dmr.data.arrays import data_folder
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import DataError, MultimodalDataset
 from dmr.data.missing import take_away
-from dmr.files import user_path
 from dmr.methods import find_method
 from dmr.methods.heads import HeadNorm
 from dmr.metrics import MAIN_METRICS
+from dmr.object_storage.store import clean_url, is_url
 from dmr.settings import SamplingSettings, TrainSettings
 from dmr.studies.errors import StudyError
 from dmr.studies.study_file.cached_data_check import check_once
@@ -253,9 +254,12 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         raise invalid("budget.trials", f"got {study.budget.trials}; allowed: at least {least}")
     try:
         options = study.dataset.model_dump(exclude={"name"})
+        if study.dataset.name == "arrays":
+            given, folder = options["path"], data_folder(options["path"])
+            options["path"] = str(folder)
         dataset = open_dataset(study.dataset.name, options, study.seed)
         if study.dataset.name == "arrays":
-            check_once(user_path(options["path"]), dataset)
+            check_once(folder, dataset)
         dataset = take_away(dataset, study.missing or {}, study.seed)
     except DataError as error:
         raise StudyError(str(error)) from None
@@ -268,7 +272,7 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         search = [{"name": block.label} | given for block, given in zip(blocks, search, strict=True)]
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
     if study.dataset.name == "arrays":
-        resolved["dataset"]["path"] = str(user_path(options["path"]).resolve())
+        resolved["dataset"]["path"] = clean_url(given) if is_url(given) else str(folder.resolve())
     try:
         seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
     except ValueError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmr.data.dataset import MultimodalDataset, Split
+from dmr.object_storage.store import is_url
 from dmr.studies.study_file.plan import StudyPlan
 
 DIGEST_BYTES = 4  # as many as MLflow's own data sets have
@@ -42,7 +43,9 @@ def dataset_input(
         digests: what the split is known by, a plan's `digests_of` it.
     """
     source: dict[str, Any]
-    if "path" in given:
+    if "path" in given and is_url(given["path"]):
+        source_type, source = str(given["path"]).partition(":")[0], {"uri": given["path"]}
+    elif "path" in given:
         source_type, source = "local", {"uri": Path(str(given["path"])).resolve().as_uri()}
     else:
         source_type, source = (

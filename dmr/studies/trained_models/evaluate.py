@@ -24,6 +24,7 @@ from dmr.combinations import (
     deployment_weights,
     evaluated_combinations,
 )
+from dmr.data.arrays import data_folder
 from dmr.data.augmentation import centre_crop
 from dmr.data.batches import Batches
 from dmr.data.dataset import DataError, MultimodalDataset
@@ -105,7 +106,7 @@ def _data_of(run: TrainedRun, split: str | None, data: Path | None) -> tuple[str
     known = run.plan.dataset
     if data is not None:
         try:
-            return open_site(data, split, known)
+            return open_site(data_folder(data), split, known)
         except DataError as error:
             raise StudyError(str(error)) from None
     split = split or "val"
