@@ -17,6 +17,13 @@ from dmr.object_storage.store import Entry, ObjectStore
 MANIFEST = "objects.json"
 
 
+class _Manifest(NamedTuple):
+    """What a folder of the cache holds: the objects below a URL, by key; none where that is not known."""
+
+    url: str
+    objects: dict[str, Entry]
+
+
 class Origin(NamedTuple):
     """Which object a file of the cache is: the URL of its folder, its key below that, and what its content is known
     by.
@@ -42,7 +49,7 @@ class Origin(NamedTuple):
         return folder / self.key
 
     def _is_in(self, folder: Path) -> bool:
-        entry = _kept(folder).get(self.key)
+        entry = _read_manifest(folder).objects.get(self.key)
         return entry is not None and entry.tag == self.tag and _is_whole(folder, entry)
 
 
@@ -63,9 +70,9 @@ def origin_of(file: Path) -> Origin | None:
         return None
     digest, name, *key = file.relative_to(cache_root()).parts
     folder = cache_root() / digest / name
-    entry = _kept(folder).get("/".join(key))
-    url = json.loads(_manifest(folder).read_text(encoding="utf-8"))["url"] if entry is not None else None
-    return None if entry is None else Origin(str(url), entry.key, entry.tag)
+    kept = _read_manifest(folder)
+    entry = kept.objects.get("/".join(key))
+    return None if entry is None else Origin(kept.url, entry.key, entry.tag)
 
 
 def fetch_folder(store: ObjectStore) -> Path:
@@ -87,7 +94,7 @@ def fetch_folder(store: ObjectStore) -> Path:
             raise ValueError(f"{store.url}/{key}: is no name of a file")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_name("lock")):
-        kept = _kept(folder)
+        kept = _read_manifest(folder).objects
         for key in kept.keys() - wanted.keys():
             (folder / key).unlink(missing_ok=True)
         kept = {key: entry for key, entry in kept.items() if wanted.get(key) == entry and _is_whole(folder, entry)}
@@ -97,27 +104,23 @@ def fetch_folder(store: ObjectStore) -> Path:
                 if store.download(key, folder / key) != entry.tag:
                     raise FileNotFoundError(f"{store.url}/{key}: was changed while it was fetched")
                 kept[key] = entry
-                _keep(store.url, folder, kept)
-        _keep(store.url, folder, kept)
+                _write_manifest(folder, _Manifest(store.url, kept))
+        _write_manifest(folder, _Manifest(store.url, kept))
     return folder
 
 
-def _manifest(folder: Path) -> Path:
-    return folder.with_name(MANIFEST)
-
-
-def _kept(folder: Path) -> dict[str, Entry]:
-    """What the folder holds, by key; nothing where that is not known."""
+def _read_manifest(folder: Path) -> _Manifest:
     try:
-        found = json.loads(_manifest(folder).read_text(encoding="utf-8"))["objects"]
-        return {str(key): Entry(str(key), int(size), str(tag)) for key, (size, tag) in found.items()}
+        found = json.loads(folder.with_name(MANIFEST).read_text(encoding="utf-8"))
+        objects = {str(key): Entry(str(key), int(size), str(tag)) for key, (size, tag) in found["objects"].items()}
+        return _Manifest(str(found["url"]), objects)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return {}
+        return _Manifest("", {})
 
 
-def _keep(url: str, folder: Path, entries: dict[str, Entry]) -> None:
-    objects = {key: (entry.size, entry.tag) for key, entry in entries.items()}
-    write_text(_manifest(folder), json.dumps({"url": url, "objects": objects}))
+def _write_manifest(folder: Path, manifest: _Manifest) -> None:
+    objects = {key: (entry.size, entry.tag) for key, entry in manifest.objects.items()}
+    write_text(folder.with_name(MANIFEST), json.dumps({"url": manifest.url, "objects": objects}))
 
 
 def _is_whole(folder: Path, entry: Entry) -> bool:

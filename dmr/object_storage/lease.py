@@ -52,10 +52,6 @@ class Holder(NamedTuple):
     expires: float
     token: str
 
-    @property
-    def here(self) -> bool:
-        return self.host == socket.gethostname()
-
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
 
