@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -76,8 +76,7 @@ def origin_of(file: Path) -> Origin | None:
 
 
 def fetch_folder(store: ObjectStore) -> Path:
-    """The objects below a URL as files: those that are here with the same size and tag stay, others are fetched, and
-    what is not there any more goes. One process at a time does this, others wait for it.
+    """The objects below a URL as files, see `mirror`.
 
     Raises:
         FileNotFoundError: there is nothing below the URL, or it was changed while it was fetched.
@@ -85,16 +84,31 @@ def fetch_folder(store: ObjectStore) -> Path:
         StoreRefused, StoreAway: the store cannot be read.
         OSError: the cache cannot be written.
     """
-    folder = cache_folder(store.url)
-    wanted = {entry.key: entry for entry in store.entries()}
-    if not wanted:
+    entries = store.entries()
+    if not entries:
         raise FileNotFoundError(f"{store.url}: there is nothing below this URL")
+    return mirror(store, entries)
+
+
+def mirror(store: ObjectStore, entries: Iterable[Entry]) -> Path:
+    """These objects as files: those that are here with the same size and tag stay, others are fetched, and what was
+    fetched before and is none of them goes. One process at a time does this, others wait for it.
+
+    Raises:
+        FileNotFoundError: one was changed while it was fetched.
+        ValueError: a key cannot be the name of a file.
+        StoreRefused, StoreAway: the store cannot be read.
+        OSError: the cache cannot be written.
+    """
+    folder = cache_folder(store.url)
+    wanted = {entry.key: entry for entry in entries}
     for key in wanted:
         if not {"", ".", ".."}.isdisjoint(key.split("/")):
             raise ValueError(f"{store.url}/{key}: is no name of a file")
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name("lock")):
-        kept = _read_manifest(folder).objects
+    with locked(folder.with_name("lock")):
+        before = _read_manifest(folder)
+        kept = before.objects
         for key in kept.keys() - wanted.keys():
             (folder / key).unlink(missing_ok=True)
         kept = {key: entry for key, entry in kept.items() if wanted.get(key) == entry and _is_whole(folder, entry)}
@@ -105,7 +119,8 @@ def fetch_folder(store: ObjectStore) -> Path:
                     raise FileNotFoundError(f"{store.url}/{key}: was changed while it was fetched")
                 kept[key] = entry
                 _write_manifest(folder, _Manifest(store.url, kept))
-        _write_manifest(folder, _Manifest(store.url, kept))
+        if kept != before.objects:
+            _write_manifest(folder, _Manifest(store.url, kept))
     return folder
 
 
@@ -129,7 +144,7 @@ def _is_whole(folder: Path, entry: Entry) -> bool:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     with open(file, "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

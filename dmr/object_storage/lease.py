@@ -1,8 +1,9 @@
 """The lease of one driver on what lies below a URL, seen from every machine.
 
 `lease.json` says who has it, its number and until when. It is made only where there is none, renewed and taken over
-only where it is still the one that was read, so that two drivers never hold one. A driver that could not renew it
-counts as having lost it `MARGIN` seconds before anybody else may take it over.
+only where it is still the one that was read, so that two drivers never hold one. A driver that cannot renew it writes
+nothing from `MARGIN` seconds before anybody else may take it over; where nobody did, it is renewed when the store is
+back. That of a process that is known to be dead, since it ran on this very machine, is taken over at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from dmr.object_storage.store import ObjectChanged, ObjectExists, ObjectStore, StoreAway, StoreRefused
@@ -44,6 +46,8 @@ class Holder(NamedTuple):
         number: counts the drivers; what an earlier one still writes is known by it.
         expires: seconds since 1970, by the holder's clock; 0 once it has given the lease back.
         token: differs between any two times that somebody has taken the lease.
+        machine: what tells the system that process numbers are of from any other; None where that cannot be known.
+        started: when the process was started, in ticks of that system's clock.
     """
 
     process: int
@@ -51,6 +55,13 @@ class Holder(NamedTuple):
     number: int
     expires: float
     token: str
+    machine: str | None = None
+    started: int = 0
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process is known to have ended: only that can tell who runs where process numbers are its own."""
+        return self.machine is not None and self.machine == _machine() and self.started != _started(self.process)
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -71,9 +82,29 @@ def parse_holder(data: bytes) -> Holder:
             int(found["number"]),
             float(found["expires"]),
             str(found["token"]),
+            found["machine"],
+            int(found["started"]),
         )
     except (TypeError, KeyError) as error:
         raise ValueError(f"{KEY}: no lease: {error}") from None
+
+
+def _machine() -> str | None:
+    """This run of the system and the namespace of its process numbers, which no other container has."""
+    try:
+        booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{booted}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return None
+
+
+def _started(process: int) -> int | None:
+    """When a process was started; None where there is none."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])  # the 22nd field; the second, a name, may have spaces in it
 
 
 class Lease:
@@ -102,10 +133,15 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """Whether this process still has the lease; once lost it stays lost."""
-        if time.monotonic() > self._until:
-            self._lost.set()
-        return not self._lost.is_set()
+        """Whether this process has the lease now. One that has ended, since the store was away, is renewed where nobody
+        has taken it meanwhile.
+        """
+        return not self.lost and time.monotonic() <= self._until
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else has taken the lease, or it was given back: it never comes back."""
+        return self._lost.is_set()
 
     def give_back(self) -> None:
         """Let the next driver have it at once."""
@@ -122,11 +158,17 @@ class Lease:
         while True:
             found = self.store.read(KEY)
             before = None if found is None else parse_holder(found.data)
-            if before is not None and before.expires + (0.0 if before.expires == 0.0 else MARGIN) > self._clock():
+            if before is not None and before.expires + MARGIN > self._clock() and before.expires and not before.dead:
                 raise LeaseHeld(before)
-            number = 1 if before is None else before.number + 1
-            token = f"{os.getpid()}-{time.time_ns()}"
-            mine = Holder(os.getpid(), socket.gethostname(), number, self._clock() + SECONDS, token)
+            mine = Holder(
+                os.getpid(),
+                socket.gethostname(),
+                1 if before is None else before.number + 1,
+                self._clock() + SECONDS,
+                f"{os.getpid()}-{time.time_ns()}",
+                _machine(),
+                _started(os.getpid()) or 0,
+            )
             try:
                 if found is None:
                     return mine, self.store.create(KEY, mine.encode())
@@ -139,15 +181,13 @@ class Lease:
     def _renew(self) -> None:
         wait = RENEW_AFTER
         while not self._closing.wait(wait):
-            if not self.held:
-                return
             try:
                 self._renew_once()
                 wait = RENEW_AFTER
             except ObjectChanged:
                 self._lost.set()
                 return
-            except (StoreAway, StoreRefused) as error:  # rights may come back; if not, the lease ends
+            except (StoreAway, StoreRefused) as error:  # rights may come back
                 log.info("the lease of %s: %s", self.store.url, error)
                 wait = TRY_AGAIN_AFTER
 

@@ -3,24 +3,26 @@
 A segment is named `LEASE-FIRST-AFTER.jsonl`: the number of the lease it was written under, its first line's number and
 that of the line after its last. Whoever takes the lease begins by writing all lines there are as one segment of the
 new number: from then on segments of earlier numbers do not count, nor do those that an earlier holder still writes. The
-log begins at line 0 within each number, and of two segments that begin at the same line the longer one counts.
+log begins at line 0 within each number, and of two segments that begin at the same line the longer one counts. So the
+holder joins segments when there are `JOINED` of about a size: a log has few of them however long it gets.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from dmr.object_storage.lease import Lease
-from dmr.object_storage.store import ObjectExists, ObjectStore
+from dmr.object_storage.store import ObjectExists, ObjectStore, StoreAway
 
+JOINED = 32
 NAME = re.compile(r"(\d{6,})-(\d{9,})-(\d{9,})\.jsonl")
 
 
 class LeaseLost(Exception):
-    """Another driver may have the lease by now: nothing more is written."""
+    """Another driver has the lease by now: nothing more is written."""
 
 
 class Segment(NamedTuple):
@@ -78,7 +80,12 @@ def read_log(store: ObjectStore, names: Iterable[str] | None = None) -> list[byt
 
 
 class SegmentLog:
-    """The log as the holder of a lease writes it. Safe for several threads."""
+    """The log as the holder of a lease writes it. Safe for several threads.
+
+    Attributes:
+        lines: all of them.
+        committed: how many of them are in the store, and `bytes_committed` their bytes.
+    """
 
     def __init__(self, store: ObjectStore, lease: Lease) -> None:
         """Raises:
@@ -87,7 +94,8 @@ class SegmentLog:
         self.store, self.lease = store, lease
         before = [entry.key for entry in store.entries()]
         self.lines = read_log(store, before)
-        self.committed = 0
+        self.committed = self.bytes_committed = 0
+        self._levels: list[list[Segment]] = []  # segments that were joined so many times
         self._lock = threading.Lock()
         self.commit(whole=True)
         store.delete([name for name in before if NAME.fullmatch(name)])
@@ -96,27 +104,50 @@ class SegmentLog:
         """Add a line, which is written by the next `commit`."""
         self.lines.append(line)
 
-    def commit(self, whole: bool = False) -> None:
-        """Write what was appended; when this returns, it is there.
+    def commit(self, after: int | None = None, whole: bool = False) -> None:
+        """Write what was appended, or the lines before `after`; when this returns, they are there.
 
         Raises:
-            LeaseLost: another driver may have the lease.
+            LeaseLost: another driver has the lease.
             StoreRefused, StoreAway: it could not be written; try again.
         """
         with self._lock:
-            after = len(self.lines)
-            if after == self.committed and not whole:
+            after = len(self.lines) if after is None else after
+            if after <= self.committed and not whole:
                 return
-            if not self.lease.held:
-                raise LeaseLost(f"{self.store.url}: the lease was lost: another driver may go on with the study")
-            self._write(Segment(self.lease.number, self.committed, after), self.lines[self.committed : after])
+            segment = Segment(self.lease.number, self.committed, after)
+            self.bytes_committed += self._write(segment)
             self.committed = after
+            self._join(segment)
 
-    def _write(self, segment: Segment, lines: Sequence[bytes]) -> None:
-        data = b"".join(line + b"\n" for line in lines)
+    def _join(self, segment: Segment, level: int = 0) -> None:
+        """Write the segments of a level as one of the next, once there are `JOINED`."""
+        if level == len(self._levels):
+            self._levels.append([])
+        parts = self._levels[level]
+        parts.append(segment)
+        if len(parts) < JOINED:
+            return
+        whole = Segment(segment.number, parts[0].first, segment.after)
+        self._write(whole)
+        self._levels[level] = []
+        self.store.delete([part.name for part in parts if part != whole])
+        self._join(whole, level + 1)
+
+    def _write(self, segment: Segment) -> int:
+        self._check_lease()
+        data = b"".join(line + b"\n" for line in self.lines[segment.first : segment.after])
         try:
             self.store.create(segment.name, data)
         except ObjectExists:
             there = self.store.read(segment.name)
             if there is None or there.data != data:  # else the answer to an earlier try was lost
                 raise LeaseLost(f"{self.store.url}/{segment.name}: was written by another driver") from None
+        self._check_lease()  # else another driver may have begun without this
+        return len(data)
+
+    def _check_lease(self) -> None:
+        if self.lease.lost:
+            raise LeaseLost(f"{self.store.url}: the lease was lost: another driver goes on with the study")
+        if not self.lease.held:
+            raise StoreAway(f"{self.store.url}: the lease has ended and is not renewed yet")

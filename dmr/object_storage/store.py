@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from dmr.files import whole_file
 
-URL = re.compile(r"(s3|gs|az):/+", re.IGNORECASE)  # of a path, `//` is `/`
+URL = re.compile(r"(s3|gs|az):(/+|$)", re.IGNORECASE)  # of a path, `//` is `/`, and at its end nothing
 SCHEMES = "s3://, gs:// or az://"
 CONNECT_SECONDS, REQUEST_SECONDS = 5, 60  # until a server counts as away
 RETRIES, RETRY_SECONDS = 2, 10
@@ -87,12 +87,13 @@ def clean_url(given: str | Path) -> str:
     found = URL.match(text)
     if found is None:
         raise ValueError(f"{text}: allowed are URLs that begin with {SCHEMES}")
-    bucket, *keys = text[found.end() :].rstrip("/").split("/")
+    text = f"{found[1].lower()}://{text[found.end() :].rstrip('/')}"
+    bucket, *keys = text.partition("://")[2].split("/")
     if not bucket:
         raise ValueError(f"{text}: names no bucket; as in s3://bucket/folder")
     if any(key in ("", ".", "..") for key in keys):
         raise ValueError(f"{text}: an empty part, `.` or `..` between its slashes")
-    return f"{found[1].lower()}://{'/'.join((bucket, *keys))}"
+    return text
 
 
 class ObjectStore:
@@ -125,6 +126,15 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
+    def has(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            with self._errors(key):
+                self._obstore.head(self._store, key)
+                return True
+        except FileNotFoundError:
+            return False
+
     def write(self, key: str, data: bytes) -> str:
         """Write a whole object, whatever was there; returns its tag."""
         with self._errors(key):
@@ -155,7 +165,7 @@ class ObjectStore:
         with self._errors(key):
             try:
                 return str(self._obstore.put(self._store, key, data, mode={"e_tag": tag})["e_tag"])
-            except PreconditionError as error:
+            except (PreconditionError, FileNotFoundError) as error:
                 if _names_bucket(error):
                     raise
                 raise ObjectChanged(f"{self.url}/{key}") from None

@@ -93,7 +93,7 @@ def test_a_driver_without_lease_writes_nothing() -> None:
     extend(log, 1)
     log.lease.give_back()
     log.append(b"more")
-    with pytest.raises(LeaseLost, match="the lease was lost: another driver may go on"):
+    with pytest.raises(LeaseLost, match="the lease was lost: another driver goes on"):
         log.commit()
     assert read_log(store) == lines(1)
 
