@@ -27,6 +27,11 @@ from dmr.studies.storage.study_folder import StudyFolder
 pytestmark = pytest.mark.slow
 
 PASSWORD, TOKEN = "wOrd/of:a pass", "t0ken-of-mlflow"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIAOFABUCKET",
+    "AWS_SECRET_ACCESS_KEY": "s3cret/of+it",
+    "AWS_SESSION_TOKEN": "t0ken-of-it",
+}
 TRIALS, EPOCHS = 10, 24
 MLFLOW_OUTAGE, POSTGRESQL_OUTAGE = 30.0, 8.0
 
@@ -159,7 +164,7 @@ def epochs_kept(place) -> int:
 
 
 def assert_without_passwords(where: str, content: bytes) -> None:
-    for secret in (PASSWORD, quote(PASSWORD), TOKEN):
+    for secret in (PASSWORD, quote(PASSWORD), TOKEN, *KEYS.values()):
         assert secret.encode() not in content, where
 
 
@@ -172,6 +177,7 @@ def test_both_servers_go_away_and_nothing_is_lost_or_doubled_and_no_password_is_
         "MLFLOW_TRACKING_URI": mlflow.uri.replace("//", f"//me:{TOKEN}@"),
         "DMR_OPTUNA_URL": workplace.optuna_url,
         "PGPASSWORD": PASSWORD,
+        **KEYS,
         "RAY_TMPDIR": str(folder / "ray"),
     }
     workplace.environment |= addresses
@@ -185,7 +191,8 @@ def test_both_servers_go_away_and_nothing_is_lost_or_doubled_and_no_password_is_
             listening = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
             assert all(ip.removeprefix("::ffff:") == "127.0.0.1" for ip in listening), (process.name(), listening)
         for process in psutil.Process(driver.pid).children(recursive=True):
-            assert_without_passwords(process.name(), "".join(f"{process.environ()}{process.cmdline()}").encode())
+            environ = {name: value for name, value in process.environ().items() if name not in KEYS}  # trials need them
+            assert_without_passwords(process.name(), f"{environ}{process.cmdline()}".encode())
         mlflow.kill()
         time.sleep(MLFLOW_OUTAGE)
         mlflow.start()

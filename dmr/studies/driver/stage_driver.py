@@ -55,9 +55,12 @@ class StageDriver:
     def train(self) -> None:
         """Hand the trials to Ray Tune."""
         from ray import tune
+        from ray.tune.execution import class_cache
 
         from dmr.studies.driver.tune_hooks import StudyStopper, TrialSource, TuneCallback
 
+        handed_on = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
+        class_cache.ENV_VARS_TO_PROPAGATE = handed_on  # Ray's logs and dashboard have what it hands on: no access keys
         study, resources = self.plan.study, self.plan.study.resources
         tuner = tune.Tuner(
             self.trainable(),
@@ -135,6 +138,8 @@ class StageDriver:
         self.time_is_up = minutes is not None and elapsed > 60.0 * minutes
         if self.stage.tracker.journal_failed:
             self.stage.stop(str(self.stage.tracker.error))
+        if self.stage.writer is not None and self.stage.writer.error is not None:
+            self.stage.stop(self.stage.writer.error)
         if self.stage.error is None:
             with self.stage.guarded():
                 self.stage.retry_queue.send()
