@@ -88,13 +88,23 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> S3:
+    return new_bucket(s3_server, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def make_bucket(s3_server: str) -> Callable[[pytest.MonkeyPatch], S3]:
+    return lambda patch: new_bucket(s3_server, patch)
+
+
+def new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """An empty bucket; this process finds it, too."""
     import boto3
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     environment = {
-        "AWS_ACCESS_KEY_ID": "key-id",
-        "AWS_SECRET_ACCESS_KEY": "secret-key",
+        "AWS_ACCESS_KEY_ID": "AKIAOFTHEBUCKET",
+        "AWS_SECRET_ACCESS_KEY": "s3cret-of-the-bucket",
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": s3_server,
     }
@@ -103,6 +113,16 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> S3:
     bucket = f"bucket-{random.SystemRandom().randrange(10**12)}"
     boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket=bucket)
     return S3(bucket, environment)
+
+
+@pytest.fixture
+def s3_proxy(s3: S3, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Between DMR and the bucket of `s3`: see s3_proxy.py."""
+    proxy = runpy.run_path(str(Path(__file__).with_name("s3_proxy.py")))["Proxy"](s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    s3.environment["AWS_ENDPOINT_URL"] = proxy.url
+    yield proxy
+    proxy.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,7 +41,7 @@ class StoreWriter:
 
     Attributes:
         away: why the store cannot be written now; None where it can.
-        error: why nothing is written any more: another driver has the lease.
+        error: why nothing is written any more, such as that another driver has the lease.
     """
 
     def __init__(self, store: ObjectStore, folder: Path) -> None:
@@ -141,15 +141,15 @@ class StoreWriter:
             time.sleep(0.02)
         return self._idle
 
-    def close(self) -> bool:
-        """Write what is left and give the lease back; False where something could not be written."""
-        done = self.flush()
+    def close(self) -> None:
+        """Write what is left, unless the store is away, and give the lease back."""
+        if self.away is None:
+            self.flush()
         self._closing.set()
         self._wake.set()
         self._thread.join()
         self._threads.shutdown()
         self.lease.give_back()
-        return done
 
     @property
     def _idle(self) -> bool:
@@ -174,6 +174,9 @@ class StoreWriter:
                 self.away, wait = str(error), TRY_AGAIN_AFTER
             except LeaseLost as error:
                 self.error = str(error)
+            except Exception as error:  # nobody would be told that this thread has ended
+                log.info("%s: nothing more is written", self.store.url, exc_info=True)
+                self.error = f"{self.store.url}: {type(error).__name__}: {error}"
 
     def _write(self) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a process that trains tells the driver, through the results of Ray Tune: four kinds of messages, as JSON.
+"""What a process that trains tells the driver, through the results of Ray Tune: five kinds of messages, as JSON.
 
 A result has the message under `PAYLOAD`; that of an epoch also has what Tune's schedulers look at.
 """
@@ -6,7 +6,7 @@ A result has the message under `PAYLOAD`; that of an epoch also has what Tune's 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,10 +20,13 @@ VALUE = "scheduled"  # of a scheduler: the running best of its metric
 
 @dataclass(frozen=True)
 class EpochMessage:
-    """An epoch has ended, perhaps with what it took of its machine."""
+    """An epoch has ended, perhaps with what it took of its machine, and with the names of the objects that the process
+    has written since the last one.
+    """
 
     report: EpochReport
     system: Mapping[str, float] = field(default_factory=dict)
+    uploaded: Sequence[str] = ()
 
     def result(self, running_best: float) -> dict[str, Any]:
         """The result for Tune, with the running best of the scheduler's metric."""
@@ -45,23 +48,34 @@ class FailedMessage:
 
 
 @dataclass(frozen=True)
+class RequestMessage:
+    """What a worker group calls itself where it asks the cluster for nodes: the driver withdraws that, since this
+    process is killed when the trial is stopped, and can do nothing then.
+    """
+
+    requester: str
+
+
+@dataclass(frozen=True)
 class StorageMessage:
     """Nothing is wrong with the trial, but its files cannot be written: the study stops and can go on later."""
 
     error: str
 
 
-Message = EpochMessage | TestedMessage | FailedMessage | StorageMessage
+Message = EpochMessage | TestedMessage | FailedMessage | RequestMessage | StorageMessage
 
 
 def encode(message: Message) -> str:
     match message:
-        case EpochMessage(report, system):
-            return json.dumps({"epoch": asdict(report), "system": dict(system)})
+        case EpochMessage(report, system, uploaded):
+            return json.dumps({"epoch": asdict(report), "system": dict(system), "uploaded": list(uploaded)})
         case TestedMessage(tested):
             return json.dumps({"tested": tested._asdict()})
         case FailedMessage(outcome):
             return json.dumps({"failed": asdict(outcome)})
+        case RequestMessage(requester):
+            return json.dumps({"request": requester})
         case StorageMessage(error):
             return json.dumps({"storage": error})
 
@@ -70,11 +84,13 @@ def decode(text: str) -> Message:
     """The message that `encode` made this of."""
     content = json.loads(text)
     if "epoch" in content:
-        return EpochMessage(EpochReport(**content["epoch"]), content["system"])
+        return EpochMessage(EpochReport(**content["epoch"]), content["system"], content["uploaded"])
     if "tested" in content:
         return TestedMessage(Tested(**content["tested"]))
     if "failed" in content:
         return FailedMessage(TrialOutcome(**content["failed"]))
+    if "request" in content:
+        return RequestMessage(content["request"])
     return StorageMessage(content["storage"])
 
 

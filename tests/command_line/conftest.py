@@ -29,6 +29,8 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from dmr.studies.cli.entry_point import app
+from dmr.studies.storage.optuna_storage import open_log
+from dmr.studies.storage.study_folder import StudyFolder
 
 HERE = Path(__file__).parent
 DMR = Path(sys.executable).with_name("dmr")
@@ -83,6 +85,7 @@ class Workplace:
     left_by_ray: list[str] = field(default_factory=list)
     tracking_uri: str | None = None
     optuna_url: str | None = None
+    storage_url: str | None = None  # where its studies lie in object storage
 
     def write(self, name: str = "small", **changes: Any) -> Path:
         """A study file: the small study, with dotted keys as `train__epochs=2` replaced."""
@@ -159,7 +162,11 @@ class Workplace:
 
     def states(self) -> list[TrialState]:
         """Of Optuna's trials; a database that is not there yet has none."""
-        made = self.optuna_url is not None or (self.path / "dmr_runs/small/optuna.db").exists()
+        made = (
+            self.optuna_url is not None
+            or self.storage_url is not None
+            or (self.path / "dmr_runs/small/optuna.db").exists()
+        )
         return [trial.state for trial in self.optuna_trials()] if made else []
 
     def epochs_of_running(self) -> int:
@@ -167,7 +174,10 @@ class Workplace:
         if not self.states():
             return 0
         running = {f"search/{trial.number}" for trial in self.optuna_trials() if not trial.state.is_finished()}
-        lines = (self.path / "dmr_runs/small/journal.jsonl").read_text().splitlines(keepends=True)
+        journal = self.path / "dmr_runs/small/journal.jsonl"
+        if self.storage_url is not None:
+            journal = StudyFolder.open(self.storage_url, "small").journal
+        lines = journal.read_text().splitlines(keepends=True)
         records = [json.loads(line) for line in lines if line.endswith("\n")]
         return sum(record["op"] == "metrics" and record["key"] in running for record in records)
 
@@ -223,6 +233,12 @@ class Workplace:
         }
 
     def optuna_trials(self, study: str = "small", storage: str = "dmr_runs") -> list[optuna.trial.FrozenTrial]:
+        if self.storage_url is not None and self.optuna_url is None:
+            storage = open_log(StudyFolder.open(self.storage_url, study).journal)
+            try:
+                return optuna.load_study(study_name=study, storage=storage).get_trials()
+            except KeyError:
+                return []
         url = self.optuna_url or f"sqlite:///{self.path / storage / study / 'optuna.db'}"
         storage = optuna.storages.RDBStorage(url)
         try:
@@ -255,6 +271,15 @@ def _open_workplace(path: Path, sensors: Path, mlflow_store: Path) -> Workplace:
 @pytest.fixture
 def workplace(tmp_path: Path, sensors: Path, mlflow_store: Path) -> Workplace:
     return _open_workplace(tmp_path, sensors, mlflow_store)
+
+
+@pytest.fixture
+def bucket_place(workplace: Workplace, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A workplace whose studies lie in a bucket; the test reads them by a cache of its own."""
+    workplace.storage_url = f"s3://{s3.bucket}/runs"
+    workplace.environment |= s3.environment | {"DMR_STORAGE": workplace.storage_url, "DMR_CACHE": str(tmp_path / "c")}
+    monkeypatch.setenv("DMR_CACHE", str(tmp_path / "of the test"))
+    return workplace
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import torch
 from dmr.methods import METHODS
 from dmr.methods.base import StepLosses
 from dmr.methods.dropout import Dropout, DropoutSettings
+from dmr.object_storage import lease
 from dmr.settings import setting
 
 HOME = Path(os.environ.get("FAULTY_HOME", "."))
@@ -68,3 +69,7 @@ def leave_trace(file: str, epoch: int) -> None:
 
 
 METHODS["faulty"] = Faulty
+
+if "FAULTY_LEASE" in os.environ:  # seconds, instead of 90
+    lease.SECONDS, lease.MARGIN = float(os.environ["FAULTY_LEASE"]), 2.0
+    lease.RENEW_AFTER = lease.SECONDS / 4

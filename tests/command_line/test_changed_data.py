@@ -16,9 +16,10 @@ import yaml
 
 from dmr.files import write_text
 from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.storage.locations import StoreUris
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.optuna_storage import open_optuna
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import load_plan
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome

@@ -7,6 +7,7 @@ held, so that no test depends on how fast this machine is.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from ray._private.authentication_test_utils import reset_auth_token_state
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
+
+from dmr.studies.storage.study_folder import StudyFolder
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
@@ -155,26 +158,78 @@ def test_the_driver_is_killed_and_another_goes_on(place: Any, nodes: Cluster) ->
     assert len(starts(place)) <= 2 * EPOCHS + 2
 
 
-def test_each_node_fetches_data_in_object_storage_into_a_cache_of_its_own(
-    place: Any, cluster: Cluster, s3: Any
-) -> None:
-    """What the driver has of them no node could read."""
-    caches = [place.path / name for name in ("driver", "one", "two")]
+@pytest.fixture
+def apart(bucket_place: Any, cluster: Cluster, s3: Any) -> Iterator[Any]:
+    """A workplace whose study and data lie in a bucket, and two nodes; what one keeps on its disk no other one sees."""
+    place = bucket_place.with_faulty_method()
+    place.caches = [place.path / name for name in ("one", "two")]
+    for cache in place.caches:
+        cluster.add_node(num_cpus=1, env_vars={"DMR_CACHE": str(cache)} | s3.environment)
+    place.data = s3.put(place.path / "sensors", "sensors")
+    yield place
     for node in list(cluster.worker_nodes):
         cluster.remove_node(node, allow_graceful=False)
-    for cache in caches[1:]:
-        cluster.add_node(num_cpus=1, env_vars={"DMR_CACHE": str(cache)} | s3.environment)
-    place.environment |= s3.environment | {"DMR_CACHE": str(caches[0])}
-    write(place, dataset={"name": "arrays", "path": s3.put(place.path / "sensors", "sensors")}, budget={"trials": 4})
-    driver = place.start("run", "small.yaml", "--address", cluster.address)
-    place.wait_for(lambda: starts(place))
-    for file in caches[0].rglob("*.npy"):
+
+
+def test_each_node_fetches_data_in_object_storage_into_a_cache_of_its_own(apart: Any, cluster: Cluster) -> None:
+    """What the driver has of them no node could read."""
+    write(apart, dataset={"name": "arrays", "path": apart.data}, budget={"trials": 4})
+    driver = apart.start("run", "small.yaml", "--storage", "dmr_runs", "--address", cluster.address)
+    apart.storage_url = None
+    apart.wait_for(lambda: starts(apart))
+    for file in Path(apart.environment["DMR_CACHE"]).rglob("*.npy"):
         file.unlink()
     ended(driver)
-    place.assert_exact(4, EPOCHS)
-    assert len({start.node for start in starts(place)}) == 2
-    for cache in caches[1:]:
+    apart.assert_exact(4, EPOCHS)
+    assert len({start.node for start in starts(apart)}) == 2
+    for cache in apart.caches:
         assert sum(file.is_file() for file in cache.rglob("*.npy")) == 12
+
+
+def test_nodes_that_share_no_folder_train_and_confirm_a_study_in_a_bucket(
+    apart: Any, cluster: Cluster, s3: Any
+) -> None:
+    """One of them dies; its trial goes on elsewhere, from what it had uploaded."""
+    write(
+        apart,
+        dataset={"name": "arrays", "path": apart.data},
+        budget={"trials": 3},
+        confirm={"top": 1, "seeds": 2},
+        retries=1,
+    )
+    driver = apart.start("run", "small.yaml", "--address", cluster.address)
+    cluster.remove_node(node_of(cluster, hold(apart, after=3)), allow_graceful=False)
+    cluster.add_node(num_cpus=1, env_vars={"DMR_CACHE": str(apart.path / "three")} | s3.environment)
+    release(apart)
+    err = ended(driver)
+    assert "3 trials, " in err
+    assert len(starts(apart)) <= (3 + 4) * EPOCHS + 2, "more than the epoch in flight and what was on its way"
+    apart.assert_exact(3, EPOCHS)
+    shutil.rmtree(apart.environment["DMR_CACHE"])
+    assert "complete, 3 of 3 trials, 4 of 4 confirm runs" in apart.run("status", "small").stdout
+    for run in (*apart.mlflow_runs(), *apart.mlflow_runs(stage="confirm")):
+        found = {file.path for file in apart.client.list_artifacts(run.info.run_id)}
+        assert found >= {"combinations.csv"} | ({"samples.npz"} if run.data.tags["stage"] == "confirm" else set())
+    winner = apart.run("export", "small", "-o", str(apart.path / "model")).stderr
+    assert "small confirm run" in winner
+
+
+@pytest.mark.long
+def test_an_epoch_that_hangs_on_a_node_of_its_own_is_told_as_such(apart: Any, cluster: Cluster) -> None:
+    write(
+        apart,
+        dataset={"name": "arrays", "path": apart.data},
+        budget={"trials": 1},
+        model__fault="hang",
+        train__epoch_minutes=0.15,
+        retries=0,
+    )
+    driver = apart.start("run", "small.yaml", "--address", cluster.address)
+    _, err = driver.communicate(timeout=120)
+    assert driver.returncode == 1, err
+    assert "trial 0 lost: an epoch took longer than train.epoch_minutes" in err
+    folder = StudyFolder.open(apart.storage_url, "small")
+    assert "in losses" in (folder.run("search", 0) / "error.txt").read_text()
 
 
 def test_a_wrong_token_is_told_as_such(workplace: Any, cluster: Cluster) -> None:

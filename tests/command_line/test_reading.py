@@ -19,8 +19,9 @@ from dmr.combinations import all_combinations
 from dmr.files import write_text
 from dmr.studies.cli.entry_point import app
 from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.storage.locations import StoreUris
 from dmr.studies.storage.mlflow_store import open_mlflow
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome

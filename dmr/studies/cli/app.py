@@ -50,7 +50,10 @@ SetOption = Annotated[
     ),
 ]
 StorageOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where studies lie; else DMR_STORAGE, else ./dmr_runs.")
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Where studies lie, a folder or s3://bucket/folder; else DMR_STORAGE, else ./dmr_runs."
+    ),
 ]
 AddressOption = Annotated[
     str | None, typer.Option(metavar="ADDR", help="A Ray cluster; else RAY_ADDRESS, else a local Ray.")

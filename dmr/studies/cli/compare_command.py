@@ -68,7 +68,7 @@ def compare_studies(
     from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.storage.trained_data import kept_digests
 
-    folders = [StudyFolder(resolve_storage(storage), name) for name in names]
+    folders = [StudyFolder.open(resolve_storage(storage), name) for name in names]
     documents = [folder.document() for folder in folders]
     digests = [kept_digests(folder) for folder in folders]
     for folder, document, own in zip(folders[1:], documents[1:], digests[1:], strict=True):

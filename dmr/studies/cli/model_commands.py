@@ -55,11 +55,12 @@ def export(
 ) -> None:
     """Write a trained network as an MLflow model that takes any combination of modalities."""
     from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.trained_models.export import export_run, register
     from dmr.studies.trained_models.find_run import find_run, find_winner
 
-    storage = resolve_storage(storage)
-    run = find_winner(name, storage) if run_id is None else find_run(run_id, storage)
+    place = resolve_storage(storage)
+    run = find_winner(StudyFolder.open(place, name)) if run_id is None else find_run(run_id, place)
     if run.plan.study.name != name:
         raise StudyError(f"--run {run_id}: a run of study {run.plan.study.name!r}, not of {name!r}")
     export_run(run, out)

@@ -122,7 +122,7 @@ def heatmap(
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     if difference_to is None or difference_to == DEFAULTS:
         reference: int | str | None = difference_to
     elif difference_to.isdecimal():
@@ -133,7 +133,9 @@ def heatmap(
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
         with figure_wording(labels, no_title):
-            typer.echo(write_heatmap(stage_of(results, SEARCH), path, top, reference, default_trials(results)))
+            write_heatmap(stage_of(results, SEARCH), path, top, reference, default_trials(results))
+        folder.keep(path)
+        typer.echo(folder.place_of(path))
     except (ValueError, OSError) as error:
         raise StudyError(str(error)) from None
 
@@ -170,7 +172,7 @@ def figures(
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     results = shown_results(name, storage, None)
     client = MlflowClient(folder.store_uris().tracking_uri)
     search, confirm = stage_of(results, SEARCH), stage_of(results, CONFIRM)
@@ -185,7 +187,9 @@ def figures(
         read = partial(read_artifact, client)
         for found in study_figures(search, confirm, comparison, read, in_use):
             if isinstance(found, Drawn):
-                typer.echo(save_figure(found.figure, target / f"{found.name}.{form}"))
+                path = save_figure(found.figure, target / f"{found.name}.{form}")
+                folder.keep(path)
+                typer.echo(folder.place_of(path))
             else:
                 stderr_console().print(f"{found.name}: not drawn: {found.reason}", markup=False, soft_wrap=True)
 
@@ -226,7 +230,7 @@ def report(
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     path = output or folder.report
     folder.document()  # there is such a study
     if not path.parent.is_dir():
@@ -236,4 +240,6 @@ def report(
     if path.suffix.lower() not in (".html", ".htm"):  # else a slip replaces the study file with a page
         raise StudyError(f"{path}: a report ends in .html")
     with stored_runs(folder):
-        typer.echo(write_study_report(folder, path))
+        write_study_report(folder, path)
+    folder.keep(path)
+    typer.echo(folder.place_of(path))

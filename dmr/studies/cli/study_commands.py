@@ -48,7 +48,7 @@ def run(
 
     study = find_study_file(study)
     plan = load_plan(study, overrides or [], trials, name)
-    folder = StudyFolder(resolve_storage(storage), plan.study.name)
+    folder = StudyFolder.open(resolve_storage(storage), plan.study.name)
     if dry_run:
         return _show_plan(plan, folder, _address(address))
     if folder.exists:
@@ -70,11 +70,11 @@ def resume(
     from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.study_file.plan import make_plan, set_option
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     document = folder.document()
     if trials is not None:
         set_option(document, "budget.trials", trials, "--trials")
-    return _run(make_plan(document, str(folder.study_file)), folder, _address(address), same_data)
+    return _run(make_plan(document, folder.place_of(folder.study_file)), folder, _address(address), same_data)
 
 
 @command("confirm", drives_study=True)
@@ -95,11 +95,12 @@ def confirm(
     from dmr.studies.storage.study_status import search_ended
     from dmr.studies.study_file.plan import make_plan
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     document = folder.document()
     given = {key: value for key, value in (("top", top), ("seeds", seeds)) if value is not None}
-    plan = make_plan(document | {"confirm": (document.get("confirm") or {}) | given}, str(folder.study_file))
-    if folder.lock.driver() is None and not search_ended(document, load_search(folder)):
+    document |= {"confirm": (document.get("confirm") or {}) | given}
+    plan = make_plan(document, folder.place_of(folder.study_file))
+    if folder.driver() is None and not search_ended(document, load_search(folder)):
         raise StudyError(f"{name}: the search is not complete; go on with: dmr resume {name}")
     return _run(plan, folder, _address(address), same_data)
 
@@ -155,7 +156,7 @@ def status(name: NameArgument, storage: StorageOption = None) -> None:
     from dmr.studies.storage.study_folder import StudyFolder
     from dmr.studies.storage.study_status import status_lines
 
-    for line in status_lines(StudyFolder(resolve_storage(storage), name)):
+    for line in status_lines(StudyFolder.open(resolve_storage(storage), name)):
         typer.echo(line)
 
 
@@ -166,7 +167,7 @@ def stop(name: NameArgument, storage: StorageOption = None) -> None:
     from dmr.studies.storage.stop_and_remove import stop_study
     from dmr.studies.storage.study_folder import StudyFolder
 
-    typer.echo(stop_study(StudyFolder(resolve_storage(storage), name)))
+    typer.echo(stop_study(StudyFolder.open(resolve_storage(storage), name)))
 
 
 @command("rm")
@@ -180,9 +181,9 @@ def remove(
     from dmr.studies.storage.stop_and_remove import remove_study
     from dmr.studies.storage.study_folder import StudyFolder
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     folder.document_of_any_name()
-    if not yes and not typer.confirm(f"delete study {name} in {folder.path} and its runs in MLflow?", err=True):
+    if not yes and not typer.confirm(f"delete study {name} in {folder.place} and its runs in MLflow?", err=True):
         return 1
     typer.echo(remove_study(folder))
     return 0
@@ -204,7 +205,7 @@ def relocate(
 
     if mlflow is None and optuna is None and data is None:
         raise StudyError("dmr relocate: nothing to tell: give --mlflow, --optuna or --data")
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     keep(folder, mlflow, optuna, data)
     uris = folder.store_uris()
     typer.echo(f"MLflow: {mask_password(uris.tracking_uri)}")
@@ -259,7 +260,7 @@ def _check_unchanged(plan: StudyPlan, folder: StudyFolder, where: str, same_data
         moved = any(line.startswith("dataset.path:") for line in changed)
         raise StudyError(
             *(f"{where}: {line}" for line in changed),
-            f"{where}: study {plan.study.name!r} exists in {folder.path} with other settings: "
+            f"{where}: study {plan.study.name!r} exists in {folder.place} with other settings: "
             "give this one another name (--name), or go on with `dmr resume`"
             f"{'; where only the data have moved, with --same-data' if moved else ''}",
         )

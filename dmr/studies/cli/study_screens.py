@@ -46,7 +46,7 @@ def show_plan(plan: StudyPlan, folder: StudyFolder, address: str | None) -> None
     out.print(f"\ndata: {dataset.name}: {sizes}; modalities {', '.join(dataset.modality_names)}")
     number = 2 ** len(dataset.modalities) - 1
     out.print(f"combinations evaluated: {len(combinations)} of {number}")
-    out.print(f"folder: {folder.path}")
+    out.print(f"folder: {folder.place}")
     with nullcontext() if address is None else ray_running(address, plan.study.resources.distributed):
         need = local_need(plan) if address is None else measure_need(plan)
     check_fits(plan, need)
@@ -119,7 +119,7 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
     tell(f"study {name} is complete: {counted(len(trials), 'trial')}{confirmed}")
     for what, file in (("heatmap", folder.heatmap), ("report", folder.report)):
         if file.exists():
-            tell(f"{what}: {file}")
+            tell(f"{what}: {folder.place_of(file)}")
     page = "dmr ui" if uri == default_tracking_uri() else mask_password(uri)
     tell(f"MLflow: {page}   (filter: {runs_filter(name, SEARCH)})")
     return code
@@ -128,4 +128,4 @@ def show_summary(plan: StudyPlan, folder: StudyFolder, result: RunResult, consol
 def _traceback(folder: StudyFolder, stage: StageName) -> str:
     """Where the first failed trial's traceback is, to be added to a line."""
     file = folder.first_error(stage)
-    return "" if file is None else f"; the first one's traceback: {file}"
+    return "" if file is None else f"; the first one's traceback: {folder.place_of(file)}"

@@ -9,12 +9,17 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from dmr.studies.storage.trial_files import REQUEST
-
 log = logging.getLogger("dmr")
 
 COORDINATOR = "AutoscalingCoordinator"  # Ray's actor, and its namespace
 ANSWER_SECONDS = 5.0
+REQUEST = ".request"  # ends the file of a request; before it its trial, and what the group calls itself
+
+
+def note_request(groups: Path, number: int, requester: str) -> None:
+    """Note what a trial's worker group calls itself where it asks the cluster for nodes."""
+    groups.mkdir(exist_ok=True)
+    (groups / f"{number:04d}-{requester}{REQUEST}").touch()
 
 
 def withdraw_requests(groups: Path, live: Collection[int]) -> None:

@@ -97,6 +97,8 @@ class Screen:
             lines.append(Text(self.best(), style="green"))
         if stage.tracker.error:
             lines.append(Text(f"MLflow: {stage.tracker.error} (kept in the journal)", style="yellow"))
+        if stage.writer is not None and stage.writer.away:
+            lines.append(Text(f"{stage.writer.away} (kept until it is back)", style="yellow"))
         if stage.retry_queue.error:
             lines.append(Text(f"Optuna: {stage.retry_queue.error} (kept until it is back)", style="yellow"))
         return Group(*lines)

@@ -10,10 +10,11 @@ from dmr.analysis.results.record_names import key_filter
 from dmr.analysis.store_uris import absolute_uri, missing_file
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
+from dmr.studies.storage.locations import StoreUris
 from dmr.studies.storage.mlflow_store import check_database, follow_artifacts, open_client
 from dmr.studies.storage.optuna_storage import open_optuna
 from dmr.studies.storage.store_passwords import ask_for_password, first_line, mask_password
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.trained_data import check_same_data
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.yaml_io import to_yaml
@@ -29,7 +30,7 @@ def relocate(folder: StudyFolder, mlflow: str | None, optuna_url: str | None, da
     document = folder.document()
     folder.check_original()
     uris = folder.store_uris()
-    with folder.lock.held():
+    with folder.held():
         if mlflow is not None:
             uris = StoreUris(absolute_uri(mlflow), uris.optuna_url)
             _check_mlflow(folder, uris.tracking_uri)
@@ -45,6 +46,7 @@ def relocate(folder: StudyFolder, mlflow: str | None, optuna_url: str | None, da
             document = plan.document
         follow_artifacts(uris.tracking_uri, folder.tracking_uri_before())
         write_text(folder.study_file, to_yaml(document))
+        folder.keep(folder.study_file)
         folder.remember(uris)
 
 

@@ -23,11 +23,12 @@ from dmr.studies.errors import StudyError
 from dmr.studies.reporting.publish import publish
 from dmr.studies.stages.confirm_stage import Configuration, ConfirmStage
 from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.storage.locations import StoreUris, resolve_store_uris
 from dmr.studies.storage.mlflow_store import follow_artifacts, no_such_store, open_mlflow
 from dmr.studies.storage.optuna_attributes import DOCUMENT
-from dmr.studies.storage.optuna_storage import load_search, open_optuna, unusable
+from dmr.studies.storage.optuna_storage import load_search, open_log, open_optuna, unusable
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder, resolve_store_uris
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.study_status import search_ended
 from dmr.studies.storage.trained_data import check_same_data, remember_data
 from dmr.studies.study_file.changed_keys import changes_since, with_data_of
@@ -107,7 +108,8 @@ def run_study(plan: StudyPlan, folder: StudyFolder, address: str | None, same_da
         return _drive(plan, folder, uris, has_run, ended)
     with ray_running(address, plan.study.resources.distributed):
         check_fits(plan, measure_need(plan))
-        check_shared(folder.path.parent)
+        if folder.objects is None:
+            check_shared(folder.path.parent)
         return _drive(plan, folder, uris, has_run, ended)
 
 
@@ -120,7 +122,7 @@ def open_places(folder: StudyFolder) -> StoreUris:
             written.
     """
     if not folder.stores_file.exists():
-        return resolve_store_uris(folder)
+        return resolve_store_uris(folder.optuna_url)
     folder.check_original()
     uris = folder.store_uris()
     file = missing_file(uris.tracking_uri)
@@ -140,9 +142,10 @@ def _check_unedited(plan: StudyPlan, folder: StudyFolder) -> bool:
     search = load_search(folder)
     began = search.user_attrs.get(DOCUMENT)  # None: an earlier version began it
     if began is not None and (changed := changes_since(with_data_of(began, plan.document), plan)):
+        file = folder.place_of(folder.study_file)
         raise StudyError(
-            *(f"{folder.study_file}: {line}" for line in changed),
-            f"{folder.study_file}: was edited after the study began: put it back, or give a study of it another name",
+            *(f"{file}: {line}" for line in changed),
+            f"{file}: was edited after the study began: put it back, or give a study of it another name",
         )
     return search_ended(plan.document, search)
 
@@ -174,21 +177,24 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, may_exist: boo
     confirmation = None
     with (
         _no_folder_of_a_refused_study(folder),
-        folder.lock.held(),
+        folder.held(),
         engine_noise_to(folder.log) as stderr,
         logging_to(folder.log),
         StudyRay(plan) as engine,
     ):
-        storage = open_optuna(uris.optuna_url)
-        in_files = sqlite_file(uris.tracking_uri) is not None and sqlite_file(uris.optuna_url) is not None
+        own = uris.optuna_url == folder.optuna_url
+        storage = None if own and folder.objects is not None else open_optuna(uris.optuna_url)
+        in_files = sqlite_file(uris.tracking_uri) is not None and (own or sqlite_file(uris.optuna_url) is not None)
         if in_files and not ended:  # servers ask for passwords, and while Ray starts there are none in the environment
             engine.start()
         experiment_id = open_mlflow(uris.tracking_uri, plan.document["experiment"], folder.study_key)
-        tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id)
+        tracker = Tracker(folder.journal, uris.tracking_uri, experiment_id, folder.writer)
         try:
-            search = SearchStage(plan, storage, tracker, folder, may_exist or uris.optuna_url == folder.optuna_url)
+            storage = storage or open_log(folder.journal, tracker.journal.append)
+            search = SearchStage(plan, storage, tracker, folder, may_exist or own)
             folder.remember(uris)
             write_text(folder.study_file, to_yaml(plan.document))
+            folder.keep(folder.study_file)
             remember_data(folder, plan.data_digests)
             search.open()
             outcome = _run_stage(search, None, stderr, engine)
@@ -206,6 +212,8 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, may_exist: boo
             raise unusable(uris.optuna_url, error) from None
         finally:
             sent = tracker.close(timeout=CLOSE_SECONDS if tracker.error is None else 1.0)
+        if folder.writer is not None and outcome == "complete" and not folder.writer.flush():
+            outcome = "stopped"
     confirmed = confirmation.configurations if confirmation is not None else None
     unsent, succeeded = None if sent else tracker.error, search.best is not None
     return RunResult(outcome, succeeded, unsent, tracker.notes, tracker.refused > 0, confirmed)
@@ -238,7 +246,7 @@ def _open_confirmation(search: SearchStage) -> ConfirmStage:
 
 def tracking_error_line(error: str, folder: StudyFolder) -> str:
     """What there is to say where MLflow could not be told everything."""
-    return f"MLflow: {error}: the records it has not received are in {folder.journal}"
+    return f"MLflow: {error}: the records it has not received are in {folder.place_of(folder.journal)}"
 
 
 def tracking_note_lines(notes: list[str], folder: StudyFolder) -> list[str]:

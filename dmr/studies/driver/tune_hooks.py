@@ -15,10 +15,20 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from dmr.studies.driver.node_requests import note_request
 from dmr.studies.driver.progress_display import Screen
+from dmr.studies.driver.storage_visibility import texts, texts_elsewhere
 from dmr.studies.stages.stage import Stage
 from dmr.studies.storage.trial_files import HUNG
-from dmr.studies.trial_messages import PAYLOAD, EpochMessage, FailedMessage, StorageMessage, TestedMessage, decode
+from dmr.studies.trial_messages import (
+    PAYLOAD,
+    EpochMessage,
+    FailedMessage,
+    RequestMessage,
+    StorageMessage,
+    TestedMessage,
+    decode,
+)
 from dmr.studies.trial_outcomes import TrialOutcome
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -58,8 +68,8 @@ class TrialSource(_LeftBehind, Searcher):
             record = self.stage.begin()
         if record is None:
             finished: dict[str, Any] = Searcher.FINISHED
-            return finished if self.stage.retry_queue.error is None else None
-        return {"number": record.number, "settings": record.settings, "block": record.block}
+            return None if self.stage.waits else finished
+        return {"number": record.number, "settings": record.settings, "block": record.block, "start": record.start}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to do: `TuneCallback` ends the trial."""
@@ -83,13 +93,16 @@ class TuneCallback(_LeftBehind, tune.Callback):
     ) -> None:
         number = trial.config["number"]
         match decode(result[PAYLOAD]):
-            case EpochMessage(report, system):
+            case EpochMessage(report, system, uploaded):
                 with self.stage.guarded():
-                    self.stage.epoch(number, report, system)
+                    self.stage.epoch(number, report, system, uploaded)
             case TestedMessage(tested):
                 self.stage.tested(number, tested)
             case FailedMessage(outcome):
                 self.failed[number] = outcome
+            case RequestMessage(requester):
+                with self.stage.guarded():
+                    note_request(self.stage.folder.groups(self.stage.stage), number, requester)
             case StorageMessage(error):
                 self.stage.stop(error)
 
@@ -108,9 +121,11 @@ class TuneCallback(_LeftBehind, tune.Callback):
         number, text = trial.config["number"], _last_death(trial)
         if self._cannot_import(text):
             return
-        files = sorted(self.stage.folder.run(self.stage.stage, number).glob(f"*{HUNG}"))  # one per rank
-        hung = "\n".join(file.read_text(encoding="utf-8") for file in files if file.stat().st_size)
-        if hung:
+        where = (self.stage.folder, self.stage.stage, number, HUNG)
+        found = texts(*where)
+        if not found and self.stage.folder.objects is not None and self._is_watched(number):
+            found = texts_elsewhere(*where)
+        if hung := "\n".join(found):
             outcome = TrialOutcome("lost", "an epoch took longer than train.epoch_minutes", hung)
         else:
             outcome = outcome_of_death(text)
@@ -118,7 +133,13 @@ class TuneCallback(_LeftBehind, tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died and is to be started again; where it cannot import the trial, no other one can."""
+        number = trial.config["number"]
+        with self.stage.guarded():
+            trial.config["start"] = self.stage.checkpoints.again(number, self.stage.live[number].epochs)
         self._cannot_import(_last_death(trial))
+
+    def _is_watched(self, number: int) -> bool:
+        return self.stage.live[number].settings.train.epoch_minutes is not None
 
     def _cannot_import(self, text: str) -> bool:
         found = NOT_IMPORTED.search(text)

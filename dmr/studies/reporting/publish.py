@@ -92,16 +92,18 @@ def _publish_winner(search_stage: SearchStage) -> str | None:
     tracker, folder = search_stage.tracker, search_stage.folder
     if search_stage.best is None:
         return None
-    winner = find_winner(folder.name, folder.path.parent)
+    winner = find_winner(folder)
     run = f"{winner.checkpoint.parent.parent.name}/{winner.checkpoint.parent.name}"
     key = f"winner/{run}"
     if not tracker.has_model(key):
         shutil.rmtree(folder.winner, ignore_errors=True)
         export_run(winner, folder.winner)
+        if folder.writer is not None:
+            folder.writer.delete_unlike(folder.winner)
         name = f"{search_stage.plan.study.name}-winner"
         tags = {Tag.STUDY: search_stage.plan.study.name, Tag.STAGE: winner.stage, "run": str(winner.run_id)}
         note = f"{winner.label}: takes any non-empty combination of modalities, absent ones null or left out."
-        tags |= {"checkpoint": str(winner.checkpoint), NOTE: note}
+        tags |= {"checkpoint": folder.place_of(winner.checkpoint), NOTE: note}
         tracker.model(PARENT, key, name=name, tags=tags, params={}, path=folder.winner)
         tracker.flush(timeout=FLUSH_SECONDS)
     return tracker.model_id(key)

@@ -46,7 +46,7 @@ def load_results(
     """
     from dmr.analysis.results.load_study import load_study
 
-    folder = StudyFolder(resolve_storage(storage), name)
+    folder = StudyFolder.open(resolve_storage(storage), name)
     experiment = folder.checked_document()["experiment"]
     with stored_runs(folder) as uri:
         return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)

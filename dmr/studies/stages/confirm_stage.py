@@ -19,7 +19,8 @@ from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.studies.search.ranking import best_first, front
 from dmr.studies.stages.search_stage import SearchStage
-from dmr.studies.stages.stage import Stage, StartedTrial, ranked_trial
+from dmr.studies.stages.stage import Stage, ranked_trial
+from dmr.studies.stages.trial_records import StartedTrial
 from dmr.studies.storage.optuna_attributes import (
     CONFIRM,
     WANTED,
@@ -106,6 +107,7 @@ class ConfirmStage(Stage):
         """Queue one trial per configuration and seed in Optuna. Runs of configurations no longer chosen are kept and
         tagged `earlier`.
         """
+        self.checkpoints.remove_leftovers(self.study.get_trials(deepcopy=False), lambda _: True)
         self.tracker.inputs(PARENT, tested_inputs(self.plan))
         before = wanted_runs(self.study)
         trials = self.study.get_trials(deepcopy=False)

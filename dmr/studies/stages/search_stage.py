@@ -17,10 +17,10 @@ from dmr.studies.errors import StudyError
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
 from dmr.studies.search.ranking import ranked
 from dmr.studies.search.samplers import Proposer
-from dmr.studies.stages.stage import BestTrial, Stage, StartedTrial, TrialRecord, ranked_trial
+from dmr.studies.stages.stage import Stage, ranked_trial
+from dmr.studies.stages.trial_records import BestTrial, StartedTrial, TrialRecord
 from dmr.studies.storage.optuna_attributes import DOCUMENT, ENDED, BestValues, best_of, ended_reason
 from dmr.studies.storage.study_folder import StageName, StudyFolder
-from dmr.studies.storage.trial_files import remove_checkpoints
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.provenance import versions
@@ -81,9 +81,7 @@ class SearchStage(Stage):
 
     def open(self) -> None:
         """Begin the study's own run, or go on with it. What an earlier driver did not come to remove goes now."""
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.state.is_finished():
-                remove_checkpoints(self.folder.run(self.stage, trial.number), self.retention.holds(trial.number))
+        self.checkpoints.remove_leftovers(self.study.get_trials(deepcopy=False), self.retention.holds)
         if DOCUMENT not in self.study.user_attrs:
             self.study.set_user_attr(DOCUMENT, self.plan.document)
         self._open_parent()

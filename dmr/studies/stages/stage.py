@@ -10,86 +10,36 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import optuna
-import torch
+from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from dmr.analysis.results.record_names import BLOCK
-from dmr.checkpoints import load_checkpoint
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.studies.search.ranking import Ranked, ranked
-from dmr.studies.storage.optuna_attributes import BEST, EPOCHS, STOP_REASON, BestValues, objectives_of
-from dmr.studies.storage.retry_queue import RetryQueue
+from dmr.studies.stages.trial_checkpoints import TrialCheckpoints, TrialObjects
+from dmr.studies.stages.trial_records import BestTrial, JournalEpoch, StartedTrial, TrialRecord
+from dmr.studies.storage.optuna_attributes import BEGUN, BEST, EPOCHS, STOP_REASON, BestValues, objectives_of
+from dmr.studies.storage.retry_queue import NOT_YET, RetryQueue
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StageName, StudyFolder
-from dmr.studies.storage.trial_files import LAST, lost_checkpoints, remove_checkpoints
+from dmr.studies.storage.trial_files import StartFrom
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.study_file.validation import metric_direction
 from dmr.studies.tracking.run_logging import RunLogger, TrackedRun
 from dmr.studies.tracking.tracker import PARENT, Tracker
 from dmr.studies.trial_outcomes import StopReason, Tested, TrialOutcome, optuna_state
-from dmr.training import EpochReport, RunSettings
+from dmr.training import EpochReport
 
 if TYPE_CHECKING:
     from dmr.studies.search.schedulers import StudyScheduler
 
 log = logging.getLogger("dmr")
-
-
-class BestTrial(NamedTuple):
-    """The best trial so far, by the first objective."""
-
-    number: int
-    values: BestValues
-
-
-class JournalEpoch(NamedTuple):
-    """An epoch of a trial, and the best value of a metric until then."""
-
-    trial: int
-    epoch: int
-    best: float
-
-
-class StartedTrial(NamedTuple):
-    """A trial that is RUNNING in Optuna, with its point, the seed of its training and tags of its run."""
-
-    trial: FrozenTrial | optuna.Trial
-    point: dict[str, Any]
-    seed: int
-    tags: dict[str, str]
-
-
-@dataclass
-class TrialRecord:
-    """A trial that runs: what it is, the last epoch it reported and, where its stage has that, how it did on test."""
-
-    number: int
-    trial_id: int
-    run: TrackedRun
-    point: dict[str, Any]
-    settings: RunSettings
-    report: EpochReport | None = None
-    tested: Tested | None = None
-
-    @property
-    def key(self) -> str:
-        return self.run.key
-
-    @property
-    def block(self) -> str | None:
-        return self.point.get(BLOCK)
-
-    @property
-    def epochs(self) -> int:
-        return 0 if self.report is None else self.report.epoch + 1
 
 
 class Stage:
@@ -116,6 +66,12 @@ class Stage:
         """
         self.plan, self.storage, self.tracker, self.folder = plan, storage, tracker, folder
         self.run_logger = RunLogger(tracker, plan)
+        self.writer = folder.writer
+        self.checkpoints = (
+            TrialCheckpoints(partial(folder.run, self.stage))
+            if self.writer is None
+            else TrialObjects(partial(folder.run, self.stage), self.writer)
+        )
         self.objectives = plan.study.objective
         self.live: dict[int, TrialRecord] = {}
         self.outcomes: Counter[StopReason] = Counter()
@@ -177,6 +133,15 @@ class Stage:
         """The trials whose chosen network need not stay, now that this one has ended; see `_tidy`."""
         return []
 
+    @property
+    def waits(self) -> bool:
+        """Whether a trial that did not begin may begin later, when a store is back."""
+        return self._store_is_away or self.retry_queue.waits or self.retry_queue.error is not None
+
+    @property
+    def _store_is_away(self) -> bool:
+        return self.writer is not None and self.writer.away is not None
+
     # ---- what happens to trials ----
 
     @property
@@ -198,32 +163,40 @@ class Stage:
         none now, since the server is away.
         """
         started: StartedTrial | None = None
-        if not self.retry_queue.send():
+        start: StartFrom | None = None
+        if not self.retry_queue.send() or self._store_is_away:
             return None
         with self.retry_queue.reaching():
             self._find_running()
             self.needs_reconciling = True
             if self.interrupted:
                 started = self._again(self.interrupted[0])
-                self._say_what_is_lost(self.interrupted.pop(0).number)
+                start = self._go_on(self.interrupted.pop(0))
             elif self.remaining:
                 started = self._next()
+                start = None if started is None else self._start(started.trial)
             self.needs_reconciling = False
         if started is None:
             return None
         number, settings = started.trial.number, self.plan.run_settings(started.point, started.seed)
         name = f"{self.plan.study.name}-{'' if self.stage == 'search' else f'{self.stage}-'}{number:04d}"
         run = TrackedRun(f"{self.stage}/{number}", name, self.stage, started.point, started.seed, started.tags)
-        record = TrialRecord(number, started.trial._trial_id, run, started.point, settings)
+        record = TrialRecord(number, started.trial._trial_id, run, started.point, settings, start)
         self.live[number] = record
         self.run_logger.start(run, PARENT)
         for epoch, value in self.unwritten.pop(number, {}).items():
             self._put_value(record.trial_id, epoch, value)
         return record
 
-    def epoch(self, number: int, report: EpochReport, system: Mapping[str, float] | None = None) -> None:
-        """An epoch was reported, perhaps with what it took of its machine. One that is reported again, after a restart,
-        is written once.
+    def epoch(
+        self,
+        number: int,
+        report: EpochReport,
+        system: Mapping[str, float] | None = None,
+        uploaded: Sequence[str] = (),
+    ) -> None:
+        """An epoch was reported, perhaps with what it took of its machine and the objects that were written. One that
+        is reported again, after a restart, is written once.
         """
         record = self.live[number]
         record.report = report
@@ -233,6 +206,7 @@ class Stage:
         self._check_journal()
         if len(self.objectives) == 1:
             self._put_value(record.trial_id, report.epoch, self._values(report)[0])
+        self.checkpoints.uploaded(number, uploaded, record.epochs)
 
     def tested(self, number: int, tested: Tested) -> None:
         """A trial's checkpoint was evaluated on test."""
@@ -254,9 +228,15 @@ class Stage:
             attributes[BEST] = list(
                 BestValues(values[0], record.report.best_metrics[f"val/{self.plan.main_metric}_worst"])
             )
-        run_folder = self.folder.run(self.stage, number)
-        self.run_logger.end(record.run, run_folder, record.report, outcome, record.tested)
+        run_folder, checkpoint = self.folder.run(self.stage, number), ""
+        if record.report is not None and BEST in attributes:
+            checkpoint = self.checkpoints.chosen(number, record.report.best_epoch)
+            if outcome.reason == "pruned":  # its process goes on to something else, or is ended
+                self.checkpoints.wait_for(number, record.report)
+        self.run_logger.end(record.run, run_folder, checkpoint, record.report, outcome, record.tested)
         self._check_journal()
+        if self.writer is not None and not isinstance(self.storage, JournalStorage):
+            self.retry_queue.put(partial(self._is_durable, self.tracker.journal.end))
         for name, value in attributes.items():
             self.retry_queue.put(partial(self.storage.set_trial_user_attr, record.trial_id, name, value))
         self.retry_queue.put(partial(self._tell, number, values if state == TrialState.COMPLETE else None, state))
@@ -280,9 +260,7 @@ class Stage:
             if self.begin() is None:
                 return False
         for number, record in list(self.live.items()):
-            if record.report is None:
-                state = load_checkpoint(self.folder.run(self.stage, number) / LAST, torch.device("cpu"))
-                record.report = EpochReport(**state["report"]) if state is not None else None
+            record.report = self.checkpoints.report(number, record.report)
             self.finish(number, outcome)
         return self.retry_queue.send()
 
@@ -300,11 +278,23 @@ class Stage:
         trials = self.study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state == TrialState.RUNNING and trial.number not in self.live]
 
-    def _say_what_is_lost(self, number: int) -> None:
-        """A trial that goes on without its checkpoints is trained again."""
-        lost = lost_checkpoints(self.folder.run(self.stage, number))
-        if lost and any(key == f"{self.stage}/{number}" for key, _, _ in self.tracker.history()):
-            log.warning("%s %d: %s is not there any more: it begins again", self.noun, number, lost[0])
+    def _start(self, trial: FrozenTrial | optuna.Trial) -> StartFrom | None:
+        """A trial begins."""
+        start = self.checkpoints.begin(trial.number, None, 0)
+        if start is not None:
+            self.retry_queue.put(partial(self.storage.set_trial_user_attr, trial._trial_id, BEGUN, start.since))
+        return start
+
+    def _go_on(self, trial: FrozenTrial) -> StartFrom | None:
+        """A trial goes on that an earlier driver left running. Without its checkpoints it is trained again."""
+        number, since = trial.number, trial.user_attrs.get(BEGUN)
+        if self.writer is not None and since is None:  # not even its beginning was written
+            return self._start(trial)
+        steps = [step for key, step, values in self._epochs_in_journal() if key == number]
+        start = self.checkpoints.begin(number, since, max(steps, default=-1) + 1)
+        if steps and (lost := self.checkpoints.lost(number)) is not None:
+            log.warning("%s %d: %s is not there any more: it begins again", self.noun, number, lost)
+        return start
 
     def _find_running(self) -> None:
         """A trial that the storage began before its server went away is one more that was left running."""
@@ -329,15 +319,18 @@ class Stage:
     def _running_bests(self, metric: str, direction: Direction) -> Iterator[JournalEpoch]:
         """The epochs of this stage's trials in the journal, in their order; those that were not evaluated, too."""
         best: dict[int, float] = {}
-        for key, step, values in self.tracker.history():
-            stage, _, number = key.partition("/")
-            if stage != self.stage or not any(name.startswith(("train/", "val/")) for name in values):
-                continue
-            trial = int(number)
+        for trial, step, values in self._epochs_in_journal():
             if metric in values:
                 best[trial] = direction.best((best.get(trial, values[metric]), values[metric]))
             if trial in best:
                 yield JournalEpoch(trial, step, best[trial])
+
+    def _epochs_in_journal(self) -> Iterator[tuple[int, int, dict[str, float]]]:
+        """Trial, epoch and metrics of this stage's trials, in their order."""
+        for key, step, values in self.tracker.history():
+            stage, _, number = key.partition("/")
+            if stage == self.stage and any(name.startswith(("train/", "val/")) for name in values):
+                yield int(number), step, values
 
     def _put_value(self, trial_id: int, epoch: int, value: float) -> None:
         self.retry_queue.put(partial(self.storage.set_trial_intermediate_value, trial_id, epoch, value))
@@ -353,9 +346,13 @@ class Stage:
         Args:
             values: the objectives; None where it failed.
         """
-        remove_checkpoints(self.folder.run(self.stage, record.number), keep_best=True)
-        for number in self._outdated(record, values):
-            remove_checkpoints(self.folder.run(self.stage, number), keep_best=False)
+        outdated = self._outdated(record, values)
+        for number in {record.number, *outdated}:
+            self.checkpoints.remove(number, number not in outdated, record.epochs)
+
+    def _is_durable(self, end: int) -> object:
+        """Optuna's server is told what nobody can lose any more."""
+        return None if self.tracker.journal.durable_end >= end else NOT_YET
 
     def _check_journal(self) -> None:
         """Optuna is told only what is in MLflow's journal.

@@ -27,6 +27,7 @@ EPOCHS = "epochs"
 BEST = "best"
 PAIR = "pair"
 POINT = "point"
+BEGUN = "begun"  # in object storage: the number of the lease under which the trial was begun
 
 
 class BestValues(NamedTuple):

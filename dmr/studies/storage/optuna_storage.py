@@ -1,10 +1,19 @@
-"""Optuna's storage as such: a SQLite file in the study's folder, or a database server that may go away."""
+"""Optuna's storage as such: a SQLite file in the study's folder, a database server that may go away, or the study's
+log where that lies in object storage.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
 
 from dmr.analysis.store_uris import missing_file, sqlite_uri
 from dmr.files import whole_file
@@ -16,6 +25,9 @@ from dmr.studies.storage.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+OPTUNA = "optuna"  # the kind of its records
+OP = b'"op":"optuna"'
 
 
 def open_optuna(url: str) -> BaseStorage:
@@ -34,6 +46,36 @@ def open_optuna(url: str) -> BaseStorage:
         return get_storage(RDBStorage(url, engine_kwargs=engine_settings(url)))
     except Exception as error:  # whatever a database driver raises
         raise unusable(url, error) from None
+
+
+class LogBackend(BaseJournalBackend):
+    """What Optuna writes as records of the study's journal, between those for MLflow."""
+
+    def __init__(self, journal: Path, append: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """Args:
+        append: writes a record to the journal; None where it is only read.
+        """
+        self._append = append
+        self._logs: list[dict[str, Any]] = []
+        with suppress(FileNotFoundError), open(journal, "rb") as lines:
+            found = (json.loads(line) for line in lines if OP in line)
+            self._logs += [record["log"] for record in found if record["op"] == OPTUNA]
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        assert self._append is not None
+        for log in logs:
+            self._append({"op": OPTUNA, "log": log})
+            self._logs.append(log)
+
+
+def open_log(journal: Path, append: Callable[[dict[str, Any]], None] | None = None) -> BaseStorage:
+    """Optuna's storage in a study's journal; see `LogBackend`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return JournalStorage(LogBackend(journal, append))
 
 
 def unusable(url: str, error: BaseException) -> StudyError:
@@ -68,7 +110,7 @@ def _load(folder: StudyFolder, name: str) -> optuna.Study | None:
     url = folder.store_uris().optuna_url
     if (file := missing_file(url)) is not None:
         raise StudyError(f"{file}: there is no such file; {_bring_back(folder)}")
-    storage = open_optuna(url)
+    storage = open_optuna(url) if folder.objects is None or url != folder.optuna_url else open_log(folder.journal)
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:

@@ -17,6 +17,7 @@ from dmr.studies.storage.databases import is_outage, storage_error
 log = logging.getLogger("dmr")
 
 RETRY_AFTER, RETRY_AT_MOST = 0.5, 10.0
+NOT_YET = object()  # what a write returns that has to come after something else
 
 
 class RetryQueue:
@@ -43,9 +44,10 @@ class RetryQueue:
         """Write what is kept; whether nothing is left and the server can be asked now."""
         while self._kept and not self._resting:
             with self.reaching():
-                self._kept[0]()
+                if self._kept[0]() is NOT_YET:
+                    return False
                 self._kept.popleft()
-        return not self._kept and not self._resting
+        return not self.waits
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
@@ -65,6 +67,11 @@ class RetryQueue:
             if self.error is not None:
                 log.warning("Optuna's storage is back")
             self.error, self._wait = None, RETRY_AFTER
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is kept, or the server cannot be asked now."""
+        return bool(self._kept) or self._resting
 
     @property
     def _resting(self) -> bool:

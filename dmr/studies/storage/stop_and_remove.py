@@ -30,7 +30,7 @@ def stop_study(folder: StudyFolder) -> str:
         StudyError: no such study, or its driver does not stop.
     """
     folder.document()
-    driver = folder.lock.driver()
+    driver = folder.driver()
     if driver is None:
         return f"{folder.name} is not running"
     if not driver.here:
@@ -42,7 +42,7 @@ def stop_study(folder: StudyFolder) -> str:
     except PermissionError:
         raise StudyError(f"{folder.name}: {driver} belongs to somebody else") from None
     until = time.monotonic() + STOP_SECONDS
-    while folder.lock.driver() == driver:
+    while folder.driver() == driver:
         if time.monotonic() > until:
             raise StudyError(f"{folder.name}: {driver} was told to stop and still runs; see {folder.log}")
         time.sleep(0.2)
@@ -57,22 +57,25 @@ def remove_study(folder: StudyFolder) -> str:
         StudyError: it runs, its journal is lost, or a store cannot be reached; then nothing is deleted from the folder.
     """
     document = folder.document_of_any_name()
-    if folder.path.is_symlink():
+    if folder.objects is None and folder.path.is_symlink():
         raise StudyError(f"{folder.path}: is a symbolic link, to {folder.path.resolve()}; delete it by hand")
     check_resolved(document, folder.study_file)
-    for lock in folder.path.glob("*/lock"):
-        if StudyFolder(folder.path, lock.parent.name).lock.driver() is not None:
-            raise StudyError(f"{lock.parent}: `dmr train` runs there")
+    for run in folder.trained():
+        if run.driver() is not None:
+            raise StudyError(f"{run.place}: `dmr train` runs there")
     original, uri = folder.original(), folder.store_uris().tracking_uri
     if folder.study_key is None and load_search(folder).get_trials(deepcopy=False):
+        journal = folder.place_of(folder.journal)
         raise StudyError(
-            f"{folder.journal}: is lost or damaged, and with it which runs in MLflow are this study's: put back a copy "
-            f"of it, or delete them there, and {folder.path}, by hand"
+            f"{journal}: is lost or damaged, and with it which runs in MLflow are this study's: put back a copy of it, "
+            f"or delete them there, and {folder.place}, by hand"
         )
-    with folder.lock.held():
+    with folder.held():
         if original is None:
             _delete_records(folder, document)
         shutil.rmtree(folder.path)
+        if folder.objects is not None:
+            folder.objects.remove()
     if original is not None:
         return f"{folder.path} is deleted; it was a copy, and the runs in MLflow stay with {original}"
     gone = f"; its MLflow store {uri} is not there" if missing_file(uri) else ""

@@ -5,33 +5,27 @@ from __future__ import annotations
 import json
 import math
 import os
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dmr.analysis.store_uris import absolute_uri, sqlite_file, sqlite_uri
+from dmr.analysis.store_uris import sqlite_file, sqlite_uri
 from dmr.files import write_text
-from dmr.object_storage.store import is_url
+from dmr.object_storage.store import Entry, is_url
+from dmr.object_storage.writer import LOG, StoreWriter
 from dmr.studies.errors import StudyError
 from dmr.studies.names import ALLOWED_NAME, NAME
-from dmr.studies.storage.locations import default_tracking_uri, in_ray_job
+from dmr.studies.storage.locations import Storage, StoreUris
 from dmr.studies.storage.resolved_study import check_resolved
 from dmr.studies.storage.store_passwords import mask_password, with_password
-from dmr.studies.storage.study_lock import StudyLock
-from dmr.studies.storage.trial_files import ERROR
+from dmr.studies.storage.study_lock import Driver, StudyLock
+from dmr.studies.storage.study_objects import JOURNAL, LOG_FILE, STORES_FILE, STUDY_FILE, TRAINED, StudyObjects
+from dmr.studies.storage.trial_files import BEST, ERROR, best_checkpoint, checkpoint_object
 from dmr.studies.yaml_io import read_yaml
 
 StageName = Literal["search", "confirm"]
 OPTUNA_FILE = "optuna.db"
-
-
-@dataclass(frozen=True)
-class StoreUris:
-    """The stores a study resolved when it was first run, so that it goes on from any working directory."""
-
-    tracking_uri: str
-    optuna_url: str
 
 
 class _Places(NamedTuple):
@@ -54,20 +48,105 @@ class FolderRenamed(StudyError):
 class StudyFolder:
     """The files of one study below the storage. It may be moved: what lies in it is known by where it is now, and what
     lay beside it is looked for beside it.
+
+    Attributes:
+        objects: where the storage is in object storage: `path` is this machine's copy of them then; else None.
     """
 
-    def __init__(self, storage: Path, name: str) -> None:
-        """Raises:
-        StudyError: a name that could climb out of the storage.
+    def __init__(self, storage: Storage, name: str, listed: list[Entry] | None = None) -> None:
+        """Args:
+            listed: its objects, where they were just listed.
+
+        Raises:
+            StudyError: a name that could climb out of the storage.
         """
         if not NAME.fullmatch(name):
             raise StudyError(f"study name {name!r}: {ALLOWED_NAME}")
-        self.name = name
-        self.path = storage.resolve() / name
+        self.name, self.storage = name, storage
+        self.objects = StudyObjects(f"{storage}/{name}", listed) if is_url(storage) else None
+        self.path = Path(storage).resolve() / name if self.objects is None else self.objects.folder
+
+    def __reduce__(self) -> tuple[type[StudyFolder], tuple[Storage, str]]:
+        return StudyFolder, (self.storage, self.name)  # each machine has a copy of its own
+
+    @classmethod
+    def open(cls, storage: Storage, name: str) -> StudyFolder:
+        """The same, its records as they are now.
+
+        Raises:
+            StudyError: a name that could climb out of the storage, or the store cannot be read.
+        """
+        folder = cls(storage, name)
+        folder.refresh()
+        return folder
+
+    def refresh(self) -> None:
+        """Copy the records of the study to this machine, where it lies in object storage.
+
+        Raises:
+            StudyError: the store cannot be read, or the log is damaged.
+        """
+        if self.objects is not None:
+            self.objects.pull()
+
+    @property
+    def place(self) -> str:
+        """Where the study is, for people."""
+        return str(self.path) if self.objects is None else self.objects.url
+
+    def place_of(self, file: Path) -> str:
+        """Where a file of the study is, for people."""
+        inside = self.objects is not None and file.is_relative_to(self.path)
+        return f"{self.place}/{file.relative_to(self.path).as_posix()}" if inside else str(file)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Drive the study: nobody else does meanwhile.
+
+        Raises:
+            StudyError: another driver holds it, or it cannot be written.
+        """
+        with self.lock.held() if self.objects is None else self.objects.held():
+            yield
+
+    def driver(self) -> Driver | None:
+        """The process that drives the study now; None where none does."""
+        return self.lock.driver() if self.objects is None else self.objects.driver()
+
+    @property
+    def writer(self) -> StoreWriter | None:
+        """Writes to object storage what this process, which drives the study, keeps of it; None for a folder."""
+        return None if self.objects is None else self.objects.writer
+
+    def keep(self, file: Path) -> None:
+        """A file of the study was written here: it goes to object storage, where that is where the study lies.
+
+        Raises:
+            StudyError: this process does not drive the study, and the store cannot be written.
+        """
+        if self.writer is not None:
+            self.writer.upload(file, after=file == self.study_file)  # with it the study is there for everybody
+        elif self.objects is not None and file.is_relative_to(self.path):
+            self.objects.upload(file)
+
+    def checkpoint(self, run: Path, epochs: int) -> Path:
+        """The chosen checkpoint of a run that came so far, copied here where it lies in object storage; it may not be
+        there.
+
+        Raises:
+            StudyError: the store cannot be read.
+        """
+        if self.objects is None:
+            return run / BEST
+        found = [checkpoint_object(key) for key in self.objects.keys_in(run)]
+        best = best_checkpoint([one for one in found if one is not None], epochs)
+        if best is not None:
+            self.objects.fetch(run / best.name)
+        return run / (BEST if best is None else best.name)
 
     @property
     def study_file(self) -> Path:
-        return self.path / "study.yaml"
+        return self.path / STUDY_FILE
 
     @property
     def data_file(self) -> Path:
@@ -76,7 +155,7 @@ class StudyFolder:
 
     @property
     def journal(self) -> Path:
-        return self.path / "journal.jsonl"
+        return self.path / JOURNAL
 
     def run(self, stage: StageName, number: int) -> Path:
         """The checkpoints and small files of a trial of a stage."""
@@ -110,11 +189,11 @@ class StudyFolder:
     @property
     def optuna_url(self) -> str:
         """Optuna's storage, unless it is elsewhere."""
-        return sqlite_uri(self.path / OPTUNA_FILE)
+        return sqlite_uri(self.path / OPTUNA_FILE) if self.objects is None else f"{self.objects.url}/{LOG}"
 
     @property
     def log(self) -> Path:
-        return self.path / "log.txt"
+        return self.path / LOG_FILE
 
     @property
     def exists(self) -> bool:
@@ -138,7 +217,7 @@ class StudyFolder:
             StudyError: there is no study here.
         """
         if not self.exists:
-            raise StudyError(f"{self.path}: no study {self.name!r} here; `dmr list` shows those there are")
+            raise StudyError(f"{self.place}: no study {self.name!r} here; `dmr list` shows those there are")
         document = read_yaml(self.study_file)
         dataset = document.get("dataset")
         if isinstance(dataset, dict) and isinstance(path := dataset.get("path"), str) and not is_url(path):
@@ -163,14 +242,14 @@ class StudyFolder:
         name = document.get("name", self.name)
         if name != self.name:
             raise FolderRenamed(
-                f"{self.path}: is the folder of study {name!r}, copied or renamed: name the folder {name!r} again, or "
+                f"{self.place}: is the folder of study {name!r}, copied or renamed: name the folder {name!r} again, or "
                 "delete it; a study of another name begins with `dmr run --name`"
             )
 
     @property
     def stores_file(self) -> Path:
         """Where the study's stores are."""
-        return self.path / "places.json"
+        return self.path / STORES_FILE
 
     def store_uris(self) -> StoreUris:
         """The stores, with the passwords that the environment has for them.
@@ -198,8 +277,9 @@ class StudyFolder:
     def remember(self, uris: StoreUris) -> None:
         """Passwords are not kept."""
         optuna_url = None if uris.optuna_url == self.optuna_url else mask_password(uris.optuna_url)
-        places = _Places(mask_password(uris.tracking_uri), optuna_url, self.path)
+        places = _Places(mask_password(uris.tracking_uri), optuna_url, self.path if self.objects is None else None)
         write_text(self.stores_file, json.dumps(places._asdict(), indent=1, default=str), mode=0o600)
+        self.keep(self.stores_file)
 
     def original(self) -> Path | None:
         """The folder that this one is a copy of: it is where this one says it was, and has the same journal. None where
@@ -234,7 +314,7 @@ class StudyFolder:
                 raise TypeError("the addresses must be text")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
-            raise StudyError(f"{file}: cannot be read: {reason}") from None
+            raise StudyError(f"{self.place_of(file)}: cannot be read: {reason}") from None
         database = None if url is None else sqlite_file(url)
         if folder is None and database is not None and database.parts[-2:] == (self.name, OPTUNA_FILE):
             return _Places(uri, None, database.parent)  # an earlier version kept the database's absolute path
@@ -265,9 +345,20 @@ class StudyFolder:
         """What the study's own run is found by in MLflow, None where no journal was begun."""
         return None if self.journal_id is None else f"{self.journal_id}/study"
 
+    def trained(self) -> list[StudyFolder]:
+        """The folders of `dmr train` in this one.
+
+        Raises:
+            StudyError: the store cannot be read.
+        """
+        if self.objects is None:
+            return [StudyFolder(self.path, path.name) for path in sorted(self.path.glob(f"{TRAINED}*/"))]
+        names = {entry.key.partition("/")[0] for entry in self.objects.entries if entry.key.startswith(TRAINED)}
+        return [StudyFolder.open(self.objects.url, name) for name in sorted(names)]
+
     def journals(self) -> list[str]:
         """The ids of the journals of this study's runs: those of `dmr train`, and last the search's."""
-        found = map(_journal_id, [*sorted(self.path.glob("*/journal.jsonl")), self.journal])
+        found = [folder.journal_id for folder in (*self.trained(), self)]
         return [journal_id for journal_id in found if journal_id is not None]
 
     def seconds_run(self) -> float:
@@ -280,6 +371,7 @@ class StudyFolder:
 
     def remember_seconds(self, seconds: float) -> None:
         write_text(self.path / "seconds", f"{seconds:.1f}")
+        self.keep(self.path / "seconds")
 
     @property
     def lock(self) -> StudyLock:
@@ -290,25 +382,3 @@ def _journal_id(journal: Path) -> str | None:
     with suppress(OSError, ValueError, KeyError, TypeError), open(journal, encoding="utf-8") as lines:
         return str(json.loads(lines.readline())["id"])
     return None
-
-
-def resolve_store_uris(folder: StudyFolder) -> StoreUris:
-    """Where a new study keeps its runs and trials: from the environment, else in this directory and its folder.
-
-    Raises:
-        StudyError: a database in memory, or a Ray job whose runs would be deleted with its working directory.
-    """
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not tracking_uri and in_ray_job():
-        raise StudyError(
-            "MLFLOW_TRACKING_URI: not set, and a Ray job's working directory is a temporary copy: name a server, or "
-            "sqlite:////{absolute path}/mlflow.db"
-        )
-    uris = StoreUris(
-        absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(),
-        absolute_uri(os.environ.get("DMR_OPTUNA_URL") or folder.optuna_url),
-    )
-    for variable, uri in (("MLFLOW_TRACKING_URI", uris.tracking_uri), ("DMR_OPTUNA_URL", uris.optuna_url)):
-        if uri.startswith("sqlite") and sqlite_file(uri) is None:
-            raise StudyError(f"{variable}: got {uri}; a file is needed, as in sqlite:////{{absolute path}}/name.db")
-    return uris

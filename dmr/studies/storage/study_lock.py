@@ -37,8 +37,11 @@ class Driver(NamedTuple):
 class StudyLock:
     """The lock of the study in a folder; its file holds the driver's process id, its start time and its host."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, place: str | None = None) -> None:
+        """Args:
+        place: where the study is, for people, if not in this folder.
+        """
+        self.folder, self.place = folder, place or str(folder)
         self._file, self._processes = folder / "lock", folder / "processes.json"
 
     @contextmanager
@@ -58,7 +61,7 @@ class StudyLock:
                 holder = _parse(os.read(descriptor, MAX_BYTES))
                 name = self.folder.name
                 raise StudyError(
-                    f"{self.folder}: study {name!r} is running in {holder[0] if holder else 'another process'}; "
+                    f"{self.place}: study {name!r} is running in {holder[0] if holder else 'another process'}; "
                     f"`dmr stop {name}` stops it"
                 )
             os.ftruncate(descriptor, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,26 +11,44 @@ from dmr.analysis.results.record_names import SEARCH, STOPPED_EARLY, counted, ru
 from dmr.direction import Direction
 from dmr.studies.errors import StudyError
 from dmr.studies.names import NAME
+from dmr.studies.storage.locations import Storage
 from dmr.studies.storage.optuna_attributes import ENDED, best_of, confirm_run_key, stop_reason_of, wanted_runs
 from dmr.studies.storage.optuna_storage import load_confirmation, load_search
 from dmr.studies.storage.store_passwords import mask_password
 from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.storage.study_objects import STUDY_FILE, listed_folders
 
 
-def list_lines(storage: Path) -> list[str]:
-    """A line per study. What a dead driver left running on this machine is ended on the way."""
-    folders = sorted(entry for entry in storage.iterdir() if NAME.fullmatch(entry.name)) if storage.is_dir() else []
+def list_lines(storage: Storage) -> list[str]:
+    """A line per study. What a dead driver left running on this machine is ended on the way.
+
+    Raises:
+        StudyError: the store cannot be read.
+    """
     lines = []
-    for entry in folders:
-        folder = StudyFolder(storage, entry.name)
-        if folder.exists:
-            try:
-                document = folder.checked_document()
-                _end_leftovers(folder)
-                lines.append(_headline(folder, document, load_search(folder)))
-            except StudyError as error:
-                lines.append(f"{entry.name}: {error}")
+    for folder in studies_in(storage):
+        try:
+            folder.refresh()
+            document = folder.checked_document()
+            _end_leftovers(folder)
+            lines.append(_headline(folder, document, load_search(folder)))
+        except StudyError as error:
+            lines.append(f"{folder.name}: {error}")
     return lines
+
+
+def studies_in(storage: Storage) -> list[StudyFolder]:
+    """The studies of a storage, by name; of those in object storage nothing is copied yet.
+
+    Raises:
+        StudyError: the store cannot be read.
+    """
+    if isinstance(storage, str):
+        listed = [(name, found) for where, name, found in listed_folders(storage) if where == storage]
+        named = [(name, found) for name, found in listed if any(entry.key == STUDY_FILE for entry in found)]
+        return [StudyFolder(storage, name, found) for name, found in named]
+    names = sorted(entry.name for entry in storage.iterdir() if NAME.fullmatch(entry.name)) if storage.is_dir() else []
+    return [folder for folder in (StudyFolder(storage, name) for name in names) if folder.exists]
 
 
 def status_lines(folder: StudyFolder) -> list[str]:
@@ -77,7 +94,7 @@ def _end_leftovers(folder: StudyFolder) -> None:
 def _headline(folder: StudyFolder, document: dict[str, Any], study: optuna.Study) -> str:
     budget = document["budget"]
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    driver = folder.lock.driver()
+    driver = folder.driver()
     complete = search_ended(document, study)
     confirmed = ""
     if document.get("confirm") and complete:

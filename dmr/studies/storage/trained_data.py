@@ -40,12 +40,13 @@ def kept_digests(folder: StudyFolder) -> dict[str, str] | None:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise StudyError(f"{file}: cannot be read: {error}; --same-data writes it anew") from None
+        raise StudyError(f"{folder.place_of(file)}: cannot be read: {error}; --same-data writes it anew") from None
 
 
 def remember_data(folder: StudyFolder, digests: Mapping[str, str]) -> None:
     """Keep what the study trains on."""
     write_text(folder.data_file, json.dumps(digests, indent=1, ensure_ascii=False))
+    folder.keep(folder.data_file)
 
 
 def check_same_data(folder: StudyFolder, digests: Mapping[str, str], where: str) -> None:
@@ -56,7 +57,7 @@ def check_same_data(folder: StudyFolder, digests: Mapping[str, str], where: str)
     if changed:
         raise StudyError(
             *changed,
-            f"{folder.path}: trained on other data: bring those back, or give a study of these another name; if they "
+            f"{folder.place}: trained on other data: bring those back, or give a study of these another name; if they "
             "mean the same, go on with --same-data",
         )
 

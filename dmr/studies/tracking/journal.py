@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dmr.files import named
+from dmr.object_storage.writer import StoreWriter
 from dmr.studies.errors import StudyError
 
 Record = dict[str, Any]
@@ -21,11 +22,14 @@ READ_AT_ONCE = 2_000
 class Journal:
     """Appends whole lines; a line torn by a kill is cut off when the file is opened again. Safe for two threads."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises:
-        StudyError: a line is damaged.
+    def __init__(self, path: Path, writer: StoreWriter | None = None) -> None:
+        """Args:
+            writer: writes the log in object storage that the file is a copy of; None where the file is all there is.
+
+        Raises:
+            StudyError: a line is damaged.
         """
-        self.path = path
+        self.path, self.writer = path, writer
         self._lock = threading.Lock()
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  # closed by close()
         self.end = self._whole_lines()
@@ -47,15 +51,23 @@ class Journal:
                 with named(self.path):
                     if self._file.write(line) != len(line):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    if durable:
+                    if durable and self.writer is None:
                         os.fsync(self._file.fileno())
             except OSError:
                 self._file.truncate(self.end)
                 raise
             self.end += len(line)
+            if self.writer is not None:
+                for one in line.splitlines():
+                    self.writer.append(one)
 
-    def read(self, offset: int) -> Iterator[tuple[Record, int]]:
-        """The records from `offset` on, up to `READ_AT_ONCE`, each with the offset after it.
+    @property
+    def durable_end(self) -> int:
+        """Bytes that nobody can lose any more: what is told to others is of these."""
+        return self.end if self.writer is None else self.writer.log.bytes_committed
+
+    def read(self, offset: int, end: int | None = None) -> Iterator[tuple[Record, int]]:
+        """The records from `offset` on, up to `end` and up to `READ_AT_ONCE`, each with the offset after it.
 
         Raises:
             StudyError: a line is damaged.
@@ -63,7 +75,7 @@ class Journal:
         with open(self.path, "rb") as file:
             file.seek(offset)
             for _ in range(READ_AT_ONCE):
-                if offset >= self.end:
+                if offset >= (self.end if end is None else end):
                     return
                 line = file.readline()
                 offset += len(line)

@@ -28,7 +28,7 @@ from dmr.data.missing import complete_samples, tied_to_class
 from dmr.files import write_text
 from dmr.metrics import METRICS
 from dmr.studies.storage.store_passwords import mask_password
-from dmr.studies.storage.trial_files import BEST, ERROR
+from dmr.studies.storage.trial_files import ERROR
 from dmr.studies.study_file.plan import StudyPlan
 from dmr.studies.tracking.dataset_inputs import searched_inputs, tested_inputs
 from dmr.studies.tracking.provenance import git_commit, user_name
@@ -96,12 +96,13 @@ class RunLogger:
         self,
         run: TrackedRun,
         folder: Path,
+        checkpoint: str,
         report: EpochReport | None,
         outcome: TrialOutcome,
         tested: Tested | None = None,
     ) -> None:
         """Keep how the run ended and its small files in `folder`. Unless it failed, also log a model that names its
-        checkpoint and has the values of the chosen epoch, those on test among them where it was `tested`.
+        `checkpoint` and has the values of the chosen epoch, those on test among them where it was `tested`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         tracker, plan, key = self.tracker, self.plan, run.key
@@ -117,13 +118,13 @@ class RunLogger:
             if tested is not None:
                 best |= {f"{BEST_PREFIX}{name}": value for name, value in tested.metrics.items()}
                 best_values = best_values | {"test": tested.values}
-                tracker.artifact(key, folder / SAMPLES)
+                tracker.artifact(key, folder / SAMPLES, own=False)
             for split, metrics in best_values.items():
                 for metric in (plan.main_metric, complete_metric(plan.main_metric)):
                     values = zip(names, metrics[metric], strict=True) if metric in metrics else ()
                     best |= {best_metric(split, metric, name): v for name, v in values if not math.isnan(v)}
-            where = {"checkpoint": str(folder / BEST)}
-            note = f"{run_note(plan, run, report, outcome)}\n\nThe checkpoint lies at `{folder / BEST}`, not in MLflow."
+            where = {"checkpoint": checkpoint}
+            note = f"{run_note(plan, run, report, outcome)}\n\nThe checkpoint lies at `{checkpoint}`, not in MLflow."
             of_model = {Tag.STUDY: plan.study.name, Tag.STAGE: run.stage, **run.own_tags(plan), **where, NOTE: note}
             tracker.model(key, key, name=run.name, tags=of_model, params=run.model_params(plan))
             tracker.metrics(
@@ -132,8 +133,8 @@ class RunLogger:
             write_text(folder / VALUES, combinations_csv(best_values, names))
             tracker.artifact(key, folder / VALUES)
             tags |= where
-        if (folder / DIAGNOSTICS).exists():
-            tracker.artifact(key, folder / DIAGNOSTICS)
+        if (folder / DIAGNOSTICS).exists() or (report is not None and tracker.journal.writer is not None):
+            tracker.artifact(key, folder / DIAGNOSTICS, own=False)  # perhaps another machine's; not every method has it
         if outcome.details or outcome.message:
             text = mask_password(f"{outcome.reason}: {outcome.message}\n\n{outcome.details}")
             write_text(folder / ERROR, text)

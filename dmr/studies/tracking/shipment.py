@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dmr.analysis.results.record_names import Tag, deleted_run, key_filter
@@ -73,7 +74,7 @@ class Shipment:
         note: tells people a line.
         """
         self.client, self.experiment_id = client, experiment_id
-        self.journal_id, self.folder = journal.id, journal.path.parent
+        self.journal, self.journal_id, self.folder = journal, journal.id, journal.path.parent
         self.ids, self.append, self.note = ids, append, note
         self.metrics: dict[str, list[Any]] = defaultdict(list)
         self.tags: dict[str, list[Any]] = defaultdict(list)
@@ -156,7 +157,7 @@ class Shipment:
             if self.ids.folders.get(record.get("path", "")) != model:  # a later model's files are there now
                 record = {name: value for name, value in record.items() if name != "path"}
             elif "path" in record:
-                record = record | {"path": str(self.folder / record["path"])}
+                record = record | {"path": str(self._local(record["path"]))}
             tags = {n: self.ids.runs.get(self.ids.lost.get(value, ""), value) for n, value in record["tags"].items()}
             record = record | {"tags": tags}
             model_id = ship_model(self.client, self.experiment_id, run_id, record, tag, may_exist)
@@ -189,8 +190,15 @@ class Shipment:
     def _model(self, key: str, record: Record) -> None:
         self._do(key, f"model {record['model']}", partial(self._create_model, record), may_lack=True)
 
+    def _local(self, path: str) -> Path:
+        """A file or folder of the journal's, copied here from object storage where it is not here any more."""
+        found = self.folder / path
+        if self.journal.writer is not None and not found.exists():
+            self.journal.writer.fetch(found)
+        return found
+
     def _artifact(self, key: str, record: Record) -> None:
-        file = self.folder / record["path"]
+        file = self._local(record["path"])
         if not file.is_file():
             log.info("%s is gone and was not logged to MLflow", file)
             return

@@ -21,6 +21,7 @@ from typing import Any
 from dmr.analysis.results.record_names import CONFIRM, SEARCH
 from dmr.analysis.store_uris import sqlite_file
 from dmr.files import write_text
+from dmr.object_storage.writer import StoreWriter
 from dmr.studies.storage.mlflow_store import open_client, open_mlflow
 from dmr.studies.storage.store_passwords import first_line
 from dmr.studies.tracking.journal import Journal, Record
@@ -44,8 +45,8 @@ class Tracker:
         outdated: the stages whose heatmap, report and note name runs that the store has lost since.
     """
 
-    def __init__(self, journal: Path, tracking_uri: str, experiment_id: str) -> None:
-        self.journal = Journal(journal)
+    def __init__(self, journal: Path, tracking_uri: str, experiment_id: str, writer: StoreWriter | None = None) -> None:
+        self.journal = Journal(journal, writer)
         self.error: str | None = None
         self.journal_failed = False
         self._uri, self.experiment_id = tracking_uri, experiment_id
@@ -109,6 +110,8 @@ class Tracker:
         if model not in self._modelled:
             record = {"op": "model", "key": key, "model": model, "name": name, "tags": dict(tags)}
             record["params"] = _texts(params)
+            if path is not None:
+                self._upload(*sorted(file for file in path.rglob("*") if file.is_file()))
             self._append(record | ({"path": self._place(path)} if path is not None else {}))
 
     def metrics(self, key: str, values: Mapping[str, float], *, step: int, model: str | None = None) -> None:
@@ -127,8 +130,14 @@ class Tracker:
     def tags(self, key: str, tags: Mapping[str, str]) -> None:
         self._append({"op": "tags", "key": key, "tags": dict(tags)})
 
-    def artifact(self, key: str, path: Path) -> None:
-        """A local file, copied when it is shipped."""
+    def artifact(self, key: str, path: Path, own: bool = True) -> None:
+        """A local file, copied when it is shipped.
+
+        Args:
+            own: this process has written it; else one that trains, which also takes it to object storage.
+        """
+        if own:
+            self._upload(path)
         self._append({"op": "artifact", "key": key, "path": self._place(path)})
 
     def end(self, key: str, status: str) -> None:
@@ -205,6 +214,12 @@ class Tracker:
         self.journal.close()
         return done
 
+    def _upload(self, *files: Path) -> None:
+        """Where the journal is in object storage, what it names is there before it."""
+        if self.journal.writer is not None:
+            for file in files:
+                self.journal.writer.upload(file)
+
     def _place(self, path: Path) -> str:
         """A path, from the journal's folder on where it is in that: it may be moved before the record is sent."""
         folder = self.journal.path.parent
@@ -261,9 +276,9 @@ class Tracker:
     def _work(self) -> None:
         wait = RETRY_AFTER
         while not self._closing.is_set():
-            self._wake.wait()
+            self._wake.wait(None if self.journal.writer is None else SHIP_EVERY)  # its lines are sent once written
             self._wake.clear()
-            while self.pending and not self._closing.is_set():
+            while self._shipped < self.journal.durable_end and not self._closing.is_set():
                 try:
                     self._ship()
                 except Exception as error:  # whatever a store raises: the journal keeps it, and it is tried again
@@ -290,7 +305,7 @@ class Tracker:
         shipment = Shipment(client, self.experiment_id, self.journal, self._ids, self._append, self._note)
         after = self._shipped
         try:
-            for record, after in self.journal.read(self._shipped):  # noqa: B007
+            for record, after in self.journal.read(self._shipped, self.journal.durable_end):  # noqa: B007
                 shipment.take(record)
             shipment.send_all()
         except MlflowException as error:

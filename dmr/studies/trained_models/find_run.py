@@ -17,8 +17,10 @@ from dmr.studies.errors import StudyError
 from dmr.studies.search.checkpoint_retention import CheckpointRetention
 from dmr.studies.search.ranking import Ranked, best_first, ranked
 from dmr.studies.search.samplers import Proposer
+from dmr.studies.storage.locations import Storage
 from dmr.studies.storage.optuna_attributes import (
     CONFIRM,
+    EPOCHS,
     best_of,
     confirm_run_key,
     objectives_of,
@@ -26,8 +28,8 @@ from dmr.studies.storage.optuna_attributes import (
 )
 from dmr.studies.storage.optuna_storage import load_confirmation, load_search
 from dmr.studies.storage.study_folder import FolderRenamed, StageName, StudyFolder
+from dmr.studies.storage.study_objects import listed_folders
 from dmr.studies.storage.trained_data import changed_data
-from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import PARENT
 from dmr.training import RunSettings
@@ -59,17 +61,17 @@ class TrainedRun:
                 log.warning("%s was trained with other data: %s", self.label, line)
 
 
-def find_run(run_id: str, storage: Path) -> TrainedRun:
+def find_run(run_id: str, storage: Storage) -> TrainedRun:
     """The run that MLflow knows by this id, found by the journals of the studies below `storage`.
 
     Raises:
         StudyError: no study has it, or it is none that has been trained.
     """
     renamed: StudyError | None = None
-    for journal in sorted([*storage.glob("*/journal.jsonl"), *storage.glob("*/*/journal.jsonl")]):
-        key = next((key for key, known in _runs(journal, f'"id":"{run_id}"') if known == run_id), None)
+    for folder in _folders_in(storage):
+        folder.refresh()
+        key = next((key for key, known in _runs(folder.journal, f'"id":"{run_id}"') if known == run_id), None)
         if key is not None:
-            folder = StudyFolder(journal.parent.parent, journal.parent.name)
             try:
                 return _run_of(folder, key, run_id)
             except FolderRenamed as error:  # such as a copy beside the study
@@ -80,21 +82,28 @@ def find_run(run_id: str, storage: Path) -> TrainedRun:
     )
 
 
-def find_winner(name: str, storage: Path) -> TrainedRun:
+def _folders_in(storage: Storage) -> list[StudyFolder]:
+    """The folders of studies and, below them, of `dmr train`."""
+    if isinstance(storage, str):
+        return [StudyFolder(where, name, found) for where, name, found in listed_folders(storage)]
+    journals = sorted([*storage.glob("*/journal.jsonl"), *storage.glob("*/*/journal.jsonl")])
+    return [StudyFolder(journal.parent.parent, journal.parent.name) for journal in journals]
+
+
+def find_winner(folder: StudyFolder) -> TrainedRun:
     """The best trial of a study by its first objective on val or, where that was confirmed, the best of its confirm
     runs, again by val.
 
     Raises:
         StudyError: there is no such study, or no trial of it has succeeded.
     """
-    folder = StudyFolder(storage, name)
-    if not folder.exists and list(folder.path.glob("train-*")):
-        raise StudyError(f"{name}: only `dmr train` has run here; name the run: --run RUN_ID")
+    if not folder.exists and folder.trained():
+        raise StudyError(f"{folder.name}: only `dmr train` has run here; name the run: --run RUN_ID")
     document = folder.checked_document()
     sign = Direction(document["objective"][0]["mode"]).sign
     best = _best(load_search(folder).get_trials(deepcopy=False), sign)
     if best is None:
-        raise StudyError(f"{name}: no trial has succeeded")
+        raise StudyError(f"{folder.name}: no trial has succeeded")
     runs = [run for run in _confirm_runs(folder) if confirm_run_key(run).trial == best]
     confirmed = _best([run for run in runs if run.state == TrialState.COMPLETE], sign)
     key = f"search/{best}" if confirmed is None else f"confirm/{confirmed}"
@@ -117,33 +126,35 @@ def _run_of(folder: StudyFolder, key: str, run_id: str | None) -> TrainedRun:
     if key == PARENT:
         raise StudyError(f"run {run_id}: this is study {folder.name!r} itself; give the run of a trial")
     if not folder.exists:
-        raise StudyError(f"{folder.path}: there is no study.yaml: an earlier version has trained this run")
+        raise StudyError(f"{folder.place}: there is no study.yaml: an earlier version has trained this run")
     document = folder.document_of_any_name() if key == "train" else folder.document()
-    plan = make_plan(document, str(folder.study_file))
+    plan = make_plan(document, folder.place_of(folder.study_file))
     name = plan.study.name
     if key == "train":
         settings = plan.run_settings({}, plan.study.seed)
-        if not (folder.path / BEST).exists():
-            raise StudyError(f"{name} train: {folder.path / BEST}: not there: no epoch has ended, or it was deleted")
-        return TrainedRun(folder, plan, "train", f"{name} train", run_id, settings, folder.path / BEST)
+        checkpoint = folder.checkpoint(folder.path, settings.train.epochs)
+        if not checkpoint.exists():
+            where = folder.place_of(checkpoint)
+            raise StudyError(f"{name} train: {where}: not there: no epoch has ended, or it was deleted")
+        return TrainedRun(folder, plan, "train", f"{name} train", run_id, settings, checkpoint)
     number = int(key.partition("/")[2])
     stage: StageName = "confirm" if key.startswith(f"{CONFIRM}/") else "search"
     found = load_search(folder).get_trials(deepcopy=False) if stage == "search" else _confirm_runs(folder)
     trial = next((trial for trial in found if trial.number == number), None)
     if trial is None:
         raise StudyError(f"run {run_id}: Optuna's storage has no {stage} trial {number} of study {name!r}")
-    checkpoint = folder.run(stage, number) / BEST
+    checkpoint = folder.checkpoint(folder.run(stage, number), trial.user_attrs.get(EPOCHS, 0))
     if stage == "search":
         label, seed, point = f"{name} trial {number}", plan.study.seed, plan.space.point_of(trial.params)
     else:
         label, seed, point = f"{name} confirm run {number}", confirm_run_key(trial).seed, point_of_confirm_run(trial)
     if not checkpoint.exists():
-        raise StudyError(f"{label}: {_why_missing(plan, stage, found, trial, checkpoint)}")
+        raise StudyError(f"{label}: {_why_missing(plan, stage, found, trial, folder.place_of(checkpoint))}")
     return TrainedRun(folder, plan, stage, label, run_id, plan.run_settings(point, seed), checkpoint)
 
 
 def _why_missing(
-    plan: StudyPlan, stage: StageName, trials: list[FrozenTrial], trial: FrozenTrial, checkpoint: Path
+    plan: StudyPlan, stage: StageName, trials: list[FrozenTrial], trial: FrozenTrial, checkpoint: str
 ) -> str:
     """Why a trial or confirm run has no checkpoint.
 
@@ -176,6 +187,8 @@ def _keeps(plan: StudyPlan, trials: list[FrozenTrial], number: int) -> bool:
 
 def _runs(journal: Path, text: str) -> Iterator[tuple[str, str]]:
     """Key and id of the runs in the lines of a journal that have this text."""
+    if not journal.exists():
+        return
     with open(journal, "rb") as file:
         if file.seek(0, 2) == 0:
             return

@@ -20,10 +20,11 @@ from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.files import whole_file
 from dmr.studies.storage.study_folder import StageName, StudyFolder
-from dmr.studies.storage.trial_files import BEST
+from dmr.studies.storage.trial_files import BEST, StartFrom
 from dmr.studies.trial_messages import FailedMessage, StorageMessage, TestedMessage, result_of
 from dmr.studies.trial_outcomes import Tested
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
+from dmr.studies.workers.checkpoint_uploads import CheckpointUploads
 from dmr.studies.workers.epoch_watch import EpochWatch
 from dmr.studies.workers.failures import failed_outcome
 from dmr.studies.workers.system_metrics import SystemMonitor
@@ -58,17 +59,29 @@ class TrialContext:
         """Raises:
         StorageFailed: this node does not see the study's folder.
         """
-        if not self.folder.exists:
+        if self.folder.objects is None and not self.folder.exists:
             raise StorageFailed(f"{self.folder.path}: node {os.uname().nodename} does not see it")
+
+    def uploads(self, number: int, start: StartFrom | None) -> CheckpointUploads | None:
+        """What takes the checkpoints of a trial to object storage; None where the study does not lie there."""
+        if self.folder.objects is None or start is None:
+            return None
+        run = self.folder.run(self.stage, number)
+        return CheckpointUploads(self.folder.objects.store_of(run), run, start)
 
 
 class TuneReporter(FolderReporter):
     """Hands epochs to Ray Tune. In local mode Ray Train's own `report` cannot be used."""
 
     def __init__(
-        self, folder: Path, followed: tuple[str, Direction], watch: EpochWatch, monitor: SystemMonitor | None
+        self,
+        folder: Path,
+        followed: tuple[str, Direction],
+        watch: EpochWatch,
+        monitor: SystemMonitor | None,
+        uploads: CheckpointUploads | None,
     ) -> None:
-        super().__init__(folder, followed, monitor)
+        super().__init__(folder, followed, monitor, uploads)
         self.watch = watch
 
     def report(self, report: EpochReport) -> None:
@@ -88,12 +101,14 @@ def run_trial(config: dict[str, Any], context: TrialContext, dataset: Multimodal
     from ray.train.torch import TorchTrainer
 
     def loop() -> None:
-        train_here(config["number"], config["settings"], context, dataset)
+        train_here(config["number"], config["settings"], config["start"], context, dataset)
 
     TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0, use_gpu=context.gpus > 0)).fit()
 
 
-def train_here(number: int, settings: RunSettings, context: TrialContext, dataset: MultimodalDataset) -> None:
+def train_here(
+    number: int, settings: RunSettings, start: StartFrom | None, context: TrialContext, dataset: MultimodalDataset
+) -> None:
     """Train in this process, on its share of the machine."""
     import torch
     from ray import tune
@@ -103,20 +118,27 @@ def train_here(number: int, settings: RunSettings, context: TrialContext, datase
     torch.set_num_threads(max(1, int(context.cpus)))
     device = torch.device("cuda" if context.gpus > 0 else "cpu")
     folder = context.folder.run(context.stage, number)
+    uploads = context.uploads(number, start)
     try:
         context.check_seen()
         watch = EpochWatch(folder, settings.train.epoch_minutes)
         watch.start()
         monitor = SystemMonitor(device) if context.system_metrics else None
-        fit(dataset, settings, device, TuneReporter(folder, context.scheduled, watch, monitor))
-        if context.stage == "confirm":
-            tune.report(result_of(TestedMessage(test_here(settings, folder, device, dataset))))
+        reporter = TuneReporter(folder, context.scheduled, watch, monitor, uploads)
+        fit(dataset, settings, device, reporter)
+        tested = test_here(settings, folder, device, dataset) if context.stage == "confirm" else None
+        watch.stop()
+        reporter.end()
+        if tested is not None:
+            tune.report(result_of(TestedMessage(tested)))
     except StorageFailed as error:
         tune.report(result_of(StorageMessage(str(error))))
     except Exception as error:
         tune.report(result_of(FailedMessage(failed_outcome(error))))
     finally:
         faulthandler.cancel_dump_traceback_later()
+        if uploads is not None:
+            uploads.end()
         if device.type == "cuda":
             release_gpu_memory()
 

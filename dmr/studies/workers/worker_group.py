@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shutil
+import tempfile
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,9 +23,18 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from dmr.direction import Direction
-from dmr.studies.storage.trial_files import HUNG, REQUEST
-from dmr.studies.trial_messages import PAYLOAD, FailedMessage, StorageMessage, TestedMessage, encode, result_of
+from dmr.studies.storage.trial_files import HUNG, StartFrom
+from dmr.studies.trial_messages import (
+    PAYLOAD,
+    FailedMessage,
+    RequestMessage,
+    StorageMessage,
+    TestedMessage,
+    encode,
+    result_of,
+)
 from dmr.studies.workers.checkpoint_reporter import FolderReporter, StorageFailed
+from dmr.studies.workers.checkpoint_uploads import CheckpointUploads
 from dmr.studies.workers.epoch_watch import EpochWatch
 from dmr.studies.workers.failures import failed_outcome
 from dmr.studies.workers.local_trial import TrialContext, test_here
@@ -58,9 +69,15 @@ class RankReporter(FolderReporter):
     """Hands the epochs of the first rank to Ray Train; the others only come along, since a report waits for all."""
 
     def __init__(
-        self, folder: Path, followed: tuple[str, Direction], watch: EpochWatch, rank: int, monitor: SystemMonitor | None
+        self,
+        folder: Path,
+        followed: tuple[str, Direction],
+        watch: EpochWatch,
+        rank: int,
+        monitor: SystemMonitor | None,
+        uploads: CheckpointUploads | None,
     ) -> None:
-        super().__init__(folder, followed, monitor)
+        super().__init__(folder, followed, monitor, uploads)
         self.watch, self.rank = watch, rank
 
     def report(self, report: EpochReport) -> None:
@@ -81,9 +98,12 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_CHECK_SECONDS)
     for file in context.folder.run(context.stage, config["number"]).glob(f"*{HUNG}"):  # of a group that had more ranks
         file.unlink()
+    scratch = context.folder.groups(context.stage)
+    if context.folder.objects is not None:  # Train itself keeps nothing there
+        scratch = Path(tempfile.gettempdir()) / f"dmr-{uuid.uuid4().hex}"
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
-        partial(train_rank, config["number"], config["settings"], context, data),
+        partial(train_rank, config["number"], config["settings"], config["start"], context, data),
         scaling_config=train.ScalingConfig(
             num_workers=context.workers[0] if context.workers[0] == context.workers[1] else context.workers,
             use_gpu=context.gpus > 0,
@@ -91,12 +111,12 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
         ),
         run_config=train.RunConfig(
             name=f"{config['number']:04d}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(context.folder.groups(context.stage)),
+            storage_path=str(scratch),
             callbacks=[_Forward(queue)],
             failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=STARTS),
         ),
     )
-    _note_request(context, config["number"], f"train-{trainer.train_run_context.run_id}")
+    tune.report(result_of(RequestMessage(f"train-{trainer.train_run_context.run_id}")))
     with ThreadPoolExecutor(1, "group") as thread:
         training = thread.submit(trainer.fit)
         while True:
@@ -106,19 +126,14 @@ def run_group(config: dict[str, Any], context: TrialContext, data: list[Any]) ->
                 if training.done():
                     break
     queue.shutdown(force=True)
+    if context.folder.objects is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
     error = training.exception()
     if error is not None:
         payload = _payload_of(error)
         if payload is None:
             raise error
         tune.report({PAYLOAD: payload})
-
-
-def _note_request(context: TrialContext, number: int, requester: str) -> None:
-    """Leave the driver what to withdraw: this process is killed when the trial is stopped, and can do nothing then."""
-    file = context.folder.groups(context.stage) / f"{number:04d}-{requester}{REQUEST}"
-    file.parent.mkdir(exist_ok=True)
-    file.touch()
 
 
 def _payload_of(error: BaseException) -> str | None:
@@ -128,7 +143,9 @@ def _payload_of(error: BaseException) -> str | None:
     return told[0] if told and len(told) == len(failures) else None
 
 
-def train_rank(number: int, settings: RunSettings, context: TrialContext, data: list[Any]) -> None:
+def train_rank(
+    number: int, settings: RunSettings, start: StartFrom | None, context: TrialContext, data: list[Any]
+) -> None:
     """Train in this worker, on its share of every batch.
 
     Raises:
@@ -143,14 +160,19 @@ def train_rank(number: int, settings: RunSettings, context: TrialContext, data: 
     rank, device = train.get_context().get_world_rank(), get_device()
     folder = context.folder.run(context.stage, number)
     dataset = ray.get(data[0])
+    uploads = context.uploads(number, start) if rank == 0 else None
     try:
         context.check_seen()
         watch = EpochWatch(folder, settings.train.epoch_minutes, rank)
         watch.start()
         monitor = SystemMonitor(device) if context.system_metrics and rank == 0 else None
-        fit(dataset, settings, device, RankReporter(folder, context.scheduled, watch, rank, monitor))
+        reporter = RankReporter(folder, context.scheduled, watch, rank, monitor, uploads)
+        fit(dataset, settings, device, reporter)
+        tested = test_here(settings, folder, device, dataset) if context.stage == "confirm" and rank == 0 else None
+        watch.stop()
+        reporter.end()
         if context.stage == "confirm":
-            train.report(result_of(TestedMessage(test_here(settings, folder, device, dataset))) if rank == 0 else {})
+            train.report({} if tested is None else result_of(TestedMessage(tested)))
     except StorageFailed as error:
         raise RankFailed(encode(StorageMessage(str(error)))) from None
     except Exception as error:
@@ -159,3 +181,5 @@ def train_rank(number: int, settings: RunSettings, context: TrialContext, data: 
         raise RankFailed(encode(FailedMessage(failed_outcome(error)))) from None
     finally:
         faulthandler.cancel_dump_traceback_later()
+        if uploads is not None:
+            uploads.end()

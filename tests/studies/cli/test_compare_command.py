@@ -30,7 +30,8 @@ from dmr.studies.cli.compare_command import compare_studies, draw_comparison, wr
 from dmr.studies.cli.comparison_screen import show_comparison
 from dmr.studies.cli.entry_point import app
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.locations import StoreUris
+from dmr.studies.storage.study_folder import StudyFolder
 
 METHODS = ("dmrnet", "late_fusion_transformer", "dedicated")
 

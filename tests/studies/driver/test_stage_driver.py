@@ -35,6 +35,7 @@ def test_a_trial_that_does_not_fit_the_ray_started_here_does_not_wait_for_ever(
         guarded=nullcontext,
         tracker=SimpleNamespace(journal_failed=False),
         retry_queue=SimpleNamespace(send=lambda: True),
+        writer=None,
     )
     stage.folder.path.mkdir()
     with (

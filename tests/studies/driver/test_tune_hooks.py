@@ -44,7 +44,7 @@ class FakeStage:
 
     def begin(self) -> Any:
         number = len(self.live)
-        self.live[number] = SimpleNamespace(number=number, settings=None, block=None)
+        self.live[number] = SimpleNamespace(number=number, settings=None, block=None, start=None)
         return self.live[number]
 
     def finish(self, number: int, ending: TrialOutcome) -> None:

@@ -20,9 +20,10 @@ from dmr.studies.reporting import publish as keep
 from dmr.studies.reporting.publish import publish
 from dmr.studies.stages.confirm_stage import ConfirmStage
 from dmr.studies.stages.search_stage import SearchStage
+from dmr.studies.storage.locations import StoreUris
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.optuna_attributes import best_of
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.tracking.dataset_inputs import searched_inputs
 from dmr.studies.tracking.run_logging import NOTE

@@ -269,7 +269,7 @@ def test_a_checkpoint_goes_only_when_optuna_knows_and_else_when_the_study_is_ope
     trials.stage.retry_queue = RetryQueue()  # what a killed process had not told yet is lost
     assert {"1/best", "1/last"} <= set(trials.left())
     with monkeypatch.context() as patch:
-        patch.setattr("dmr.studies.stages.stage.remove_checkpoints", killed)
+        patch.setattr("dmr.studies.stages.trial_checkpoints.remove_checkpoints", killed)
         with pytest.raises(KeyboardInterrupt):
             trials.end(2, 0.5, TrialOutcome("error", "a fault"))
     assert {"2/best", "2/last"} <= set(trials.left())

@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from dmr.studies.cli.entry_point import app
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.locations import StoreUris
+from dmr.studies.storage.study_folder import StudyFolder
 
 RESOLVED: dict[str, Any] = {
     "name": "s",

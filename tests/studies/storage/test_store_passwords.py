@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dmr.studies.storage.locations import StoreUris
 from dmr.studies.storage.store_passwords import ask_for_password, mask_password, with_password, without_secrets
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.study_folder import StudyFolder
 
 
 @pytest.mark.parametrize(

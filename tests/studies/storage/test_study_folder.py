@@ -13,7 +13,8 @@ import yaml
 
 from dmr.analysis.store_uris import sqlite_uri
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.study_folder import FolderRenamed, StoreUris, StudyFolder, resolve_store_uris
+from dmr.studies.storage.locations import StoreUris, resolve_store_uris
+from dmr.studies.storage.study_folder import FolderRenamed, StudyFolder
 
 
 def make_study(storage: Path, name: str = "small", journal: str = "1f", data: str = "sensors") -> StudyFolder:
@@ -142,7 +143,7 @@ def test_relative_addresses_are_those_of_the_directory_a_study_begins_in(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///rel.db")
     monkeypatch.setenv("DMR_OPTUNA_URL", "sqlite:///opt.db")
-    uris = resolve_store_uris(StudyFolder(tmp_path / "runs", "small"))
+    uris = resolve_store_uris(StudyFolder(tmp_path / "runs", "small").optuna_url)
     assert uris == StoreUris(f"sqlite:///{tmp_path / 'rel.db'}", f"sqlite:///{tmp_path / 'opt.db'}")
 
 
@@ -167,4 +168,4 @@ def test_a_store_beside_a_directory_that_looks_like_a_uri(tmp_path: Path, monkey
     folder = make_study(tmp_path / "feature%2Fx/dmr_runs")
     monkeypatch.chdir(tmp_path / "feature%2Fx")
     assert_places(folder, Path(os.getcwd()))
-    assert resolve_store_uris(folder) == folder.store_uris()
+    assert resolve_store_uris(folder.optuna_url) == folder.store_uris()

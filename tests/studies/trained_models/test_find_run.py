@@ -12,7 +12,8 @@ from optuna.trial import TrialState, create_trial
 
 from dmr.files import write_text
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.study_folder import StoreUris, StudyFolder
+from dmr.studies.storage.locations import StoreUris
+from dmr.studies.storage.study_folder import StudyFolder
 from dmr.studies.storage.trial_files import BEST
 from dmr.studies.study_file.plan import make_plan
 from dmr.studies.trained_models.find_run import find_run, find_winner
@@ -82,7 +83,7 @@ def test_the_winner_is_the_best_trial_and_then_its_best_confirm_run(
 ) -> None:
     store = Store(tmp_path, metric)
     fill(store, values)
-    run = find_winner("s", tmp_path)
+    run = find_winner(StudyFolder(tmp_path, "s"))
     assert (run.label, run.run_id, run.settings.seed) == ("s trial 1", ID.format(2), 5)
     assert run.checkpoint == tmp_path / "s/trials/0001/best.pt"
     assert run.settings.train.learning_rate == pytest.approx(0.002)
@@ -91,7 +92,7 @@ def test_the_winner_is_the_best_trial_and_then_its_best_confirm_run(
     store.add("s/confirm", TrialState.COMPLETE, worse, ("dmrnet", 1, 6))
     store.add("s/confirm", TrialState.COMPLETE, values[2], ("dmrnet", 1, 7))
     store.add("s/confirm", TrialState.FAIL, None, ("dmrnet", 1, 8))
-    run = find_winner("s", tmp_path)
+    run = find_winner(StudyFolder(tmp_path, "s"))
     assert (run.label, run.run_id, run.settings.seed) == ("s confirm run 2", ID.format(7), 7)
     assert run.checkpoint == tmp_path / "s/confirm/0002/best.pt"
     assert run.settings.train.learning_rate == pytest.approx(0.002)
@@ -142,13 +143,13 @@ def test_a_checkpoint_that_somebody_has_deleted_is_named(tmp_path: Path) -> None
     file = tmp_path / "s/trials/0001/best.pt"
     file.unlink()
     with pytest.raises(StudyError, match=f"^s trial 1: {file}: {deleted}$"):
-        find_winner("s", tmp_path)
+        find_winner(StudyFolder(tmp_path, "s"))
     store.add("s/confirm", TrialState.COMPLETE, 0.8, ("dmrnet", 1, 7))
     store.add("s/confirm", TrialState.FAIL, None, ("dmrnet", 1, 8))
     file = tmp_path / "s/confirm/0000/best.pt"
     file.unlink()
     with pytest.raises(StudyError, match=f"^s confirm run 0: {file}: {deleted}$"):
-        find_winner("s", tmp_path)
+        find_winner(StudyFolder(tmp_path, "s"))
     with pytest.raises(StudyError, match=r"^s confirm run 1: it failed: .*best.pt: not there$"):
         find_run(ID.format(6), tmp_path)
 
@@ -172,10 +173,10 @@ def test_a_single_training_without_its_checkpoint_is_said_to_be(tmp_path: Path) 
 def test_a_study_without_a_successful_trial_has_no_winner(tmp_path: Path) -> None:
     Store(tmp_path, "val/accuracy_mean").add("s", TrialState.FAIL, None)
     with pytest.raises(StudyError, match="s: no trial has succeeded"):
-        find_winner("s", tmp_path)
+        find_winner(StudyFolder(tmp_path, "s"))
 
 
 def test_a_single_training_is_named_by_its_run(tmp_path: Path) -> None:
     (tmp_path / "s/train-1").mkdir(parents=True)
     with pytest.raises(StudyError, match="s: only `dmr train` has run here; name the run: --run RUN_ID"):
-        find_winner("s", tmp_path)
+        find_winner(StudyFolder(tmp_path, "s"))

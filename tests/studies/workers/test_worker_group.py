@@ -13,6 +13,7 @@ from ray.train.v2._internal.execution.scaling_policy import create_scaling_polic
 from ray.util.queue import Empty
 
 from dmr.studies.storage.study_folder import StudyFolder
+from dmr.studies.trial_messages import PAYLOAD, RequestMessage, decode
 from dmr.studies.workers import worker_group
 
 
@@ -23,7 +24,9 @@ def test_the_driver_can_tell_what_a_group_calls_itself_where_it_asks_for_nodes(
     """Whatever becomes of the trial's process; Ray's own policy says what it would ask under."""
     folder = StudyFolder(tmp_path, "s")
     folder.path.mkdir()
-    asked: list[tuple[str, list[str]]] = []
+    asked: list[tuple[str, list[Any]]] = []
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", told.append)
 
     class Trainer:
         def __init__(self, _: Any, scaling_config: ScalingConfig, run_config: RunConfig) -> None:
@@ -33,8 +36,7 @@ def test_the_driver_can_tell_what_a_group_calls_itself_where_it_asks_for_nodes(
         def fit(self) -> None:
             policy = create_scaling_policy(self.scaling_config)
             policy.after_controller_start(self.train_run_context)
-            noted = [file.name for file in folder.groups("search").iterdir()]
-            asked.append((policy._requester_id, noted))
+            asked.append((policy._requester_id, [decode(one[PAYLOAD]) for one in told]))
 
     def nothing(timeout: float) -> None:
         raise Empty
@@ -45,6 +47,6 @@ def test_the_driver_can_tell_what_a_group_calls_itself_where_it_asks_for_nodes(
     monkeypatch.setattr(worker_group, "Queue", lambda actor_options: queue)
     monkeypatch.setattr(worker_group, "TorchTrainer", Trainer)
     context: Any = SimpleNamespace(folder=folder, stage="search", workers=workers, cpus=1.0, gpus=0.0)
-    worker_group.run_group({"number": 7, "settings": None}, context, [])
+    worker_group.run_group({"number": 7, "settings": None, "start": None}, context, [])
     [(requester, noted)] = asked
-    assert noted == [f"0007-{requester}.request"]
+    assert noted == [RequestMessage(requester)]
