@@ -131,8 +131,18 @@ def command_complaints(prepared: dict[str, Any]) -> Iterator[str]:
             yield f"head_start_ray_commands: no {option}"
     if "--address=$RAY_HEAD_IP:6379" not in worker or "--port=6379" not in head:
         yield "worker_start_ray_commands: the head's address"
-    if not (storage := re.search(r"DMR_STORAGE=(\S+)", head)) or not storage.group(1).startswith("/mnt/dmr/"):
-        yield "head_start_ray_commands: DMR_STORAGE is not on the shared file system"
+    kind = prepared["provider"]["type"]
+    seen_by_all = "s3://" if kind == "aws" else "/mnt/dmr/"
+    if not (storage := re.search(r"DMR_STORAGE=(\S+)[ ;]", head)) or not storage.group(1).startswith(seen_by_all):
+        yield f"head_start_ray_commands: DMR_STORAGE is not below {seen_by_all}: other nodes would not see it"
+    if kind == "aws":
+        region = f"AWS_REGION={prepared['provider'].get('region')}"
+        for key, commands in starts.items():
+            uses = [command for command in commands if "ray start" in command or "mlflow server" in command]
+            if not all(re.search(rf"{region}\b", command) for command in uses):
+                yield f"{key}_start_ray_commands: no {region}: the bucket is looked for elsewhere"
+        if not any("[object-storage]" in command for command in prepared["setup_commands"]):
+            yield "setup_commands: the package without [object-storage]"
     everything = [command for key, value in prepared.items() if key.endswith("_commands") for command in value]
     for command in everything:
         hosts = re.findall(r"--(?:dashboard-)?host[ =](\S+)", command)
@@ -199,23 +209,29 @@ MUTATIONS = [
     (AWS, f"ray:{RAY}-py311-gpu", "ray:latest-gpu", "docker: image"),
     (AWS, "container_name: dmr", "contaner_name: dmr", "Must provide a container & image name"),
     (AWS, "auth:\n", "auth:\n  # RAY_AUTH_TOKEN=0123abcd\n", "a secret in the file: RAY_AUTH_TOKEN"),
-    (AWS, "sqlite:////mnt/dmr/mlflow.db", "postgresql://dmr:hunter2@db/mlflow", "a secret in the file: ://dmr:hunter2@"),
+    (AWS, "sqlite:////home/ray/mlflow.db", "postgresql://dmr:hunter2@db/mlflow", "a secret in the file: ://dmr:hunter2@"),
+    (AWS, "DMR_STORAGE=s3://my-bucket/dmr/runs", "DMR_STORAGE=/home/ray/runs", "DMR_STORAGE is not below s3://"),
+    (AWS, "AWS_REGION=us-west-2;\n    ulimit", "AWS_REGION=us-east-1;\n    ulimit", "worker.*: no AWS_REGION=us"),
+    (AWS, "export AWS_REGION=us-west-2;\n    curl", "curl", "head.*: no AWS_REGION=us-west-2"),
+    (AWS, "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token AWS_REGION=us-west-2;", "",
+     "worker_.*no RAY_AUTH_MODE"),
+    (ON_PREM, "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token;", "", "worker_.*no RAY_AUTH_MODE"),
+    (AWS, "~/dmr[object-storage]", "~/dmr", r"without \[object-storage\]"),
+    (ON_PREM, "DMR_STORAGE=/mnt/dmr/runs", "DMR_STORAGE=/home/ray/runs", "DMR_STORAGE is not below /mnt/dmr/"),
     (ON_PREM, "  head_ip: 192.0.2.10", "  haed_ip: 192.0.2.10", "unknown key haed_ip"),
     (ON_PREM, "  worker_ips: [192.0.2.11, 192.0.2.12]", "", "provider: missing .*worker_ips"),
     (ON_PREM, "[192.0.2.11, 192.0.2.12]", "192.0.2.11", "not of type 'array'"),
     (ON_PREM, "python3.11 -m venv", "python3.12 -m venv", "not Python 3.11"),
     *((file, *mutation) for file in BOTH for mutation in (
-        ("export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token;", "", "worker_.*no RAY_AUTH_MODE"),
         ("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "head_start_ray_commands: no RAY_AUTH_MODE=token"),
         ("RAY_AUTH_TOKEN_PATH=", "RAY_AUTH_TOKENPATH=", "head_start_ray_commands: no RAY_AUTH_TOKEN_PATH"),
         ("/.ray/auth_token: ~", "/.ray/token: ~", "nobody brings the token"),
         ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "open to the world: 0.0.0.0"),
         ("--dashboard-host=127.0.0.1 ", "", "no --dashboard-host=127.0.0.1"),
-        ("--host 127.0.0.1", "--host 10.0.0.5", "listens beyond 127.0.0.1: curl"),
-        ("--host 127.0.0.1 ", "", "listens beyond 127.0.0.1: curl"),
+        ("--host 127.0.0.1", "--host 10.0.0.5", "listens beyond 127.0.0.1: .*curl"),
+        ("--host 127.0.0.1 ", "", "listens beyond 127.0.0.1: .*curl"),
         (" --num-cpus=0", "", "no --num-cpus=0"),
         (" --autoscaling-config=~/ray_bootstrap_config.yaml", "", "no --autoscaling-config="),
-        ("DMR_STORAGE=/mnt/dmr/runs", "DMR_STORAGE=/home/ray/runs", "DMR_STORAGE is not on the shared file system"),
         ("--constraint ~/dmr/constraints.txt --editable", "--editable", "without the pinned versions"),
         ("grep '^torch=='", "echo torch", "torch is not the pinned one"),
         ("setup_commands:\n  - ", "setup_comands:\n  - ", "'setup_comands' was unexpected"),

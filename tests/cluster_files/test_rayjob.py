@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 MANIFEST = (ROOT / "docs/cluster/rayjob.yaml").read_text()
 SCHEMA = Draft202012Validator(yaml.safe_load(Path(__file__).with_name("rayjob_schema.yaml").read_text()))
 RAY = re.search(r"^ray==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE).group(1)
-SHARED = "/mnt/dmr"
 
 
 def complaints(text: str) -> list[str]:
@@ -55,17 +54,17 @@ def rules(spec: dict[str, Any]) -> Iterator[str]:
         container = pod["containers"][0]
         if not re.search(r":(?!latest$)[\w.-]+$", container["image"]):
             yield f"image {container['image']}: no version"
-        claims = {volume["name"] for volume in pod.get("volumes", []) if "persistentVolumeClaim" in volume}
-        if SHARED not in {m["mountPath"] for m in container.get("volumeMounts", []) if m["name"] in claims}:
-            yield f"{container['name']}: no claim at {SHARED}: a retry or another node would not see the study"
+        if not pod.get("serviceAccountName"):
+            yield f"{container['name']}: serviceAccountName: nobody lets it read the bucket"
+        if "AWS_REGION" not in {variable["name"] for variable in container.get("env", [])}:
+            yield f"{container['name']}: AWS_REGION: where is the bucket?"
         if container.get("securityContext", {}).get("allowPrivilegeEscalation") is not False:
             yield f"{container['name']}: allowPrivilegeEscalation"
     given = {variable["name"]: variable for variable in head["template"]["spec"]["containers"][0].get("env", [])}
-    if not given.get("DMR_STORAGE", {}).get("value", "").startswith(f"{SHARED}/"):
-        yield f"DMR_STORAGE: not below {SHARED}"
-    for name in ("DMR_OPTUNA_URL", "MLFLOW_TRACKING_URI"):
-        if "secretKeyRef" not in given.get(name, {}).get("valueFrom", {}):
-            yield f"{name}: not from a secret"
+    if not given.get("DMR_STORAGE", {}).get("value", "").startswith("s3://"):
+        yield "DMR_STORAGE: no bucket: a retry or another node would not see the study"
+    if "secretKeyRef" not in given.get("MLFLOW_TRACKING_URI", {}).get("valueFrom", {}):
+        yield "MLFLOW_TRACKING_URI: not from a secret"
 
 
 def test_the_manifest_is_sound() -> None:
@@ -77,8 +76,8 @@ def test_the_manifest_is_sound() -> None:
     ("old", "new", "complaint"),
     [
         ("apiVersion: ray.io/v1", "apiVersion: ray.io/v1alpha1", r"\$\.apiVersion"),
-        ("backoffLimit: 2", "backofLimit: 2", "'backofLimit' was unexpected"),
-        ("backoffLimit: 2", "backoffLimit: two", r"\$\.spec\.backoffLimit"),
+        ("backoffLimit: 3", "backofLimit: 3", "'backofLimit' was unexpected"),
+        ("backoffLimit: 3", "backoffLimit: two", r"\$\.spec\.backoffLimit"),
         ("activeDeadlineSeconds: 86400", "activeDeadlineSeconds: 0", "activeDeadlineSeconds"),
         ("rayClusterSpec:", "rayClusterSpecs:", "'rayClusterSpecs' was unexpected"),
         ("name: dmr-digits", "name: DMR_digits", r"\$\.metadata\.name"),
@@ -102,10 +101,10 @@ def test_the_manifest_is_sound() -> None:
         ("memory: 8Gi", "memory: 8 GB", "memory"),
         ("dmr:0.1.0     #", "dmr:latest     #", "no version"),
         ("dmr:0.1.0     #", "dmr:0.2.0     #", "head and workers differ"),
-        ("{claimName: dmr}", "{claimname: dmr}", "'claimname' was unexpected"),
-        ("persistentVolumeClaim: {claimName: dmr}", "emptyDir: {}", "would not see the study"),
-        ("value: /mnt/dmr/runs", "value: /tmp/runs", "DMR_STORAGE"),
-        ("valueFrom: {secretKeyRef: {name: dmr, key: optuna}}", "value: postgresql://db/optuna", "not from a secret"),
+        ("            serviceAccountName: dmr\n", "", "ray-worker: serviceAccountName"),
+        ("serviceAccountName: dmr  ", "serviceAccount_name: dmr  ", "'serviceAccount_name' was unexpected"),
+        ("value: s3://my-bucket/dmr/runs", "value: /tmp/runs", "DMR_STORAGE: no bucket"),
+        ("env: [*region]", "env: []", "ray-worker: AWS_REGION"),
         (
             "valueFrom: {secretKeyRef: {name: dmr, key: mlflow}}",
             "value: https://me:hunter2@mlflow",
