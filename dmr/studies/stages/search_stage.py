@@ -230,4 +230,4 @@ class SearchStage(Stage):
             },
         )
         self.tracker.inputs(PARENT, searched_inputs(self.plan))
-        self.tracker.artifact(PARENT, self.folder.study_file)
+        self.tracker.artifact(PARENT, self.folder.study_file, own=False)  # `StudyFolder.keep` is told of it

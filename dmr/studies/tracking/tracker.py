@@ -134,7 +134,7 @@ class Tracker:
         """A local file, copied when it is shipped.
 
         Args:
-            own: this process has written it; else one that trains, which also takes it to object storage.
+            own: it goes to object storage from here, before this record; else somebody else takes it there.
         """
         if own:
             self._upload(path)
