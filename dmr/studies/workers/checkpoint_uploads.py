@@ -119,7 +119,6 @@ class CheckpointUploads:
             OSError: the store refuses it.
         """
         self._thread.join()
-        self._remove_files()
         if self._error is not None:
             raise OSError(self._error)
 
@@ -133,6 +132,7 @@ class CheckpointUploads:
             while found := self._next():
                 for kind, error in zip(found, threads.map(self._upload, found.values()), strict=True):
                     self._uploaded_or_kept(kind, found[kind], error)
+        self._remove_files()
 
     def _upload(self, waiting: _Waiting) -> Exception | None:
         try:

@@ -251,3 +251,17 @@ def test_a_run_goes_on_from_what_the_log_has_epochs_for(epochs: int, expected: l
     chosen = [one.name for one in newest_checkpoints(found, 2, epochs)]
     assert chosen == expected
     assert newest_checkpoints(found, 1, 10) == [], "its best one is not there"
+
+
+def test_a_run_that_was_stopped_leaves_no_copies_on_its_machine(s3: Any, tmp_path: Path) -> None:
+    """Nobody waits for its last uploads, and the driver removes only what lies on its own machine."""
+    store = ObjectStore(f"s3://{s3.bucket}/runs/s/trials/0000")
+    uploads = CheckpointUploads(store, tmp_path, StartFrom(1, None))
+    reporter = Silent(tmp_path, ("val/accuracy_mean", Direction.MAX), None, uploads)
+    reporter.save({"report": asdict(report(0)), "network": {}, "diagnosed": []}, is_best=True)
+    uploads.end()
+    until = time.monotonic() + 10
+    while list(tmp_path.iterdir()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
+    assert [entry.key for entry in store.entries()] == ["best-000001-000000.pt", "last-000001-000000.pt"]
