@@ -79,7 +79,7 @@ def compare_studies(
     results: list[StudyResults] = []
     readers: dict[str, Callable[[str], Samples | None]] = {}
     for folder in folders:
-        results.append(shown_results(folder.name, storage, None))
+        results.append(shown_results(folder, None))
         readers |= dict.fromkeys(results[-1].runs.index, samples_reader(folder.store_uris().tracking_uri))
     try:
         found = compare(

@@ -19,19 +19,18 @@ from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
     from dmr.analysis.results.study_results import StudyResults
+    from dmr.studies.storage.study_folder import StudyFolder
 
 
-def shown_results(
-    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
-) -> StudyResults:
-    """A study of a storage; people are told which of its runs are left out.
+def shown_results(folder: StudyFolder, stage: str | None, metrics: Literal["main", "all"] = "main") -> StudyResults:
+    """The study of a folder; people are told which of its runs are left out.
 
     Raises:
         StudyError: there is no such study, or its MLflow store cannot be read.
     """
     from dmr.studies.reporting.stored_results import load_results
 
-    results = load_results(name, storage, stage, metrics)
+    results = load_results(folder, stage, metrics)
     if line := results.deleted_line():
         stderr_console().print(line, markup=False, soft_wrap=True)
     return results
@@ -88,7 +87,10 @@ def table(
     storage: StorageOption = None,
 ) -> None:
     """Every trial, split, metric and combination as one tidy table, on standard output."""
-    results = shown_results(name, storage, stage, metrics)
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
+
+    results = shown_results(StudyFolder.open(resolve_storage(storage), name), stage, metrics)
     rows = results.table
     if stage == CONFIRM:
         rows.insert(len(COLUMNS), "config", rows["run"].map(results.runs["config"]))
@@ -129,7 +131,7 @@ def heatmap(
         reference = int(difference_to)
     else:
         raise StudyError(f"--difference-to {difference_to}: allowed are the number of a trial, or {DEFAULTS}")
-    results = shown_results(name, storage, SEARCH if difference_to is None else None)
+    results = shown_results(folder, SEARCH if difference_to is None else None)
     path = output or (folder.heatmap if difference_to is None else folder.path / "heatmap_difference.png")
     try:
         with figure_wording(labels, no_title):
@@ -173,7 +175,7 @@ def figures(
     from dmr.studies.storage.study_folder import StudyFolder
 
     folder = StudyFolder.open(resolve_storage(storage), name)
-    results = shown_results(name, storage, None)
+    results = shown_results(folder, None)
     client = MlflowClient(folder.store_uris().tracking_uri)
     search, confirm = stage_of(results, SEARCH), stage_of(results, CONFIRM)
     comparison, _ = compared(results, lambda run: None)

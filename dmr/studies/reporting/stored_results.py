@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dmr.analysis.store_uris import missing_file
 from dmr.studies.errors import StudyError
-from dmr.studies.storage.locations import resolve_storage
 from dmr.studies.storage.mlflow_store import check_database, fail_soon, no_such_store
 from dmr.studies.storage.store_passwords import ask_for_password
 from dmr.studies.storage.study_folder import StudyFolder
@@ -36,17 +34,14 @@ def stored_runs(folder: StudyFolder) -> Iterator[str]:
         raise StudyError(ask_for_password(error.args[0], "MLFLOW_TRACKING_URI")) from None
 
 
-def load_results(
-    name: str, storage: Path | None, stage: str | None, metrics: Literal["main", "all"] = "main"
-) -> StudyResults:
-    """A study of a storage, see `dmr.analysis.results.load_study.load_study`.
+def load_results(folder: StudyFolder, stage: str | None, metrics: Literal["main", "all"] = "main") -> StudyResults:
+    """The study of a folder, see `dmr.analysis.results.load_study.load_study`.
 
     Raises:
         StudyError: there is no such study, or its MLflow store cannot be read.
     """
     from dmr.analysis.results.load_study import load_study
 
-    folder = StudyFolder.open(resolve_storage(storage), name)
     experiment = folder.checked_document()["experiment"]
     with stored_runs(folder) as uri:
-        return load_study(uri, name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
+        return load_study(uri, folder.name, experiment=experiment, key=folder.study_key, stage=stage, metrics=metrics)
