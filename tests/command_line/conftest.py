@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import random
 import runpy
 import shutil
 import signal
@@ -180,6 +181,24 @@ class Workplace:
         lines = journal.read_text().splitlines(keepends=True)
         records = [json.loads(line) for line in lines if line.endswith("\n")]
         return sum(record["op"] == "metrics" and record["key"] in running for record in records)
+
+    def kill_at_drawn_moments(self, times: int, kill: Callable[[subprocess.Popen[str]], None]) -> subprocess.Popen[str]:
+        """Run the study of small.yaml and so often, while a trial runs, kill it and go on; returns the last driver."""
+        seed = random.SystemRandom().randrange(10**6)
+        print(f"moments of the kills are drawn with seed {seed}")  # noqa: T201  # shown where the test fails
+        draw = random.Random(seed)
+        driver = self.start("run", "small.yaml")
+        for _ in range(times):
+            before = self.states().count(TrialState.COMPLETE)
+            self.wait_for(
+                lambda before=before: self.epochs_of_running() or self.states().count(TrialState.COMPLETE) > before
+            )
+            time.sleep(draw.uniform(0.0, 3.0))
+            self.wait_for(lambda: TrialState.RUNNING in self.states())
+            kill(driver)
+            assert TrialState.RUNNING in self.states()
+            driver = self.start("resume", "small")
+        return driver
 
     def assert_exact(
         self, trials: int, epochs: int | None, name: str = "small", no_longer: tuple[str, ...] = ()

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-from optuna.trial import TrialState
 
 from dmr.object_storage.lease import KEY, parse_holder
 from dmr.object_storage.store import ObjectStore
@@ -27,36 +26,24 @@ def forget(place: Any) -> None:
     shutil.rmtree(place.environment["DMR_CACHE"], ignore_errors=True)  # a driver may not have come to it
 
 
-def kill_all(driver: Any) -> None:
+def end_all(driver: Any) -> None:
     """The machine is gone: the driver and all it has started."""
-    processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
-    for process in processes:
-        try:
+    for process in [driver, *psutil.Process(driver.pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    driver.communicate(timeout=60)
 
 
 @pytest.mark.timeout(1200)
 def test_the_driver_is_killed_five_times_and_its_disk_is_lost_each_time(bucket_place):
     place = bucket_place
     place.write_slow(budget={"trials": 16})
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"moments of the kills are drawn with seed {seed}")  # noqa: T201  # shown where the test fails
-    draw = random.Random(seed)
-    driver = place.start("run", "small.yaml")
-    for _ in range(5):
-        before = place.states().count(TrialState.COMPLETE)
-        place.wait_for(
-            lambda before=before: place.epochs_of_running() or place.states().count(TrialState.COMPLETE) > before
-        )
-        time.sleep(draw.uniform(0.0, 3.0))
-        place.wait_for(lambda: TrialState.RUNNING in place.states())
-        kill_all(driver)
+
+    def lose(driver: Any) -> None:
+        end_all(driver)
+        driver.communicate(timeout=60)
         forget(place)
-        assert TrialState.RUNNING in place.states()
-        driver = place.start("resume", "small")
+
+    driver = place.kill_at_drawn_moments(5, lose)
     _, err = driver.communicate(timeout=400)
     assert driver.returncode == 0, err
     assert "study small is complete: 16 trials" in err
@@ -83,9 +70,7 @@ def test_the_machine_is_lost_at_a_write_of_search_or_confirmation(bucket_place, 
 
         def lose(number: int, done: bool, last: int = last, drivers: list[Any] = drivers) -> None:
             if number == last and done == after and drivers:
-                for process in [*psutil.Process(drivers[0].pid).children(recursive=True), drivers[0]]:
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
+                end_all(drivers[0])
 
         s3_proxy.writes, s3_proxy.on_write = 0, lose
         drivers.append(place.start("run", f"{name}.yaml"))
@@ -94,7 +79,7 @@ def test_the_machine_is_lost_at_a_write_of_search_or_confirmation(bucket_place, 
         if drivers[0].returncode == 0:
             break
         assert drivers[0].returncode == -signal.SIGKILL, err
-        shutil.rmtree(place.environment["DMR_CACHE"], ignore_errors=True)
+        forget(place)
         again = place.run("run", f"{name}.yaml").stderr
         assert f"study {name} is complete: 2 trials, 2 confirm runs" in again
         place.assert_exact(2, 3, name)
@@ -133,7 +118,6 @@ CHANGES = {
     "resources": {"concurrent": 1},
     "confirm": {"top": 1, "seeds": 2},
     "train__epochs": 2,
-    "model": {"method": "dmrnet", "encoder": {"name": "mlp", "width": 8}, "warmup_epochs": 1},
     "tracking": {"report": True},
 }
 

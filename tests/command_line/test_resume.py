@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import subprocess
@@ -37,22 +36,7 @@ def processes(driver: subprocess.Popen[str], title: str) -> list[psutil.Process]
 @pytest.mark.timeout(900)
 def test_the_driver_is_killed_three_times_and_the_study_ends_with_its_budget(workplace):
     workplace.write_slow(budget={"trials": 10})
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"moments of the kills are drawn with seed {seed}")  # noqa: T201  # shown where the test fails
-    draw = random.Random(seed)
-    driver = workplace.start("run", "small.yaml")
-    for _ in range(3):
-        before = workplace.states().count(TrialState.COMPLETE)
-        workplace.wait_for(
-            lambda before=before: (
-                workplace.epochs_of_running() or workplace.states().count(TrialState.COMPLETE) > before
-            )
-        )
-        time.sleep(draw.uniform(0.0, 3.0))
-        workplace.wait_for(lambda: TrialState.RUNNING in workplace.states())
-        kill(driver)
-        assert TrialState.RUNNING in workplace.states()
-        driver = workplace.start("resume", "small")
+    driver = workplace.kill_at_drawn_moments(3, kill)
     workplace.wait_for(lambda: processes(driver, "ray::ImplicitFunc"))  # a Ray that dies before is started again
     for process in processes(driver, "raylet/raylet"):
         process.kill()
