@@ -18,13 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dmr.object_storage.store import ObjectChanged, ObjectExists, ObjectStore, StoreAway, StoreRefused
+from dmr.object_storage.store import TRY_AGAIN_AFTER, ObjectChanged, ObjectExists, ObjectStore, StoreAway, StoreRefused
 
 log = logging.getLogger("dmr")
 
 KEY = "lease.json"
 SECONDS, RENEW_AFTER, MARGIN = 90.0, 20.0, 15.0  # MARGIN covers clocks that differ
-TRY_AGAIN_AFTER = 2.0
 
 
 class LeaseHeld(Exception):

@@ -7,20 +7,26 @@ machine's role.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from dmr.files import whole_file
+
+log = logging.getLogger("dmr")
+T = TypeVar("T")
 
 URL = re.compile(r"(s3|gs|az):(/+|$)", re.IGNORECASE)  # of a path, `//` is `/`, and at its end nothing
 SCHEMES = "s3://, gs:// or az://"
 CONNECT_SECONDS, REQUEST_SECONDS = 5, 60  # until a server counts as away
 RETRIES, RETRY_SECONDS = 2, 10
+TRY_AGAIN_AFTER = 2.0  # seconds, where a store is away for longer than that
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 REFUSED = (  # what no later try will change, by what a store answers
@@ -70,6 +76,16 @@ class Content(NamedTuple):
 
     data: bytes
     tag: str
+
+
+def answered(ask: Callable[[], T]) -> T:
+    """What a store answers, which is waited for where it is away."""
+    while True:
+        try:
+            return ask()
+        except StoreAway as error:
+            log.info("%s; trying again", error)
+            time.sleep(TRY_AGAIN_AFTER)
 
 
 def is_url(given: str | Path) -> bool:

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from dmr.object_storage.lease import Lease
 from dmr.object_storage.segments import LeaseLost, SegmentLog
-from dmr.object_storage.store import ObjectStore, StoreAway, StoreRefused
+from dmr.object_storage.store import TRY_AGAIN_AFTER, ObjectStore, StoreAway, StoreRefused
 
 log = logging.getLogger("dmr")
 
 LOG = "log"  # the folder of the log's segments
 COMMIT_EVERY = 1.0  # seconds: what is lost with this process at most, and told again by whoever goes on
-TRY_AGAIN_AFTER = 2.0
 BEFORE_CLOSING = 600.0
 AT_ONCE = 4  # uploads
 DELETED_AT_ONCE = 1_000  # what S3 takes in a request

@@ -183,7 +183,7 @@ def _drive(plan: StudyPlan, folder: StudyFolder, uris: StoreUris, may_exist: boo
         StudyRay(plan) as engine,
     ):
         own = uris.optuna_url == folder.optuna_url
-        storage = None if own and folder.objects is not None else open_optuna(uris.optuna_url)
+        storage = None if folder.is_own_log(uris.optuna_url) else open_optuna(uris.optuna_url)
         in_files = sqlite_file(uris.tracking_uri) is not None and (own or sqlite_file(uris.optuna_url) is not None)
         if in_files and not ended:  # servers ask for passwords, and while Ray starts there are none in the environment
             engine.start()

@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from optuna.trial import FrozenTrial
 
 from dmr.checkpoints import load_checkpoint
-from dmr.object_storage.store import StoreAway
+from dmr.object_storage.store import answered
 from dmr.object_storage.writer import StoreWriter
 from dmr.studies.storage.optuna_attributes import BEGUN, EPOCHS
 from dmr.studies.storage.trial_files import (
@@ -26,6 +25,7 @@ from dmr.studies.storage.trial_files import (
     StartFrom,
     best_checkpoint,
     checkpoint_object,
+    checkpoint_objects,
     lost_checkpoints,
     newest_checkpoints,
     remove_checkpoints,
@@ -36,10 +36,7 @@ log = logging.getLogger("dmr")
 
 ARRIVES_WITHIN = 60.0  # seconds
 LOOK_EVERY = 0.05
-TRY_AGAIN_AFTER = 2.0
 KINDS = ("last", "best")
-
-T = TypeVar("T")
 
 
 class TrialCheckpoints:
@@ -131,7 +128,7 @@ class TrialObjects(TrialCheckpoints):
 
     def uploaded(self, number: int, names: Iterable[str], epochs: int) -> None:
         known = self._known[number]
-        known += [one for one in map(checkpoint_object, names) if one is not None]
+        known += checkpoint_objects(names)
         kept = newest_checkpoints(known, self._since[number], epochs)
         old = [one for one in known if kept and one not in kept and one.epoch <= kept[0].epoch]
         if old:
@@ -142,7 +139,7 @@ class TrialObjects(TrialCheckpoints):
         last = CheckpointObject("last", self._since[number], report.epoch)
         until = time.monotonic() + ARRIVES_WITHIN
         for key in (self._key(number, self._best(number, report.best_epoch)), self._key(number, last)):
-            while not _answered(partial(self.writer.store.has, key)):
+            while not answered(partial(self.writer.store.has, key)):
                 if time.monotonic() > until:
                     log.warning("%s/%s: did not come from the process that trained it", self.writer.store.url, key)
                     return
@@ -160,7 +157,7 @@ class TrialObjects(TrialCheckpoints):
         if not newest:
             return None
         file = self.run(number) / newest[0].name
-        _answered(partial(self.writer.fetch, file))
+        answered(partial(self.writer.fetch, file))
         try:
             return _report_in(file)
         finally:
@@ -179,7 +176,7 @@ class TrialObjects(TrialCheckpoints):
     def remove_leftovers(self, trials: Iterable[FrozenTrial], keeps: Callable[[int], bool]) -> None:
         by_number, found = {trial.number: trial for trial in trials}, defaultdict(list)
         stage = self.run(0).parent
-        for key in _answered(partial(self.writer.keys, stage)):
+        for key in answered(partial(self.writer.keys, stage)):
             run = (self.writer.folder / key).parent
             if (one := checkpoint_object(key)) is not None and run.parent == stage and run.name.isdecimal():
                 found[int(run.name)].append(one)
@@ -199,24 +196,13 @@ class TrialObjects(TrialCheckpoints):
         self.writer.delete(self._key(number, one) for one in found if one != kept)
 
     def _objects(self, number: int) -> list[CheckpointObject]:
-        keys = map(checkpoint_object, _answered(partial(self.writer.keys, self.run(number))))
-        return [one for one in keys if one is not None]
+        return checkpoint_objects(answered(partial(self.writer.keys, self.run(number))))
 
     def _best(self, number: int, best_epoch: int) -> CheckpointObject:
         return CheckpointObject("best", self._since[number], best_epoch)
 
     def _key(self, number: int, one: CheckpointObject) -> str:
         return (self.run(number) / one.name).relative_to(self.writer.folder).as_posix()
-
-
-def _answered(ask: Callable[[], T]) -> T:
-    """What the store answers, which is waited for where it is away."""
-    while True:
-        try:
-            return ask()
-        except StoreAway as error:
-            log.info("%s; trying again", error)
-            time.sleep(TRY_AGAIN_AFTER)
 
 
 def _report_in(file: Path) -> EpochReport | None:

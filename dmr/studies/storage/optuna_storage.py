@@ -110,7 +110,7 @@ def _load(folder: StudyFolder, name: str) -> optuna.Study | None:
     url = folder.store_uris().optuna_url
     if (file := missing_file(url)) is not None:
         raise StudyError(f"{file}: there is no such file; {_bring_back(folder)}")
-    storage = open_optuna(url) if folder.objects is None or url != folder.optuna_url else open_log(folder.journal)
+    storage = open_log(folder.journal) if folder.is_own_log(url) else open_optuna(url)
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:

@@ -20,8 +20,16 @@ from dmr.studies.storage.locations import Storage, StoreUris
 from dmr.studies.storage.resolved_study import check_resolved
 from dmr.studies.storage.store_passwords import mask_password, with_password
 from dmr.studies.storage.study_lock import Driver, StudyLock
-from dmr.studies.storage.study_objects import JOURNAL, LOG_FILE, STORES_FILE, STUDY_FILE, TRAINED, StudyObjects
-from dmr.studies.storage.trial_files import BEST, ERROR, best_checkpoint, checkpoint_object
+from dmr.studies.storage.study_objects import (
+    JOURNAL,
+    LOG_FILE,
+    STORES_FILE,
+    STUDY_FILE,
+    TRAINED,
+    StudyObjects,
+    journal_id,
+)
+from dmr.studies.storage.trial_files import BEST, ERROR, best_checkpoint, checkpoint_objects
 from dmr.studies.yaml_io import read_yaml
 
 StageName = Literal["search", "confirm"]
@@ -118,6 +126,10 @@ class StudyFolder:
         """Writes to object storage what this process, which drives the study, keeps of it; None for a folder."""
         return None if self.objects is None else self.objects.writer
 
+    def is_own_log(self, optuna_url: str) -> bool:
+        """Whether Optuna's storage is the study's own log, as in object storage."""
+        return self.objects is not None and optuna_url == self.optuna_url
+
     def keep(self, file: Path) -> None:
         """A file of the study was written here: it goes to object storage, where that is where the study lies.
 
@@ -138,8 +150,7 @@ class StudyFolder:
         """
         if self.objects is None:
             return run / BEST
-        found = [checkpoint_object(key) for key in self.objects.keys_in(run)]
-        best = best_checkpoint([one for one in found if one is not None], epochs)
+        best = best_checkpoint(checkpoint_objects(self.objects.keys_in(run)), epochs)
         if best is not None:
             self.objects.fetch(run / best.name)
         return run / (BEST if best is None else best.name)
@@ -288,7 +299,7 @@ class StudyFolder:
         place = self._place()
         if place is None or place == self.path or not place.is_dir() or place.samefile(self.path):
             return None
-        return place if _journal_id(place / self.journal.name) == self.journal_id else None
+        return place if journal_id(place / self.journal.name) == self.journal_id else None
 
     def check_original(self) -> None:
         """Raises:
@@ -338,7 +349,7 @@ class StudyFolder:
     @property
     def journal_id(self) -> str | None:
         """What the study's journal is known by; None where none was begun."""
-        return _journal_id(self.journal)
+        return journal_id(self.journal)
 
     @property
     def study_key(self) -> str | None:
@@ -376,9 +387,3 @@ class StudyFolder:
     @property
     def lock(self) -> StudyLock:
         return StudyLock(self.path)
-
-
-def _journal_id(journal: Path) -> str | None:
-    with suppress(OSError, ValueError, KeyError, TypeError), open(journal, encoding="utf-8") as lines:
-        return str(json.loads(lines.readline())["id"])
-    return None

@@ -90,7 +90,7 @@ class StudyObjects:
         names = [entry.key.removeprefix(f"{LOG}/") for entry in self.entries if entry.key.startswith(f"{LOG}/")]
         content = b"".join((self.folder / LOG / segment.name).read_bytes() for segment in chain(names))
         journal = self.folder / JOURNAL
-        if journal.exists() and _first_line(journal.read_bytes()) != _first_line(content):
+        if journal.exists() and journal_id(journal) != _id_in(content.partition(b"\n")[0]):
             shutil.rmtree(self.folder)
             raise FileNotFoundError(f"{self.url}: another study has been begun")
         if content:
@@ -126,8 +126,8 @@ class StudyObjects:
                     writer.upload(self.folder / LOG_FILE, f"logs/{writer.lease.number:06d}.txt")
                 writer.close()
                 if not before and not (self.folder / STUDY_FILE).exists():  # it was refused
-                    with suppress(StoreAway, StoreRefused):
-                        self.store.delete([entry.key for entry in self.store.entries()])
+                    with suppress(StudyError):
+                        self.remove()
 
     def driver(self) -> Driver | None:
         """The process that drives the study now; None where none does.
@@ -220,10 +220,16 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _first_line(content: bytes) -> str | None:
-    """What a journal is known by."""
+def journal_id(journal: Path) -> str | None:
+    """What a journal is known by; None where there is none."""
+    with suppress(OSError), open(journal, "rb") as lines:
+        return _id_in(lines.readline())
+    return None
+
+
+def _id_in(first_line: bytes) -> str | None:
     with suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(content.partition(b"\n")[0])["id"])
+        return str(json.loads(first_line)["id"])
     return None
 
 

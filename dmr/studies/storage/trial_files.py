@@ -66,6 +66,11 @@ def checkpoint_object(key: str) -> CheckpointObject | None:
     return CheckpointObject(match[1], int(match[2]), int(match[3])) if match else None
 
 
+def checkpoint_objects(keys: Iterable[str]) -> list[CheckpointObject]:
+    """Those that are checkpoints, of the keys there are."""
+    return [one for one in map(checkpoint_object, keys) if one is not None]
+
+
 def newest_checkpoints(found: Iterable[CheckpointObject], since: int, epochs: int) -> list[CheckpointObject]:
     """The last one that a run goes on from, and the best one until then; none where either is not there.
 

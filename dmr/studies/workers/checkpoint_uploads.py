@@ -7,23 +7,23 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from dmr.analysis.results.record_names import DIAGNOSTICS, SAMPLES
-from dmr.object_storage.store import ObjectStore, StoreAway, StoreRefused
+from dmr.object_storage.store import TRY_AGAIN_AFTER, ObjectStore, StoreAway, StoreRefused, answered
 from dmr.studies.storage.trial_files import (
     BEST,
     LAST,
     CheckpointObject,
     StartFrom,
-    checkpoint_object,
+    checkpoint_objects,
     newest_checkpoints,
 )
 
 log = logging.getLogger("dmr")
 
-TRY_AGAIN_AFTER = 2.0
 AT_ONCE = 3
 
 
@@ -63,16 +63,11 @@ class CheckpointUploads:
         self._remove_files()
         for name in (DIAGNOSTICS, SAMPLES):
             (self.folder / name).unlink(missing_ok=True)
-        while self.start.epochs is not None:
-            try:
-                self._fetch(self.start.epochs)
-                return
-            except StoreAway as error:
-                log.info("%s; trying again", error)
-                time.sleep(TRY_AGAIN_AFTER)
+        if self.start.epochs is not None:
+            answered(partial(self._fetch, self.start.epochs))
 
     def _fetch(self, epochs: int) -> None:
-        found = [one for entry in self.store.entries() if (one := checkpoint_object(entry.key)) is not None]
+        found = checkpoint_objects(entry.key for entry in self.store.entries())
         self.folder.mkdir(parents=True, exist_ok=True)
         for one in newest_checkpoints(found, self.start.since, epochs):
             self.store.download(one.name, self.folder / (LAST if one.kind == "last" else BEST))

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from dmr.direction import Direction
 from dmr.files import write_text
+from dmr.object_storage import store as store_module
 from dmr.object_storage import writer as writer_module
 from dmr.object_storage.lease import KEY, parse_holder
 from dmr.object_storage.store import ObjectStore, StoreAway
@@ -25,7 +26,7 @@ from dmr.studies.storage.locations import StoreUris
 from dmr.studies.storage.mlflow_store import open_mlflow
 from dmr.studies.storage.optuna_storage import load_search, open_log
 from dmr.studies.storage.study_folder import StudyFolder
-from dmr.studies.storage.trial_files import StartFrom, checkpoint_object, newest_checkpoints
+from dmr.studies.storage.trial_files import StartFrom, checkpoint_objects, newest_checkpoints
 from dmr.studies.study_file.plan import StudyPlan, make_plan
 from dmr.studies.tracking.tracker import Tracker
 from dmr.studies.trial_outcomes import TrialOutcome
@@ -213,7 +214,7 @@ def test_a_machine_that_is_lost_between_any_two_writes_costs_at_most_what_was_on
 
 def test_checkpoints_are_waited_for_where_the_store_is_away(s3: Any, tmp_path: Path, monkeypatch: Any) -> None:
     store = ObjectStore(f"s3://{s3.bucket}/runs/s")
-    monkeypatch.setattr(trial_checkpoints, "TRY_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(store_module, "TRY_AGAIN_AFTER", 0.0)
     answers = [StoreAway("away"), StoreAway("away"), False]
     has = ObjectStore.has
 
@@ -247,7 +248,7 @@ def test_checkpoints_are_waited_for_where_the_store_is_away(s3: Any, tmp_path: P
 def test_a_run_goes_on_from_what_the_log_has_epochs_for(epochs: int, expected: list[str]) -> None:
     """At most one epoch more: that is reported again. Of objects of another lease none is its own."""
     names = ["best-000002-000001.pt", "last-000002-000001.pt", "last-000002-000002.pt", "last-000001-000009.pt"]
-    found = [one for one in map(checkpoint_object, [*names, "diagnostics.csv"]) if one is not None]
+    found = checkpoint_objects([*names, "diagnostics.csv"])
     chosen = [one.name for one in newest_checkpoints(found, 2, epochs)]
     assert chosen == expected
     assert newest_checkpoints(found, 1, 10) == [], "its best one is not there"
