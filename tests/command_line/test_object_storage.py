@@ -302,6 +302,23 @@ def test_a_store_that_is_away_costs_nothing_but_time(bucket_place, s3_proxy, how
     place.assert_exact(4, 12)
 
 
+def test_a_driver_that_waits_for_a_store_with_no_trial_running_can_be_stopped(bucket_place, s3_proxy):
+    place = bucket_place
+    place.environment["AWS_ENDPOINT_URL"] = s3_proxy.url
+    place.write_slow(budget={"trials": 2}, resources={"concurrent": 1})
+    driver = place.start("run", "small.yaml")
+    place.wait_for(place.epochs_of_running)
+    s3_proxy.answer = 503
+    time.sleep(8.0)  # no trial runs any more, and none begins
+    driver.terminate()
+    _, err = driver.communicate(timeout=180)  # Tune's own patience is 10 minutes
+    assert "running trials go on, new ones wait" in err
+    assert driver.returncode == 130, err
+    s3_proxy.answer = None
+    assert "study small is complete: 2 trials" in place.run("resume", "small").stderr
+    place.assert_exact(2, 8)
+
+
 REFUSALS = [
     ({}, "s3://no-such-bucket/runs", "s3://no-such-bucket/runs/small: there is no bucket 'no-such-bucket'"),
     ({}, "s3://", "storage s3://: names no bucket; as in s3://bucket/folder"),

@@ -65,7 +65,7 @@ class StageDriver:
         tuner = tune.Tuner(
             self.trainable(),
             tune_config=tune.TuneConfig(
-                search_alg=TrialSource(self.stage, self.capacity),
+                search_alg=TrialSource(self.stage, self.capacity, self.should_stop),
                 scheduler=self.stage.scheduler(),
                 num_samples=-1,
                 reuse_actors=not resources.distributed,  # one that is stopped cannot end its group

@@ -51,23 +51,27 @@ class TrialSource(_LeftBehind, Searcher):
 
     Args:
         capacity: how many trials may run at a time on the nodes there are now; asked again as nodes come and go.
+        should_stop: whether the study stops. Asked here as well, since Tune asks nothing else for 10 minutes where no
+            trial runs and none begins.
     """
 
-    def __init__(self, stage: Stage, capacity: Callable[[], int]) -> None:
+    def __init__(self, stage: Stage, capacity: Callable[[], int], should_stop: Callable[[], bool]) -> None:
         super().__init__()
-        self.stage, self.capacity = stage, capacity
+        self.stage, self.capacity, self.should_stop = stage, capacity, should_stop
         self.known_capacity, self.asked = 0, -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         record = None
+        finished: dict[str, Any] = Searcher.FINISHED
         with self.stage.guarded():
+            if self.should_stop():
+                return finished
             if time.monotonic() - self.asked > SECONDS_BETWEEN_LOOKS:
                 self.known_capacity, self.asked = self.capacity(), time.monotonic()
             if len(self.stage.live) >= self.known_capacity:
                 return None
             record = self.stage.begin()
         if record is None:
-            finished: dict[str, Any] = Searcher.FINISHED
             return None if self.stage.waits else finished
         return {"number": record.number, "settings": record.settings, "block": record.block, "start": record.start}
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
 from dmr.studies.driver import tune_hooks as engine
 from dmr.studies.driver.tune_hooks import TrialSource, TuneCallback
@@ -95,11 +96,19 @@ def test_a_hung_epoch_left_its_traceback_in_the_trials_folder(stage: FakeStage) 
         file.write_text("")
 
 
+def test_a_study_that_stops_ends_while_it_waits_for_nodes(stage: FakeStage) -> None:
+    stopped = [False]
+    source = TrialSource(stage, lambda: 0, lambda: stopped[0])  # type: ignore[arg-type]
+    assert source.suggest("") is None
+    stopped[0] = True
+    assert source.suggest("") == Searcher.FINISHED
+
+
 def test_trials_follow_the_nodes_that_come_and_go(stage: FakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [2]
     clock = [0.0]
     monkeypatch.setattr(engine.time, "monotonic", lambda: clock[0])
-    source = TrialSource(stage, lambda: nodes[0])  # type: ignore[arg-type]
+    source = TrialSource(stage, lambda: nodes[0], lambda: False)  # type: ignore[arg-type]
 
     def fill() -> int:
         while source.suggest("") is not None:
