@@ -61,18 +61,16 @@ class TrialSource(_LeftBehind, Searcher):
         self.known_capacity, self.asked = 0, -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        record = None
-        finished: dict[str, Any] = Searcher.FINISHED
+        record, full = None, False
         with self.stage.guarded():
-            if self.should_stop():
-                return finished
             if time.monotonic() - self.asked > SECONDS_BETWEEN_LOOKS:
                 self.known_capacity, self.asked = self.capacity(), time.monotonic()
-            if len(self.stage.live) >= self.known_capacity:
-                return None
-            record = self.stage.begin()
+            full = len(self.stage.live) >= self.known_capacity
+            if not full:
+                record = self.stage.begin()
         if record is None:
-            return None if self.stage.waits else finished
+            finished: dict[str, Any] = Searcher.FINISHED
+            return None if (full or self.stage.waits) and not self.should_stop() else finished
         return {"number": record.number, "settings": record.settings, "block": record.block, "start": record.start}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
