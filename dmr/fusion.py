@@ -1,7 +1,7 @@
 """Fusion of the modalities that are present: features (B, *S, D) of each to (K, B, *S, Z).
 
 Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features, Z fused
-features.
+features, T features of a token.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-FusionKind = Literal["concat", "mean", "attention"]
-FUSIONS: tuple[str, ...] = get_args(FusionKind)
+MeanKind = Literal["concat", "mean", "attention"]
+FusionKind = Literal["concat", "mean", "attention", "transformer"]
+FUSIONS: tuple[FusionKind, ...] = get_args(FusionKind)
+LAYERS, HEADS = 2, 4  # of `transformer`
 
 
 def present(masks: Tensor, modality: int, features: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class Fusion(FusionModule):
     attention: their mean weighted by a softmax, over those present, of a learned score of each.
     """
 
-    def __init__(self, widths: Sequence[int], kind: FusionKind) -> None:
+    def __init__(self, widths: Sequence[int], kind: MeanKind) -> None:
         super().__init__()
         self.kind = kind
         self.width = sum(widths)
@@ -125,3 +128,46 @@ class Fusion(FusionModule):
         projected = [project(f) for project, f in zip(self.project, features, strict=True)]
         everywhere = [slice(None)] * len(projected)
         return list(map(FusionTerm, projected, everywhere, mean_weights(masks)))
+
+
+class TokenFusion(FusionModule):
+    """A transformer over a token per modality and a class token, (K, B, *S, T), which is what comes out. Absent tokens
+    are masked; on maps every position has a sequence of its own. T is the mean D, rounded up to whole heads.
+    """
+
+    def __init__(self, widths: Sequence[int], layers: int, heads: int) -> None:
+        super().__init__()
+        self.width = heads * -(-sum(widths) // (len(widths) * heads))
+        self.tokens = nn.ModuleList(nn.Linear(width, self.width) for width in widths)
+        self.start = nn.Parameter(0.02 * torch.randn(len(widths) + 1, self.width))
+        layer = nn.TransformerEncoderLayer(
+            self.width, heads, 2 * self.width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(self.width), enable_nested_tensor=False)
+
+    def forward(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
+        kept = [
+            keep_present(masks, m, token(f)) for m, (token, f) in enumerate(zip(self.tokens, features, strict=True))
+        ]
+        shape = kept[0].shape  # (K, B, *S, T)
+        sequence = torch.stack([torch.zeros_like(kept[0]), *kept], dim=-2) + self.start
+        missing = torch.cat([torch.zeros_like(masks[..., :1]), ~masks], dim=-1)
+        missing = missing.reshape(*shape[:2], *[1] * (len(shape) - 3), missing.shape[-1]).expand(*shape[:-1], -1)
+        sequence, missing = sequence.flatten(0, -3), missing.flatten(0, -2)
+        if not len(sequence):  # torch's attention takes no empty batch: one row, which is cut off
+            sequence, missing = functional.pad(sequence, (0, 0, 0, 0, 0, 1)), functional.pad(missing, (0, 0, 0, 1))
+        for layer in self.encoder.layers[:-1]:
+            sequence = layer(sequence, src_key_padding_mask=missing)
+        last: Any = self.encoder.layers[-1]  # of which the class token alone is needed
+        normed = last.norm1(sequence)
+        attended, _ = last.self_attn(normed[:, :1], normed, normed, key_padding_mask=missing, need_weights=False)
+        token = sequence[:, 0] + attended[:, 0]
+        token = token + last.linear2(last.activation(last.linear1(last.norm2(token))))
+        assert self.encoder.norm is not None
+        out: Tensor = self.encoder.norm(token)
+        return out[: math.prod(shape[:-1])].view(shape)
+
+
+def build_fusion(widths: Sequence[int], kind: FusionKind) -> FusionModule:
+    """The fusion of `model.fusion`, of features of D = `widths`."""
+    return TokenFusion(widths, LAYERS, HEADS) if kind == "transformer" else Fusion(widths, kind)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dmr.combinations import Combinations
 from dmr.data.transfer import to_device
 from dmr.distributed.ranks import BatchShard, alone
-from dmr.fusion import Fusion
+from dmr.fusion import FusionModule
 from dmr.losses import TaskLoss
 from dmr.methods.heads import TaskHead, Trunk
 from dmr.methods.summed_heads import Summed
@@ -195,7 +195,7 @@ class Components:
     widths: tuple[int, ...]
     combinations: Combinations
     criterion: TaskLoss
-    fusion: Callable[[], Fusion]
+    fusion: Callable[[], FusionModule]
     trunk: Callable[[int], Trunk]
     embedding_width: int
     head: Callable[[int], TaskHead]

@@ -71,10 +71,11 @@ class DMRNet(Method):
         super().__init__(settings, parts)
         self.fusion = parts.fusion()
         self.trunk = parts.trunk(self.fusion.width)
-        self.mean = ProjectionHead(self.trunk.width, settings.head_norm)
+        width = parts.embedding_width
+        self.mean = ProjectionHead(self.trunk.width, settings.head_norm, width)
         if settings.variance == "learned":
-            self.log_variance = ProjectionHead(self.trunk.width, settings.head_norm)
-        self.head = parts.head(self.trunk.width)
+            self.log_variance = ProjectionHead(self.trunk.width, settings.head_norm, width)
+        self.head = parts.head(width)
         self.register_buffer("hard", torch.zeros(len(parts.combinations), dtype=torch.bool))
         self.register_buffer("mined", torch.zeros((3, len(parts.combinations)), dtype=torch.float64))
         self.hard: Tensor

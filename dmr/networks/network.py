@@ -20,7 +20,7 @@ from dmr.data.dataset import InputStatistics, Modality
 from dmr.data.transfer import to_device
 from dmr.distributed.ranks import BatchShard
 from dmr.encoders import EncoderModule, EncoderSettings, build_encoder
-from dmr.fusion import Fusion
+from dmr.fusion import build_fusion
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings, build_method
 from dmr.methods.base import AnyNetwork, Components, Features, MaskedBatch, Prediction, StepLosses
@@ -63,7 +63,7 @@ class Network(AnyNetwork):
                 widths=widths,
                 combinations=everything,
                 criterion=criterion,
-                fusion=partial(Fusion, widths, design.fusion),
+                fusion=partial(build_fusion, widths, design.fusion),
                 trunk=partial(_trunk, encoders[0]),
                 embedding_width=_trunk(encoders[0], sum(widths)).width,
                 head=partial(_head, [encoder.widths[:-1] for encoder in encoders], design),

@@ -15,7 +15,7 @@ from dmr.combinations import all_combinations
 from dmr.data.dataset import Modality, MultimodalDataset, Split, Task
 from dmr.encoders.mlp import MLPSettings
 from dmr.encoders.pyramid import PyramidSettings
-from dmr.fusion import Fusion, FusionKind
+from dmr.fusion import FusionKind, build_fusion
 from dmr.losses import TaskLoss
 from dmr.methods import MethodSettings
 from dmr.methods.base import Components, Features, MaskedBatch
@@ -48,7 +48,7 @@ def make_parts() -> Callable[..., Components]:
             widths=widths,
             combinations=all_combinations([f"m{m}" for m in range(len(widths))]),
             criterion=TaskLoss(),
-            fusion=partial(Fusion, widths, fusion),
+            fusion=partial(build_fusion, widths, fusion),
             trunk=partial(Trunk, None),
             embedding_width=sum(widths),
             head=lambda width: ClassificationHead(width, CLASSES),

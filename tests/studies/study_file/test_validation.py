@@ -171,7 +171,7 @@ def test_wrong_types(keys: dict[str, Any], message: str) -> None:
         ({"sampling": {"keep_prob": 1.5}}, "sampling.keep_prob: got 1.5; allowed: less than or equal to 1"),
         ({"sampling": {"strategy": "unifrom"}}, "sampling.strategy: got 'unifrom'; allowed: 'uniform', ..."),
         ({"model": {"prior_std": 0}}, "model.prior_std: got 0; allowed: greater than 0"),
-        ({"model": {"fusion": "sum"}}, "model.fusion: got 'sum'; allowed: 'concat', 'mean' or 'attention'"),
+        ({"model": {"fusion": "sum"}}, "model.fusion: got 'sum'; allowed: 'concat', ... or 'transformer'"),
         ({"model": {"method": "dmrnt"}}, "model.method: got 'dmrnt'; did you mean dmrnet?"),
         ({"model": {"method": 3}}, f"model.method: got 3; allowed are {', '.join(METHODS)}"),
         ({"model": {"method": ["dmrnet"]}}, "model.method: got ['dmrnet']; did you mean dmrnet?"),
