@@ -8,15 +8,10 @@ from typing import Any, NamedTuple
 
 from dmr.data.arrays import arrays, data_folder
 from dmr.data.dataset import MultimodalDataset
-from dmr.data.digits import digits
+from dmr.data.digits import DigitsSettings, digits
 from dmr.data.own import own_dataset
 from dmr.data.planted import PlantedSettings, planted
 from dmr.data.scenes import ScenesSettings, scenes
-
-
-@dataclass(frozen=True)
-class DigitsSettings:
-    """`digits` has no settings."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Source(NamedTuple):
 
 
 DATASETS: dict[str, Source] = {
-    "digits": Source(DigitsSettings, lambda settings, seed: digits()),
+    "digits": Source(DigitsSettings, lambda settings, seed: digits(settings)),
     "planted": Source(PlantedSettings, lambda settings, seed: planted(settings)),
     "scenes": Source(ScenesSettings, lambda settings, seed: scenes(settings)),
     "arrays": Source(ArraysSettings, lambda settings, seed: arrays(data_folder(settings.path), seed)),

@@ -286,3 +286,15 @@ def stratified_split(
         for part, piece in zip(parts, np.split(members, np.round(edges * len(members)).astype(int)), strict=True):
             part.append(piece)
     return tuple(np.sort(np.concatenate(part)) for part in parts)
+
+
+def wrong_labels(
+    labels: npt.NDArray[np.int64], share: float, num_classes: int, draw: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Labels (N,) of which the nearest whole number to `share` · N, drawn at random, are another class, any equally
+    likely.
+    """
+    wrong = draw.permutation(len(labels))[: round(share * len(labels))]
+    changed = labels.copy()
+    changed[wrong] = (labels[wrong] + draw.integers(1, num_classes, size=len(wrong))) % num_classes
+    return changed

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from dmr.combinations import Combinations, all_combinations
-from dmr.data.dataset import Modality, MultimodalDataset, Split
+from dmr.data.dataset import Modality, MultimodalDataset, Split, wrong_labels
 from dmr.seeds import derive_seed
 from dmr.settings import setting
 
@@ -29,14 +29,15 @@ Floats = npt.NDArray[np.float64]
 
 SHARED_VARIANCE = 0.2
 FULL_DISTANCE = 14.0  # squared, between classes with all modalities: a best accuracy of 0.89 for 6 classes
-WEAKEST = 0.7  # g_m² of the weakest informative modality over that of the strongest
 QUADRATURE_NODES = 64
 
 
 @dataclass(frozen=True)
 class PlantedSettings:
-    """Sizes of the data set; `seed` draws the rotations and the samples. The best accuracies depend on `modalities`
-    and `classes` alone; with two modalities a single one carries all the signal.
+    """Sizes of the data set; `seed` draws the rotations and the samples. `weakest` is g_m² of the weakest modality that
+    carries signal over that of the strongest; `label_noise` the share of the training samples whose label is wrong.
+    The best accuracies depend on `modalities`, `classes` and `weakest` alone; with two modalities a single one carries
+    all the signal.
     """
 
     modalities: int = setting(3, ge=2, le=8)
@@ -44,6 +45,8 @@ class PlantedSettings:
     train: int = setting(6000, ge=2, le=100_000)
     val: int = setting(2000, ge=2, le=100_000)
     test: int = setting(4000, ge=2, le=100_000)
+    weakest: float = setting(0.7, gt=0.0, le=1.0)
+    label_noise: float = setting(0.0, ge=0.0, lt=1.0)
     seed: int = setting(0, ge=0)
 
 
@@ -69,6 +72,9 @@ def planted(settings: PlantedSettings) -> MultimodalDataset:
         values = means[labels] + shared @ loading + draw.standard_normal((count, len(loading.T)))
         by_modality = np.split(values.astype(np.float32), len(names), axis=1)
         inputs = {name: np.ascontiguousarray(part) for name, part in zip(names, by_modality, strict=True)}
+        if split == "train":
+            noise = np.random.default_rng(derive_seed("planted", settings.seed, "label noise"))
+            labels = wrong_labels(labels, settings.label_noise, settings.classes, noise)
         splits[split] = Split(inputs, labels)
     return MultimodalDataset(
         "planted",
@@ -131,7 +137,7 @@ def _gains(settings: PlantedSettings) -> Floats:
     """(M,) g_m: falling powers whose sum A solves A / (1 + SHARED_VARIANCE · A) + A = FULL_DISTANCE."""
     linear = 2.0 - SHARED_VARIANCE * FULL_DISTANCE
     total = (np.sqrt(linear**2 + 4.0 * SHARED_VARIANCE * FULL_DISTANCE) - linear) / (2.0 * SHARED_VARIANCE)
-    shares = np.linspace(1.0, WEAKEST, settings.modalities - 1)
+    shares = np.linspace(1.0, settings.weakest, settings.modalities - 1)
     return np.append(np.sqrt(total * shares / shares.sum()), 0.0)
 
 

@@ -74,9 +74,10 @@ def test_more_modalities_never_hurt() -> None:
                 assert few.value <= more.value
 
 
+@pytest.mark.parametrize("weakest", [0.7, 0.05])
 @pytest.mark.parametrize("classes", [2, 3, 6, 10])
-def test_the_best_accuracy_is_that_of_the_distance_in_the_model(classes: int) -> None:
-    settings = PlantedSettings(modalities=4, classes=classes)
+def test_the_best_accuracy_is_that_of_the_distance_in_the_model(classes: int, weakest: float) -> None:
+    settings = PlantedSettings(modalities=4, classes=classes, weakest=weakest)
     means, loading = _model(settings)
     features = 2 * (classes - 1)
     assert means.shape == (classes, 4 * features)

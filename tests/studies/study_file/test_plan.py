@@ -565,7 +565,9 @@ def test_the_options_of_the_data_are_remembered(options: dict[str, Any], sizes: 
 
 
 def test_a_study_of_an_earlier_version_has_a_path_with_every_data_set() -> None:
-    assert plan(dataset={"name": "digits", "path": None}).document["dataset"] == {"name": "digits"}
+    found = plan(dataset={"name": "digits", "path": None}).document["dataset"]
+    assert found == plan(dataset={"name": "digits"}).document["dataset"]
+    assert "path" not in found
 
 
 def test_the_place_of_the_data_is_remembered(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

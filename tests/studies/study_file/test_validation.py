@@ -91,7 +91,7 @@ def test_anti_spoofing_metrics_need_two_classes() -> None:
         ({"budget": {"trails": 3}}, "budget.trails: no such key; did you mean trials?"),
         ({"objective": [{"metrc": ACCURACY}]}, "objective[0].metrc: no such key; did you mean metric?"),
         ({"dataset": {"name": "arrays", "path": "x", "pth": "x"}}, "dataset.pth: no such key; did you mean path?"),
-        ({"dataset": {"name": "digits", "size": 8}}, "dataset.size: no such key; allowed are name"),
+        ({"dataset": {"name": "digits", "size": 8}}, "dataset.size: no such key; allowed are name, seed, train, ..."),
         ({"dataset": {"name": "planted", "modalitys": 4}}, "dataset.modalitys: no such key; did you mean modalities?"),
         (
             {"dataset": {"name": "scenes", "modalities": 2}},
