@@ -42,6 +42,11 @@ def own_function(name: str, keys: Iterable[str]) -> Callable[..., Any]:
     return function
 
 
+def takes_seed(name: str) -> bool:
+    """Whether the function `name` has a parameter `seed`."""
+    return SEED in inspect.signature(import_function(name)).parameters
+
+
 def own_dataset(name: str, options: Mapping[str, Any], seed: int) -> MultimodalDataset:
     """What the function `name` returns for these options; a `seed` that they lack is the study's.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dmr.combinations import all_combinations
+from dmr.data import DataRecipe
 
 pytestmark = pytest.mark.slow
 NAMES = all_combinations(("ecg", "motion", "skin")).names
@@ -104,3 +105,45 @@ def test_a_search_that_is_not_complete_is_not_confirmed(confirmed):
     document.write_text(whole)
     assert refused.returncode == 2
     assert refused.stderr == "small: the search is not complete; go on with: dmr resume small\n"
+
+
+def test_each_seed_with_data_of_its_own(make_workplace, tmp_path):
+    """The split of the digits, their wrong labels and what is missing follow the seed; `evaluate` finds them again."""
+    place = make_workplace(tmp_path)
+    data = {"name": "digits", "train": 60, "label_noise": 0.2}
+    place.write(
+        dataset=data,
+        missing={"test": 0.3},
+        search={},
+        budget={"trials": 1},
+        scheduler={"name": "none"},
+        train__epochs=1,
+        model={"encoder": {"name": "mlp", "width": 4}},
+        confirm={"seeds": 2, "redraw": True},
+    )
+    shown = place.run("run", "small.yaml")
+    assert "each seed has data of its own" in place.run("compare", "small").stderr
+    runs = sorted(place.mlflow_runs(stage="confirm"), key=lambda run: run.data.tags["seed"])
+    assert [run.data.tags["seed"] for run in runs] == ["1", "2"]
+    for run in runs:
+        text = place.run("evaluate", run.info.run_id, "--split", "test", "--format", "csv").stdout
+        rows = {row["combination"]: row for row in csv.DictReader(io.StringIO(text))}
+        for name, row in rows.items():
+            assert float(row["accuracy"]) == pytest.approx(run.data.metrics[f"best/test/accuracy/{name}"], abs=1e-6)
+        drawn = DataRecipe("digits", data | {"seed": 0}, {"test": 0.3}, 0).draw(int(run.data.tags["seed"]))
+        has = drawn.splits["test"].has()
+        assert int(rows["top_left"]["samples"]) == has[:, 0].sum()
+    place.write(
+        dataset=data,
+        missing={"test": 0.3},
+        search={},
+        budget={"trials": 1},
+        scheduler={"name": "none"},
+        train__epochs=1,
+        model={"encoder": {"name": "mlp", "width": 4}},
+        confirm={"seeds": 2},
+    )
+    refused = place.dmr("run", "small.yaml")
+    assert refused.returncode == 2, shown
+    line = "confirm.redraw: was true, is false: the study has confirm runs; put it back, or give the study another name"
+    assert line in refused.stderr

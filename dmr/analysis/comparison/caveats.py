@@ -9,6 +9,11 @@ from dmr.analysis.comparison.paired_tests import SampleTests, common_seeds
 from dmr.analysis.results.record_names import SAMPLED
 from dmr.analysis.statistics import fewest_seeds
 
+REDRAWN = (
+    "each seed has data of its own (`confirm.redraw`): its split is in the intervals and in the tests over seeds, and "
+    "there are no tests over samples"
+)
+
 
 def comparison_notes(
     entries: Sequence[Entry],
@@ -16,13 +21,14 @@ def comparison_notes(
     found: Entries,
     tests: Mapping[str, SampleTests],
     metric: str,
+    redrawn: bool,
 ) -> tuple[str, ...]:
-    """On seeds and tests."""
-    notes = [_seeds_note(entries, found.split)]
+    """On seeds and tests; `redrawn`, each seed has data of its own."""
+    notes = [_seeds_note(entries, found.split), *([REDRAWN] if redrawn and found.split == "test" else [])]
     others = [entry for entry in entries if entry is not reference]
     if others and found.split == "test":
         notes += _pairing_notes(others, reference)
-        notes += _samples_notes(others, reference, tests, metric)
+        notes += [] if redrawn else _samples_notes(others, reference, tests, metric)
     return tuple(notes)
 
 

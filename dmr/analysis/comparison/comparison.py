@@ -18,7 +18,14 @@ from dmr.analysis.comparison.summary_tables import combination_frame, relations,
 from dmr.analysis.comparison.without_modality import without_frame
 from dmr.analysis.results.artifacts import Samples
 from dmr.analysis.results.record_names import BLOCK, SEARCH, SHAPLEY, Tag
-from dmr.analysis.results.study_results import StudyResults, complete_words, stage_of, tied_to_class, trial_values
+from dmr.analysis.results.study_results import (
+    StudyResults,
+    complete_words,
+    redrawn,
+    stage_of,
+    tied_to_class,
+    trial_values,
+)
 from dmr.analysis.statistics import Floats, shapley
 from dmr.combinations import Combinations, deployment_weights
 from dmr.direction import Direction
@@ -120,7 +127,8 @@ def compare(
     reference_entry = _reference(results, entries, reference)
     blocks = {one.study for one in results if BLOCK in one.searched}
     related = relations(entries, reference_entry, _dedicated(results, entries), measure, blocks)
-    tests = sample_tests(entries, reference_entry, measure, samples) if found.split == "test" else {}
+    test_split, other_samples = found.split == "test", redrawn(first)
+    tests = sample_tests(entries, reference_entry, measure, samples, other_samples) if test_split else {}
     values = _shapley_values(results, entries, found)
     return Comparison(
         studies=tuple(one.study for one in results),
@@ -141,7 +149,7 @@ def compare(
             *found.notes,
             *deployment_notes,
             *measure_notes,
-            *comparison_notes(entries, reference_entry, found, tests, first.main_metric),
+            *comparison_notes(entries, reference_entry, found, tests, first.main_metric, other_samples),
             *_worth_notes(results, found, values),
         ),
         by=measure.name,
@@ -192,6 +200,7 @@ def _check_alike(results: Sequence[StudyResults]) -> None:
             ("data set", first.dataset, other.dataset),
             ("modalities", ", ".join(first.modalities), ", ".join(other.modalities)),
             ("main metric", first.main_metric, other.main_metric),
+            ("confirm.redraw", redrawn(first), redrawn(other)),
             ("combinations evaluated", first.combinations, other.combinations),
         ):
             if one != two:

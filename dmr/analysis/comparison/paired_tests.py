@@ -98,8 +98,10 @@ def sample_tests(
     reference: Entry,
     measure: Measure,
     samples: Callable[[str], Samples | None],
+    redrawn: bool,
 ) -> dict[str, SampleTests]:
-    """By label, for every entry whose samples are all there; tests only against a reference of the same samples.
+    """By label, for every entry whose samples are all there; tests only against a reference of the same samples, and
+    not where they are `redrawn` for each seed.
 
     A sample's score is its mean over the seeds in common: whole samples are swapped, since those of one sample in
     different seeds are alike. Where samples lack modalities, the mean is of those that have all.
@@ -114,7 +116,7 @@ def sample_tests(
         worse = float(np.mean([worse_with_more(scores, combinations).share for scores in own]))
         mean, each = NOT_TESTED, (NOT_TESTED,) * len(combinations)
         seeds = common_seeds(entry, reference)
-        if entry is not reference and known is not None and seeds and own.shape[1:] == known.shape[1:]:
+        if entry is not reference and not redrawn and known is not None and seeds and own.shape[1:] == known.shape[1:]:
             first = own[[entry.seeds.index(seed) for seed in seeds]]  # (S, C, N)
             second = known[[reference.seeds.index(seed) for seed in seeds]]
             if weights is not None:

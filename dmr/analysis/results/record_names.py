@@ -70,6 +70,7 @@ class Tag:
     SEARCHED: Final = "searched"
     SAMPLES: Final = "samples"
     COMPLETE: Final = "complete_samples"  # {split: samples with all modalities}, of splits in which some lack one
+    REDRAWN: Final = "redrawn"  # of a confirmation whose seeds each have data of their own: "true"
     TIED: Final = "presence_tells_class"  # modalities that are missing more often in some classes
     COMBINATIONS: Final = "combinations"
     MAIN_METRIC: Final = "main_metric"

@@ -125,6 +125,11 @@ def metric_compared(results: StudyResults, split: str) -> str:
     return complete_metric(results.main_metric) if complete_samples(results, split) else results.main_metric
 
 
+def redrawn(results: StudyResults) -> bool:
+    """Whether each seed of the confirmation has data of its own, so that test samples are not those of other seeds."""
+    return Tag.REDRAWN in results.tags
+
+
 def tied_to_class(results: StudyResults) -> tuple[str, ...]:
     """The modalities that are missing more often in some classes, so that their worth cannot be told."""
     return tuple(json.loads(results.tags.get(Tag.TIED, "[]")))

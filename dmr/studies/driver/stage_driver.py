@@ -108,6 +108,7 @@ class StageDriver:
             resources.gpus,
             workers=resources.least_and_most,
             system_metrics=self.plan.study.tracking.system_metrics,
+            recipe=self.plan.recipe if self.stage.stage == "confirm" and self.plan.redraws else None,
         )
         if resources.distributed:
             from dmr.studies.workers.worker_group import run_group

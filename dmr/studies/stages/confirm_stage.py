@@ -17,12 +17,14 @@ from dmr.analysis.results.record_names import CONFIG_SEPARATOR, DEFAULTS, EARLIE
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
+from dmr.studies.errors import StudyError
 from dmr.studies.search.ranking import best_first, front
 from dmr.studies.stages.search_stage import SearchStage
 from dmr.studies.stages.stage import Stage, ranked_trial
 from dmr.studies.stages.trial_records import StartedTrial
 from dmr.studies.storage.optuna_attributes import (
     CONFIRM,
+    REDRAWN,
     WANTED,
     WITHOUT_MODALITIES,
     ConfirmRunKey,
@@ -97,11 +99,23 @@ class ConfirmStage(Stage):
             plan, search.storage, search.tracker, search.folder, f"{plan.study.name}/{CONFIRM}", may_exist=True
         )
         assert plan.study.confirm is not None
+        self._check_redraw()
         self.configurations = choose_configurations(search)
         self.seeds = plan.confirm_seeds
         self.wanted = {
             ConfirmRunKey(one.method, one.trial, seed).key: one for seed in self.seeds for one in self.configurations
         }
+
+    def _check_redraw(self) -> None:
+        """Runs with data of their own and runs on the same data do not go together.
+
+        Raises:
+            StudyError: the study has runs of the other kind.
+        """
+        before, now = self.study.user_attrs.get(REDRAWN, False), self.plan.redraws
+        if before != now and self.study.get_trials(deepcopy=False):
+            given = f"confirm.redraw: was {str(before).lower()}, is {str(now).lower()}"
+            raise StudyError(f"{given}: the study has confirm runs; put it back, or give the study another name")
 
     def open(self) -> None:
         """Queue one trial per configuration and seed in Optuna. Runs of configurations no longer chosen are kept and
@@ -109,6 +123,9 @@ class ConfirmStage(Stage):
         """
         self.checkpoints.remove_leftovers(self.study.get_trials(deepcopy=False), lambda _: True)
         self.tracker.inputs(PARENT, tested_inputs(self.plan))
+        self.study.set_user_attr(REDRAWN, self.plan.redraws)
+        if self.plan.redraws:
+            self.tracker.tags(PARENT, {Tag.REDRAWN: "true"})
         before = wanted_runs(self.study)
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:

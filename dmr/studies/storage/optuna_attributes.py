@@ -19,6 +19,7 @@ ENDED = "ended"  # the budget it has come to the end of
 DOCUMENT = "document"  # the study as resolved when it began
 PUBLISHED = "kept"  # the number of trials that had ended when figures, report and model were made last
 WANTED = "wanted"  # of a confirmation: the name of the configuration of each wanted run, by `ConfirmRunKey.key`
+REDRAWN = "redrawn"  # of a confirmation: whether each seed has data of its own
 WITHOUT_MODALITIES = "without_modalities"  # of a confirmation: the main metric on test of always answering one class
 
 # of a trial

@@ -8,6 +8,7 @@ from typing import Any
 
 from dmr.analysis.results.record_names import MAX_TAG
 from dmr.combinations import deployment_weights, evaluated_combinations
+from dmr.data import DataRecipe
 from dmr.data.dataset import MultimodalDataset
 from dmr.methods import find_method
 from dmr.studies.study_file.dotted_keys import SEARCHED_SECTIONS, methods_met, values_met, with_point
@@ -113,6 +114,15 @@ def check_complete(study: StudyFile, dataset: MultimodalDataset) -> None:
     for key, metric in named_metrics(study):
         if metric.endswith(("_full", "_worst")):
             raise invalid(key, f"got {metric}; no sample of val has all modalities; allowed are mean and expected")
+
+
+def check_redraw(study: StudyFile, recipe: DataRecipe, dataset: MultimodalDataset) -> None:
+    """Raises:
+    InvalidStudy: each seed of the confirmation is to have data of its own, and nothing of the data is drawn.
+    """
+    if study.confirm is not None and study.confirm.redraw and not recipe.draws(dataset):
+        drawn = "a val that is drawn from train, `missing`, or a function that takes a `seed`"
+        raise invalid("confirm.redraw", f"got true; of these data nothing is drawn by a seed, as would be {drawn}")
 
 
 def check_deployment(odds: dict[str, float] | None, dataset: MultimodalDataset) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from dmr.analysis.results.record_names import BLOCK, DEFAULTS, counted
 from dmr.combinations import Combinations, evaluated_combinations
-from dmr.data import open_dataset
+from dmr.data import DataRecipe, open_dataset
 from dmr.data.arrays import data_folder
 from dmr.data.augmentation import AugmentSettings, centre_crop
 from dmr.data.dataset import DataError, MultimodalDataset
@@ -28,6 +28,7 @@ from dmr.studies.study_file.cross_checks import (
     check_complete,
     check_data,
     check_deployment,
+    check_redraw,
     check_sampler,
     check_searched,
     grace_epochs,
@@ -52,6 +53,7 @@ class StudyPlan:
     Attributes:
         document: the file as resolved, every default filled in; reading it again gives the same study.
         blocks: the blocks of the search, or all of it; `space` is that of all of them.
+        recipe: how `dataset` came about, with the study's seed.
         first: the points to run first, in order.
     """
 
@@ -59,6 +61,7 @@ class StudyPlan:
     document: dict[str, Any]
     blocks: tuple[SearchBlock, ...]
     space: Space
+    recipe: DataRecipe
     dataset: MultimodalDataset
     first: tuple[dict[str, Any], ...]
     grace_epochs: int
@@ -116,6 +119,11 @@ class StudyPlan:
         """The seeds of the confirmation, none of them the search's."""
         first = self.study.seed + 1
         return range(first, first + (self.study.confirm.seeds if self.study.confirm is not None else 0))
+
+    @property
+    def redraws(self) -> bool:
+        """Whether every seed of the confirmation has data of its own."""
+        return self.study.confirm is not None and self.study.confirm.redraw
 
     @property
     def max_epochs(self) -> int:
@@ -256,23 +264,25 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         options = study.dataset.model_dump(exclude={"name"})
         if study.dataset.name == "arrays":
             given, folder = options["path"], data_folder(options["path"])
-            options["path"] = str(folder)
+            options["path"] = clean_url(given) if is_url(given) else str(folder.resolve())
         dataset = open_dataset(study.dataset.name, options, study.seed)
         if study.dataset.name == "arrays":
             check_once(folder, dataset)
-        dataset = take_away(dataset, study.missing or {}, study.seed)
+        recipe = DataRecipe(study.dataset.name, options, study.missing or {}, study.seed)
+        dataset = take_away(dataset, recipe.missing, study.seed)
     except DataError as error:
         raise StudyError(str(error)) from None
     study = validate_study(document, dataset)
     if study.confirm is not None and "test" not in dataset.splits:
         raise invalid("confirm", f"needs a test split; data set {dataset.name} has only {', '.join(dataset.splits)}")
     check_complete(study, dataset)
+    check_redraw(study, recipe, dataset)
     experiment = study.experiment or _experiment_name(dataset.name)
-    if isinstance(search, list):
-        search = [{"name": block.label} | given for block, given in zip(blocks, search, strict=True)]
+    if blocks[0].label is not None:
+        search = [block.document for block in blocks]
     resolved = study.model_dump() | {"experiment": experiment, "search": search}
     if study.dataset.name == "arrays":
-        resolved["dataset"]["path"] = clean_url(given) if is_url(given) else str(folder.resolve())
+        resolved["dataset"]["path"] = options["path"]
     try:
         seen = centre_crop(dataset, AugmentSettings(**resolved["augment"]))
     except ValueError as error:
@@ -290,7 +300,7 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
     grace = grace_epochs(study, blocks, block_documents)
     space = joined_space(blocks)
     check_searched(space.keys)
-    return StudyPlan(study, resolved, blocks, space, dataset, first, grace)
+    return StudyPlan(study, resolved, blocks, space, recipe, dataset, first, grace)
 
 
 def default_search(model: Any, train: Any) -> dict[str, Any]:

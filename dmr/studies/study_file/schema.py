@@ -139,6 +139,7 @@ class CheckpointsSection(Section):
 class ConfirmSection(Section):
     top: int = Field(default=3, ge=1)
     seeds: int = Field(default=10, ge=1)
+    redraw: bool = False
 
 
 class TrackingSection(Section):

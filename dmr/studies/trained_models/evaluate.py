@@ -104,11 +104,13 @@ def evaluate_run(
 
 def _data_of(run: TrainedRun, split: str | None, data: Path | None) -> tuple[str, MultimodalDataset]:
     known = run.plan.dataset
-    if data is not None:
-        try:
+    try:
+        if data is not None:
             return open_site(data_folder(data), split, known)
-        except DataError as error:
-            raise StudyError(str(error)) from None
+        if run.stage == "confirm" and run.plan.redraws:
+            known = run.plan.recipe.draw(run.settings.seed)
+    except DataError as error:
+        raise StudyError(str(error)) from None
     split = split or "val"
     if split not in known.splits:
         raise StudyError(f"--split {split}: data set {known.name} has {', '.join(known.splits)}")

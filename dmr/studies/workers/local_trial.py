@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dmr.analysis.results.record_names import SAMPLES
 from dmr.checkpoints import load_checkpoint
 from dmr.combinations import evaluated_combinations
+from dmr.data import DataRecipe
 from dmr.data.dataset import MultimodalDataset
 from dmr.direction import Direction
 from dmr.files import whole_file
@@ -45,6 +46,7 @@ class TrialContext:
         cpus, gpus: of one worker.
         workers: of one trial, at least and at most.
         system_metrics: whether what a trial takes of its machine is recorded.
+        recipe: of the data, where each trial draws its own with its seed.
     """
 
     folder: StudyFolder
@@ -54,6 +56,11 @@ class TrialContext:
     gpus: float
     workers: tuple[int, int] = (1, 1)
     system_metrics: bool = False
+    recipe: DataRecipe | None = None
+
+    def data(self, dataset: MultimodalDataset, seed: int) -> MultimodalDataset:
+        """What a trial with this seed is trained on: the data of all trials, or its own."""
+        return dataset if self.recipe is None else self.recipe.draw(seed)
 
     def check_seen(self) -> None:
         """Raises:
@@ -125,6 +132,7 @@ def train_here(
         watch.start()
         monitor = SystemMonitor(device) if context.system_metrics else None
         reporter = TuneReporter(folder, context.scheduled, watch, monitor, uploads)
+        dataset = context.data(dataset, settings.seed)
         fit(dataset, settings, device, reporter)
         tested = test_here(settings, folder, device, dataset) if context.stage == "confirm" else None
         watch.stop()

@@ -159,7 +159,6 @@ def train_rank(
     torch.set_num_threads(max(1, int(context.cpus)))
     rank, device = train.get_context().get_world_rank(), get_device()
     folder = context.folder.run(context.stage, number)
-    dataset = ray.get(data[0])
     uploads = context.uploads(number, start) if rank == 0 else None
     try:
         context.check_seen()
@@ -167,6 +166,7 @@ def train_rank(
         watch.start()
         monitor = SystemMonitor(device) if context.system_metrics and rank == 0 else None
         reporter = RankReporter(folder, context.scheduled, watch, rank, monitor, uploads)
+        dataset = context.data(ray.get(data[0]), settings.seed)
         fit(dataset, settings, device, reporter)
         tested = test_here(settings, folder, device, dataset) if context.stage == "confirm" and rank == 0 else None
         watch.stop()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -722,3 +723,15 @@ def test_the_full_combination_is_wanted_and_no_sample_of_val_has_it() -> None:
         **incomplete,
     )
     plan(objective=[{"metric": "val/accuracy_mean"}], **incomplete)
+
+
+def test_data_of_its_own_for_each_seed_need_something_that_is_drawn(pictures: Path) -> None:
+    for split in ("val", "test"):
+        shutil.copytree(pictures / "train", pictures / split)
+    confirm = {"redraw": True}
+    own = {"name": "arrays", "path": str(pictures)}
+    with pytest.raises(StudyError, match=r"confirm.redraw: got true; of these data nothing is drawn by a seed"):
+        plan(dataset=own, confirm=confirm)
+    assert plan(dataset=own, confirm=confirm, missing={"train": 0.1}).redraws
+    assert plan(confirm=confirm).redraws
+    assert not plan().redraws

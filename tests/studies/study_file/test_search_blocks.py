@@ -313,3 +313,59 @@ def test_a_method_of_ones_own_that_cannot_be_used(name: str, message: str) -> No
         plan(None, model={"method": name})
     with pytest.raises(StudyError, match=rf"^s\.yaml: search\[0\]\.{message}$"):
         plan([{"model.method": name}])
+
+
+GRID = {"model.noise_scale": [0.0, 1.0], "model.head_norm": ["batch", "none"]}
+
+
+def test_a_grid_makes_a_block_of_each_of_its_cells() -> None:
+    found = plan({"grid": GRID, "train.learning_rate": RATE})
+    names = [f"noise_scale-{scale}.head_norm-{norm}" for scale in (0, 1) for norm in ("batch", "none")]
+    assert [block.label for block in found.blocks] == names
+    assert [dict(block.fixed) for block in found.blocks] == [
+        {"model.noise_scale": scale, "model.head_norm": norm} for scale in (0.0, 1.0) for norm in ("batch", "none")
+    ]
+    assert all(block.space.keys == ("train.learning_rate",) for block in found.blocks)
+    again = make_plan(found.document, "again")
+    assert again.document == found.document
+    assert [(b.label, b.fixed, b.space) for b in again.blocks] == [(b.label, b.fixed, b.space) for b in found.blocks]
+    assert "&id" not in to_yaml(found.document)
+    resolved = found.resolved({"block": names[1], "train.learning_rate": 0.001})
+    assert (resolved["model"]["noise_scale"], resolved["model"]["head_norm"]) == (0.0, "none")
+
+
+def test_grids_and_blocks_side_by_side() -> None:
+    found = plan(
+        [{"name": "parts", "grid": GRID}, {"model.method": "dropout"}, {"grid": {"train.batch_size": [32, 64]}}]
+    )
+    assert [block.label for block in found.blocks] == [
+        "parts.noise_scale-0.head_norm-batch",
+        "parts.noise_scale-0.head_norm-none",
+        "parts.noise_scale-1.head_norm-batch",
+        "parts.noise_scale-1.head_norm-none",
+        "dropout",
+        "batch_size-32",
+        "batch_size-64",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grid", "line"),
+    [
+        ({}, "search.grid: got {}; allowed: a mapping from keys to lists of values"),
+        ([1], "search.grid: got [1]; allowed: a mapping from keys to lists of values"),
+        ({"model.noise_scale": 1.0}, "search.grid.model.noise_scale: got 1.0; allowed: a list of values"),
+        ({"model.noise_scale": []}, "search.grid.model.noise_scale: got []; allowed: a list of values"),
+        ({"model.noise_scale": [{}]}, "search.grid.model.noise_scale: got [{}]; allowed: a list of values"),
+        ({"model.noise_scale": [0, 1, 0]}, "search.grid.model.noise_scale: a value comes twice: [0, 1, 0]"),
+        ({"train.learning_rate": [0.1, 1]}, "search.grid.train.learning_rate: this key stands beside the grid, too"),
+        ({"train.epochs": list(range(1, 1002))}, "search.grid: got 1001 cells; allowed: at most 1000"),
+        ({"model.head_norm": ["none", "no"]}, "search.model.head_norm: got 'no'; allowed: 'none', 'layer' or 'batch'"),
+        ({"seed": [0, 1]}, "search.seed: no key that can be searched; ..."),
+    ],
+)
+def test_what_no_grid_can_be(grid: Any, line: str) -> None:
+    with pytest.raises(StudyError) as found:
+        plan({"grid": grid, "train.learning_rate": RATE}, budget={"trials": 2000})
+    expected = re.escape(f"s.yaml: {line}").replace(re.escape("..."), ".*")
+    assert re.fullmatch(expected, str(found.value).splitlines()[0]), found.value
