@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MeanKind = Literal["concat", "mean", "attention"]
-FusionKind = Literal["concat", "mean", "attention", "transformer"]
+FusionKind = Literal["concat", "mean", "attention", "gated", "transformer"]
 FUSIONS: tuple[FusionKind, ...] = get_args(FusionKind)
 LAYERS, HEADS = 2, 4  # of `transformer`
 
@@ -168,6 +168,29 @@ class TokenFusion(FusionModule):
         return out[: math.prod(shape[:-1])].view(shape)
 
 
+class GatedFusion(FusionModule):
+    """Σ_m g_m ⊙ tanh(W_m f_m) over the modalities that are there, with gates g = σ(G [f_1, ..., f_M] + b) of all
+    features, absent ones zero, so that what a modality adds depends on the others: the gated multimodal unit of Arevalo
+    et al., "Gated Multimodal Units for Information Fusion", 2017 (arXiv 1702.01992), section 3.2. Z is ΣD.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.width = sum(widths)
+        self.project = nn.ModuleList(nn.Linear(width, self.width) for width in widths)
+        self.gate = nn.Linear(self.width, len(widths) * self.width)
+
+    def forward(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """(K, B, *S, Z) from features (B, *S, D) of each modality and masks (K, B, M)."""
+        there = torch.cat([keep_present(masks, m, f) for m, f in enumerate(features)], dim=-1)
+        gates = self.gate(there).sigmoid().chunk(len(features), dim=-1)
+        shown = (project(f).tanh() for project, f in zip(self.project, features, strict=True))
+        kept = (keep_present(masks, m, f) for m, f in enumerate(shown))
+        return torch.stack([gate * f for gate, f in zip(gates, kept, strict=True)]).sum(0)
+
+
 def build_fusion(widths: Sequence[int], kind: FusionKind) -> FusionModule:
     """The fusion of `model.fusion`, of features of D = `widths`."""
-    return TokenFusion(widths, LAYERS, HEADS) if kind == "transformer" else Fusion(widths, kind)
+    if kind == "transformer":
+        return TokenFusion(widths, LAYERS, HEADS)
+    return GatedFusion(widths) if kind == "gated" else Fusion(widths, kind)

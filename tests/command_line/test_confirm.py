@@ -110,7 +110,8 @@ def test_a_search_that_is_not_complete_is_not_confirmed(confirmed):
 def test_each_seed_with_data_of_its_own(make_workplace, tmp_path):
     """The split of the digits, their wrong labels and what is missing follow the seed; `evaluate` finds them again."""
     place = make_workplace(tmp_path)
-    data = {"name": "digits", "train": 60, "label_noise": 0.2}
+    options = {"train": 60, "label_noise": 0.2}
+    data = {"name": "digits"} | options
     place.write(
         dataset=data,
         missing={"test": 0.3},
@@ -130,7 +131,7 @@ def test_each_seed_with_data_of_its_own(make_workplace, tmp_path):
         rows = {row["combination"]: row for row in csv.DictReader(io.StringIO(text))}
         for name, row in rows.items():
             assert float(row["accuracy"]) == pytest.approx(run.data.metrics[f"best/test/accuracy/{name}"], abs=1e-6)
-        drawn = DataRecipe("digits", data | {"seed": 0}, {"test": 0.3}, 0).draw(int(run.data.tags["seed"]))
+        drawn = DataRecipe("digits", options | {"seed": 0}, {"test": 0.3}, 0).draw(int(run.data.tags["seed"]))
         has = drawn.splits["test"].has()
         assert int(rows["top_left"]["samples"]) == has[:, 0].sum()
     place.write(

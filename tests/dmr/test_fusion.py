@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import all_combinations
-from dmr.fusion import FUSIONS, Fusion, FusionKind, MeanKind, TokenFusion, build_fusion, keep_present, mean_present
+from dmr.fusion import (
+    FUSIONS,
+    Fusion,
+    FusionKind,
+    GatedFusion,
+    MeanKind,
+    TokenFusion,
+    build_fusion,
+    keep_present,
+    mean_present,
+)
 
 WIDTHS = (4, 3, 5)
 POSITIONS = [(), (2,), (2, 3)]
@@ -83,6 +93,24 @@ def test_only_what_is_present_gets_a_gradient(kind: FusionKind) -> None:
         assert f.grad is not None
         for b in range(2):
             assert (f.grad[b].abs().max() > 0) == bool(mask[0, b, m])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_gated_is_a_sum_weighted_by_what_else_is_there(positions: tuple[int, ...]) -> None:
+    features, fusion = features_of(positions), GatedFusion(WIDTHS)
+    got = fusion(features, MASKS)
+    assert got.shape == (7, 2, *positions, 12)
+    for k, b in itertools.product(range(7), range(2)):
+        for where in itertools.product(*map(range, positions)):
+            x = [features[m][b][where] * float(MASKS[k, b, m]) for m in range(3)]
+            gates = torch.sigmoid(fusion.gate.weight @ torch.cat(x) + fusion.gate.bias).view(3, 12)
+            expected = sum(
+                gates[m] * torch.tanh(fusion.project[m].weight @ x[m] + fusion.project[m].bias)
+                for m in range(3)
+                if MASKS[k, b, m]
+            )
+            torch.testing.assert_close(got[k, b][where], expected, rtol=1e-4, atol=1e-6)
 
 
 def attention(block: torch.nn.MultiheadAttention, tokens: Tensor) -> Tensor:

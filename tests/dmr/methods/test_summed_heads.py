@@ -56,7 +56,9 @@ def test_every_method_against_the_plain_path(
     network, inputs, _ = make_network(settings, modalities=4, fusion=fusion)
     trained(network)
     summed = network.eval().method.summed()
-    assert (summed is None) == (name in NO_SUM or (fusion in ("attention", "transformer") and name not in OWN_FUSION))
+    assert (summed is None) == (
+        name in NO_SUM or (fusion in ("attention", "gated", "transformer") and name not in OWN_FUSION)
+    )
     if summed is None:
         return
     monkeypatch.setattr(dmr.methods.summed_heads, "SUMMED_AT_ONCE", 4 * 7 * 16)  # four combinations of seven samples
