@@ -68,6 +68,37 @@ def mean_interval(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(estimate, estimate - reach, estimate + reach, n)
 
 
+def t_test(values: npt.ArrayLike) -> float:
+    """Two-sided p of Student's t test that the mean of values (S,) is 0; of equal values it is 1 for 0, else 0.
+
+    Raises:
+        ValueError: no values, or not one axis.
+    """
+    sample = _array(values, "(S,)", "values")
+    if len(sample) == 1 or not np.isfinite(sample).all():
+        return math.nan
+    spread = float(sample.std(ddof=1))
+    if spread == 0.0:
+        return float(sample[0] == 0.0)
+    t = abs(float(sample.mean())) * math.sqrt(len(sample)) / spread
+    return float(2.0 * stats.t.sf(t, len(sample) - 1))
+
+
+def smallest_effect(values: npt.ArrayLike, power: float = 0.8, significance: float = SIGNIFICANCE) -> float:
+    """The mean that a two-sided t test of as many values (S,) as spread would find in a share `power` of experiments:
+    (t(1 − significance / 2) + t(power)) s / √S with S − 1 degrees of freedom (Bloom, "Minimum detectable effects",
+    1995). One value has none: NaN.
+
+    Raises:
+        ValueError: no values, or not one axis.
+    """
+    sample = _array(values, "(S,)", "values")
+    if len(sample) == 1 or not np.isfinite(sample).all():
+        return math.nan
+    reach = float(stats.t.ppf([1.0 - significance / 2.0, power], len(sample) - 1).sum())
+    return reach * float(sample.std(ddof=1)) / math.sqrt(len(sample))
+
+
 def iqm_interval(values: npt.ArrayLike, seed: int, confidence: float = 0.95) -> Interval:
     """Interquartile mean of values (S,) and, from `FEWEST_FOR_BOOTSTRAP` values on, its bias-corrected and accelerated
     (BCa) bootstrap interval (Efron 1987); the percentile interval where BCa is not defined, as for equal values. Of

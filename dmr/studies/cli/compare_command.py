@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dmr.files import write_text
 from dmr.studies.cli.app import LabelsOption, NoTitleOption, StorageOption, command, stderr_console
 from dmr.studies.cli.deployment_option import DeploymentOption, parse_odds
 from dmr.studies.errors import StudyError
@@ -30,11 +32,20 @@ def compare(
         typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
     ] = None,
     deployment: DeploymentOption = None,
+    factors: Annotated[
+        str | None,
+        typer.Option(metavar="KEY[,KEY]", help="What these factors of `search.grid` do, in each study on its own."),
+    ] = None,
     labels: LabelsOption = None,
     no_title: NoTitleOption = False,
     storage: StorageOption = None,
 ) -> None:
     """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
+    if factors is not None:
+        if reference is not None or deployment is not None:
+            raise StudyError("--factors: takes neither --reference nor --deployment")
+        _compare_factors(names, factors.split(","), output, labels, no_title, storage)
+        return
     from dmr.analysis.report.answer import decisive
     from dmr.studies.cli.comparison_screen import show_comparison
     from dmr.studies.cli.reading_commands import figure_wording
@@ -50,6 +61,68 @@ def compare(
             drawn = draw_comparison(comparison, output)
         for path in (*tables, *drawn):
             typer.echo(path)
+
+
+def _compare_factors(
+    names: list[str],
+    keys: list[str],
+    output: Path | None,
+    labels: list[str] | None,
+    no_title: bool,
+    storage: Path | None,
+) -> None:
+    """Print what factors do and, with `output`, write tables and figures.
+
+    Raises:
+        StudyError: one line: a study is not there, or is no factorial study with these factors.
+    """
+    import pandas as pd
+
+    from dmr.analysis.comparison.factors import factor_effects
+    from dmr.analysis.figures.combination_heatmap import draw_heatmap
+    from dmr.analysis.figures.effects import draw_effects, effect_table
+    from dmr.analysis.figures.style import save_figure
+    from dmr.studies.cli.comparison_screen import show_effects
+    from dmr.studies.cli.reading_commands import figure_wording, shown_results
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
+
+    tuned, fixed = [], []
+    for name in names:
+        folder = StudyFolder.open(resolve_storage(storage), name)
+        cells, results = _cells(folder.document()), shown_results(folder, None)
+        try:
+            tuned.append(factor_effects(results, cells, keys))
+        except ValueError as error:
+            raise StudyError(str(error)) from None
+        with suppress(ValueError):  # the file's own settings may lie outside of what was searched
+            fixed.append(factor_effects(results, cells, keys, tuned=False))
+    for one in tuned:
+        show_effects(one)
+    if output is None:
+        return
+    _make_folder(output)
+    tables = {
+        "effects": [(one, one.effects) for one in (*tuned, *fixed)],
+        "effects_by_combination": [(one, one.by_combination) for one in (*tuned, *fixed)],
+    }
+    for table, parts in tables.items():
+        frames = [frame.assign(study=one.study, settings="tuned" if one.tuned else "file") for one, frame in parts]
+        write_text(output / f"{table}.csv", pd.concat(frames).to_csv(index=False))
+        typer.echo(output / f"{table}.csv")
+    with figure_wording(labels, no_title):
+        typer.echo(save_figure(draw_effects(tuned), output / "effects.png"))
+        for one in tuned:
+            figure = draw_heatmap(effect_table(one))
+            typer.echo(save_figure(figure, output / f"effects_by_combination_{one.study}.png"))
+
+
+def _cells(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The value of each factor of each cell of a study, by its name; of a study without a grid there are none."""
+    blocks = document["search"] if isinstance(document["search"], list) else []
+    return {
+        block["name"]: {key: value for key, (value,) in block["grid"].items()} for block in blocks if "grid" in block
+    }
 
 
 def compare_studies(
@@ -129,16 +202,21 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     Raises:
         StudyError: the folder cannot be made.
     """
-    from dmr.files import write_text
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
+    _make_folder(folder)
     tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
     for name, frame in tables.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
     return [folder / f"{name}.csv" for name in tables]
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises:
+    StudyError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:

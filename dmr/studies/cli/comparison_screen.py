@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dmr.analysis.comparison.comparison import Comparison
+    from dmr.analysis.comparison.factors import FactorEffects
 
 FEW_COMBINATIONS = 15
 LABEL_WIDTH, ENTRY_WIDTH = 28, 13
@@ -62,6 +63,34 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
     if worth:
         columns = [Column(str(name).removeprefix(SHAPLEY), _number(str(name), signed=True)) for name in worth]
         out.print(_entries_table(comparison, f"how the credit for {metric} is shared (Shapley value)", columns))
+
+
+def show_effects(found: FactorEffects, console: Console | None = None) -> None:
+    """What each factor does, and each pair of them: effect and interval by outcome, in points."""
+    from dmr.analysis.comparison.factors import DECLARED, OUTCOMES
+    from dmr.analysis.statistics import SIGNIFICANCE
+
+    out = console or Console(highlight=False)
+    for kind in dict.fromkeys(found.effects["kind"]):
+        rows = found.effects[found.effects["kind"] == kind].set_index(["effect", "outcome"])
+        marked = (rows["p_holm"] <= SIGNIFICANCE).any()
+        title = (
+            f"{found.study}: {kind} effects on {found.metric} on {found.split}, in points, n = {rows['n'].max()} seeds"
+        )
+        table = _table(title + (f"; * {MARK}" if marked else ""), "effect", OUTCOMES)
+        for effect in dict.fromkeys(rows.index.get_level_values("effect")):
+            table.add_row(effect, *(_effect(rows.loc[(effect, outcome)], SIGNIFICANCE) for outcome in OUTCOMES))
+        out.print(table)
+        seen = rows["detectable"].unstack()[list(DECLARED)].max()
+        text = ", ".join(f"{100 * value:.2f} on {outcome}" for outcome, value in seen.items())
+        out.print(f"Found in 4 of 5 experiments like this: effects of {text}.\n")
+
+
+def _effect(row: pd.Series, level: float) -> str:
+    if math.isnan(row["estimate"]):
+        return NOTHING
+    star = "*" if row["p_holm"] <= level else " "
+    return f"{100 * row['estimate']:+.2f}{star} ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
 
 
 def _level(comparison: Comparison) -> list[Column]:
