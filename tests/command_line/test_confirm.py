@@ -107,44 +107,52 @@ def test_a_search_that_is_not_complete_is_not_confirmed(confirmed):
     assert refused.stderr == "small: the search is not complete; go on with: dmr resume small\n"
 
 
-def test_each_seed_with_data_of_its_own(make_workplace, tmp_path):
+def test_each_seed_with_data_of_its_own_in_a_factorial_study(make_workplace, tmp_path):
     """The split of the digits, their wrong labels and what is missing follow the seed; `evaluate` finds them again."""
     place = make_workplace(tmp_path)
     options = {"train": 60, "label_noise": 0.2}
-    data = {"name": "digits"} | options
-    place.write(
-        dataset=data,
-        missing={"test": 0.3},
-        search={},
-        budget={"trials": 1},
-        scheduler={"name": "none"},
-        train__epochs=1,
-        model={"encoder": {"name": "mlp", "width": 4}},
-        confirm={"seeds": 2, "redraw": True},
-    )
-    shown = place.run("run", "small.yaml")
+    study = {
+        "dataset": {"name": "digits"} | options,
+        "missing": {"test": 0.3},
+        "search": {"grid": {"model.head_norm": ["none", "batch"]}},
+        "budget": {"trials": 2},
+        "scheduler": {"name": "none"},
+        "train__epochs": 1,
+        "model": {"encoder": {"name": "mlp", "width": 4}},
+    }
+    place.write(**study, confirm={"seeds": 2, "redraw": True})
+    place.run("run", "small.yaml")
     assert "each seed has data of its own" in place.run("compare", "small").stderr
-    runs = sorted(place.mlflow_runs(stage="confirm"), key=lambda run: run.data.tags["seed"])
-    assert [run.data.tags["seed"] for run in runs] == ["1", "2"]
-    for run in runs:
+    runs = place.mlflow_runs(stage="confirm")
+    assert sorted((run.data.tags["method"], run.data.tags["seed"]) for run in runs) == [
+        (f"head_norm-{norm}", seed) for norm in ("batch", "none") for seed in "12"
+    ]
+    for run in runs[:2]:
         text = place.run("evaluate", run.info.run_id, "--split", "test", "--format", "csv").stdout
         rows = {row["combination"]: row for row in csv.DictReader(io.StringIO(text))}
         for name, row in rows.items():
             assert float(row["accuracy"]) == pytest.approx(run.data.metrics[f"best/test/accuracy/{name}"], abs=1e-6)
         drawn = DataRecipe("digits", options | {"seed": 0}, {"test": 0.3}, 0).draw(int(run.data.tags["seed"]))
-        has = drawn.splits["test"].has()
-        assert int(rows["top_left"]["samples"]) == has[:, 0].sum()
-    place.write(
-        dataset=data,
-        missing={"test": 0.3},
-        search={},
-        budget={"trials": 1},
-        scheduler={"name": "none"},
-        train__epochs=1,
-        model={"encoder": {"name": "mlp", "width": 4}},
-        confirm={"seeds": 2},
-    )
+        assert float(rows["top_left"]["samples"]) == drawn.splits["test"].has()[:, 0].sum()
+    shown = place.run("compare", "small", "--factors", "model.head_norm", "-o", "effects")
+    assert "head_norm: batch" in shown.stdout
+    with open(place.path / "effects/effects.csv", newline="") as file:
+        effects = {row["outcome"]: row for row in csv.DictReader(file) if row["settings"] == "tuned"}
+    full = {
+        (run.data.tags["method"], run.data.tags["seed"]): run.data.metrics["best/test/accuracy_full"] for run in runs
+    }
+    gain = [full["head_norm-batch", seed] - full["head_norm-none", seed] for seed in "12"]
+    assert float(effects["full"]["estimate"]) == pytest.approx(sum(gain) / 2, abs=1e-6)
+    assert {path.name for path in (place.path / "effects").iterdir()} == {
+        "effects.csv",
+        "effects.png",
+        "effects_by_combination.csv",
+        "effects_by_combination_small.png",
+    }
+    wrong = place.dmr("compare", "small", "--factors", "model.draws")
+    assert (wrong.returncode, wrong.stderr) == (2, "model.draws: no factor; `search.grid` has model.head_norm\n")
+    place.write(**study, confirm={"seeds": 2})
     refused = place.dmr("run", "small.yaml")
-    assert refused.returncode == 2, shown
+    assert refused.returncode == 2
     line = "confirm.redraw: was true, is false: the study has confirm runs; put it back, or give the study another name"
     assert line in refused.stderr

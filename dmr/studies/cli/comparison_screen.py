@@ -66,7 +66,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
 
 
 def show_effects(found: FactorEffects, console: Console | None = None) -> None:
-    """What each factor does, and each pair of them: effect and interval by outcome, in points."""
+    """What each factor does, and each pair of them: effect ± half of its 95 % interval by outcome, in points."""
     from dmr.analysis.comparison.factors import DECLARED, OUTCOMES
     from dmr.analysis.statistics import SIGNIFICANCE
 
@@ -74,10 +74,9 @@ def show_effects(found: FactorEffects, console: Console | None = None) -> None:
     for kind in dict.fromkeys(found.effects["kind"]):
         rows = found.effects[found.effects["kind"] == kind].set_index(["effect", "outcome"])
         marked = (rows["p_holm"] <= SIGNIFICANCE).any()
-        title = (
-            f"{found.study}: {kind} effects on {found.metric} on {found.split}, in points, n = {rows['n'].max()} seeds"
-        )
-        table = _table(title + (f"; * {MARK}" if marked else ""), "effect", OUTCOMES)
+        title = f"{found.study}: {kind} effects on {found.metric} on {found.split}, in points, ± 95 % over "
+        title += f"{rows['n'].max()} seeds" + (f"; * {MARK}" if marked else "")
+        table = _table(title, "effect", OUTCOMES)
         for effect in dict.fromkeys(rows.index.get_level_values("effect")):
             table.add_row(effect, *(_effect(rows.loc[(effect, outcome)], SIGNIFICANCE) for outcome in OUTCOMES))
         out.print(table)
@@ -90,7 +89,7 @@ def _effect(row: pd.Series, level: float) -> str:
     if math.isnan(row["estimate"]):
         return NOTHING
     star = "*" if row["p_holm"] <= level else " "
-    return f"{100 * row['estimate']:+.2f}{star} ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})"
+    return f"{100 * row['estimate']:+.2f} ± {50 * (row['high'] - row['low']):.2f}{star}"
 
 
 def _level(comparison: Comparison) -> list[Column]:
