@@ -135,7 +135,7 @@ def test_each_seed_with_data_of_its_own_in_a_factorial_study(make_workplace, tmp
         drawn = DataRecipe("digits", options | {"seed": 0}, {"test": 0.3}, 0).draw(int(run.data.tags["seed"]))
         assert float(rows["top_left"]["samples"]) == drawn.splits["test"].has()[:, 0].sum()
     shown = place.run("compare", "small", "--factors", "model.head_norm", "-o", "effects")
-    assert "head_norm: batch" in shown.stdout
+    assert "main effects on accuracy on test" in shown.stdout
     with open(place.path / "effects/effects.csv", newline="") as file:
         effects = {row["outcome"]: row for row in csv.DictReader(file) if row["settings"] == "tuned"}
     full = {
