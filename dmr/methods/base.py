@@ -185,6 +185,7 @@ class Components:
         widths: D of each modality.
         combinations: all non-empty combinations of the modalities.
         criterion: the task loss.
+        num_classes: L.
         fusion: makes the fusion of the study file.
         trunk: makes the layers that all modalities share, for a given input width; the identity for most encoders.
         embedding_width: Z, of every method's embedding: the trunk's width, or Σ D.
@@ -195,6 +196,7 @@ class Components:
     widths: tuple[int, ...]
     combinations: Combinations
     criterion: TaskLoss
+    num_classes: int
     fusion: Callable[[], Fusion]
     trunk: Callable[[int], Trunk]
     embedding_width: int

@@ -63,6 +63,7 @@ class Network(AnyNetwork):
                 widths=widths,
                 combinations=everything,
                 criterion=criterion,
+                num_classes=design.num_classes,
                 fusion=partial(Fusion, widths, design.fusion),
                 trunk=partial(_trunk, encoders[0]),
                 embedding_width=_trunk(encoders[0], sum(widths)).width,

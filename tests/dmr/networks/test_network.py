@@ -25,7 +25,7 @@ MakeSettings = Callable[..., RunSettings]
 KINDS = {"vector": (5,), "image": (3, 8, 8), "segmentation": ()}
 HUGE = [1e30, -1e30, math.inf, math.nan]
 WITH_FUSION = [*((method, "concat") for method in METHODS), *(("dmrnet", f) for f in FUSIONS if f != "concat")]
-SEES_WHAT_IS_ABSENT = {"dedicated", "mmanet", "auxiliary_heads"}
+SEES_WHAT_IS_ABSENT = {"dedicated", "mmanet", "auxiliary_heads", "unimodal_ensemble"}
 """In training: the models of other combinations, the teacher, heads on all that a sample has."""
 
 
