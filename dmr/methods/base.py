@@ -177,6 +177,14 @@ class AnyNetwork(nn.Module):
         return torch.full((1, count), len(self.combinations) - 1)
 
 
+class TeacherTraining(NamedTuple):
+    """A network that is trained to its end before the method's own first epoch, then used as it is."""
+
+    network: AnyNetwork  # of all modalities; gets the weights
+    method: MethodSettings  # that of `network`
+    epochs: int | None  # of its own; None for as many as the method's
+
+
 @dataclass(frozen=True)
 class Components:
     """What a method is built from: equal for all methods on the same data and encoders.
@@ -245,6 +253,10 @@ class Method(nn.Module):
     def drawn(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
         """(C,) the probabilities with which combinations are drawn in training; by default those of `sampling`."""
         return probabilities
+
+    def teacher_training(self) -> TeacherTraining | None:
+        """What is trained before the first epoch, on the same data; None for a method that needs nothing."""
+        return None
 
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
         """Called before each epoch, which counts from 0; `generator` is on the CPU."""

@@ -19,7 +19,7 @@ CASES: list[tuple[str, str]] = [
     *((name, "concat") for name in METHODS),
     *((name, fusion) for name in ("dmrnet", "mmanet", "dedicated") for fusion in FUSIONS if fusion != "concat"),
 ]
-COMPLETE = {"mmanet": {"teacher", "distillation"}, "auxiliary_heads": {"auxiliary"}}
+COMPLETE = {"mmanet": {"distillation"}, "auxiliary_heads": {"auxiliary"}}
 """Methods that look beyond the drawn combination in training, and the terms that do."""
 OWN_MODELS = {"dedicated", "unimodal_ensemble"}
 COMBINATION = torch.tensor([[0, 3, 6, 1, 2, 0, 4], [1, 1, 5, 1, 5, 0, 2]])
