@@ -313,6 +313,8 @@ class Run:
         self.network.method.end_epoch(epoch, sums)
         self.update_difficulty(CombinationSums(*sums.cpu()))
         means = {f"train/{name}": self.ranks.total(value).item() / samples for name, value in totals.items()}
+        norms = self.optimisation.take_encoder_norms()
+        means |= {f"train/gradient_norm_{name}": value for name, value in norms.items()}
         passes = self.ranks.total(torch.tensor(self.network.take_encoded(), dtype=torch.float64))
         return means | {"train/encoder_passes": passes.item()}
 

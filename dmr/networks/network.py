@@ -100,6 +100,15 @@ class Network(AnyNetwork):
             inner.encoded = 0
         return total
 
+    def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Those of each modality's encoders, in this network and in all inside it."""
+        found: dict[str, list[nn.Parameter]] = {name: [] for name in self.names}
+        for inner in self.modules():
+            if isinstance(inner, Network) and inner.encoders:
+                for name, encoder in zip(inner.names, inner.encoders, strict=True):
+                    found[name] += encoder.parameters()
+        return found
+
     def losses(
         self,
         inputs: Mapping[str, Tensor],
