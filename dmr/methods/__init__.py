@@ -10,6 +10,7 @@ from dmr.methods.dropout import Dropout
 from dmr.methods.full_only import FullOnly
 from dmr.methods.hemis import HeMIS
 from dmr.methods.late_fusion_transformer import LateFusionTransformer
+from dmr.methods.mars import MARS
 from dmr.methods.mmanet import MMANet
 from dmr.methods.shaspec import ShaSpec
 from dmr.methods.simmlm import SimMLM
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "simmlm": SimMLM,
     "late_fusion_transformer": LateFusionTransformer,
     "unimodal_ensemble": UnimodalEnsemble,
+    "mars": MARS,
 }
 
 __all__ = ["METHODS", "Method", "MethodSettings", "build_method", "find_method", "method_name", "method_of"]

@@ -4,12 +4,13 @@ Features have their channels last, (B, *S, D): S is empty for vectors and (H, W)
 once for classification and segmentation.
 
 Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features of a
-modality, Z fused features, P pixels of a label map (none in classification), L classes. Where several ranks train one
-network, B are a rank's own samples and G those of all ranks.
+modality, Z fused features, P pixels of a label map (none in classification), L classes, V hard combinations. Where
+several ranks train one network, B are a rank's own samples and G those of all ranks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -132,6 +133,21 @@ def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
     variance = torch.zeros_like(losses.task) if losses.variance is None else losses.variance
     step = CombinationSums(losses.task, variance, torch.ones_like(losses.task))
     sums += sums_by_combination(torch.stack(step), losses.combination, sums.shape[1])
+
+
+def largest(score: Tensor, seen: Tensor, combinations: Combinations, count: int | None) -> Tensor:
+    """(C,) bool: the V = `count` combinations with the largest score (C,) among those `seen`, (C,) bool: the
+    hard ones.
+
+    The full one is never hard. None takes half of those that are not full.
+    """
+    candidates = len(combinations) - 1
+    count = candidates // 2 if count is None else min(count, candidates)
+    score = torch.where(seen, score.double(), -math.inf)
+    score[combinations.full] = -math.inf
+    hard = torch.zeros(len(combinations), dtype=torch.bool)
+    hard[score.argsort(descending=True, stable=True)[:count]] = True
+    return hard & score.isfinite()
 
 
 class Prediction(NamedTuple):

@@ -29,11 +29,11 @@ from dmr.methods.base import (
     Prediction,
     StepLosses,
     TeacherTraining,
+    largest,
     sums_by_combination,
 )
 from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.full_only import FullOnlySettings
-from dmr.methods.hard import largest
 from dmr.settings import setting
 
 
