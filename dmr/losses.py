@@ -49,6 +49,13 @@ class TaskLoss(nn.Module):
         valid = (labels != self.ignore_index).flatten(1).sum(1).clamp(min=1)
         return loss.flatten(-labels.ndim + 1).sum(-1) / valid
 
+    def class_counts(self, labels: Tensor, num_classes: int) -> Tensor:
+        """(L,) float64: how many of the labels (B, *P) that are not ignored are of each class, times its weight."""
+        flat = labels.flatten()
+        counted = flat != self.ignore_index
+        counts = flat.new_zeros(num_classes).scatter_add_(0, torch.where(counted, flat, 0), counted.long()).double()
+        return counts if self.weights is None else counts * self.weights
+
 
 def masked_mean(values: Tensor, mask: Tensor, part: BatchShard | None = None) -> Tensor:
     """() the mean of the values where `mask` (of their shape) is True, 0 where it nowhere is; where the samples are a

@@ -10,6 +10,7 @@ U different sets of modalities that samples have.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,7 @@ from dmr.runs.optimisation import OPTIMIZERS, Optimisation
 from dmr.runs.run_settings import RunSettings, build_network
 from dmr.sampling import Presence, combination_probabilities, draw_combinations
 from dmr.seeds import derive_seed, generator
+from dmr.settings import SamplingSettings
 
 __all__ = [
     "OPTIMIZERS",
@@ -138,6 +140,8 @@ def fit(dataset: MultimodalDataset, settings: RunSettings, device: torch.device,
         report = run.restore(ranks.shared(reporter.load))
         if report is not None:
             reporter.report(report)
+        else:
+            run.train_teacher()
         with Handover(reporter.save, reporter.report) as handover:
             for epoch in range(0 if report is None else report.epoch + 1, settings.train.epochs):
                 losses = run.train_epoch(epoch, handover.look)
@@ -188,7 +192,6 @@ class Run:
     def __init__(
         self, dataset: MultimodalDataset, settings: RunSettings, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
-        self.settings = settings
         self.device = device
         self.ranks = ranks
         self.drawn = all_combinations(dataset.modality_names)
@@ -199,12 +202,39 @@ class Run:
         self.presence = Presence(self.train.split.has() if self.train.split.present is not None else None)
         self.dataset = dataset = centre_crop(dataset, settings.augment)
         self.val = Batches(dataset.splits["val"], device)
-        self.design = settings.design(dataset)
-        self.network = build_network(dataset, settings).to(device)
-        self.losses = losses_over(ranks, self.network)
-        self.optimisation = Optimisation(self.network, settings.train, ranks)
+        self.begin(settings)
+
+    def begin(self, settings: RunSettings) -> None:
+        """With a new network, of which nothing is known."""
+        self.settings = settings
+        self.design = settings.design(self.dataset)
+        self.network = build_network(self.dataset, settings).to(self.device)
+        self.losses = losses_over(self.ranks, self.network)
+        self.optimisation = Optimisation(self.network, settings.train, self.ranks)
         self.difficulty = torch.full((len(self.drawn),), math.nan, dtype=torch.float64)  # (C,) mean loss in training
         self.diagnosed: list[Tensor] = []  # per epoch (3, C): mean loss, mean variance, whether it was hard
+
+    def train_teacher(self) -> None:
+        """Train the method's teacher, where it has one, in a run of its own on the same batches; its encoder passes are
+        counted in the first epoch.
+
+        Raises:
+            Diverged: something was not finite.
+        """
+        teaching = self.network.method.teacher_training()
+        if teaching is None:
+            return
+        train = replace(self.settings.train, epochs=teaching.epochs or self.settings.train.epochs)
+        sampling = SamplingSettings(combinations_per_sample=1)
+        own = copy.copy(self)
+        own.begin(replace(self.settings, method=teaching.method, sampling=sampling, train=train))
+        try:
+            passes = sum(own.train_epoch(epoch)["train/encoder_passes"] for epoch in range(train.epochs))
+        except Diverged as error:
+            raise Diverged(f"the teacher, {error}") from None
+        teaching.network.load_state_dict(own.network.state_dict())
+        if self.ranks.first:
+            self.network.encoded += int(passes)
 
     def train_epoch(self, epoch: int, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train for one epoch on the batches of `batch_positions`; returns mean losses by name."""
@@ -283,6 +313,8 @@ class Run:
         self.network.method.end_epoch(epoch, sums)
         self.update_difficulty(CombinationSums(*sums.cpu()))
         means = {f"train/{name}": self.ranks.total(value).item() / samples for name, value in totals.items()}
+        norms = self.optimisation.take_encoder_norms()
+        means |= {f"train/gradient_norm_{name}": value for name, value in norms.items()}
         passes = self.ranks.total(torch.tensor(self.network.take_encoded(), dtype=torch.float64))
         return means | {"train/encoder_passes": passes.item()}
 

@@ -10,9 +10,11 @@ from dmr.methods.dropout import Dropout
 from dmr.methods.full_only import FullOnly
 from dmr.methods.hemis import HeMIS
 from dmr.methods.late_fusion_transformer import LateFusionTransformer
+from dmr.methods.mars import MARS
 from dmr.methods.mmanet import MMANet
 from dmr.methods.shaspec import ShaSpec
 from dmr.methods.simmlm import SimMLM
+from dmr.methods.unimodal_ensemble import UnimodalEnsemble
 from dmr.named import import_class
 
 METHODS: dict[str, type[Method]] = {
@@ -26,6 +28,8 @@ METHODS: dict[str, type[Method]] = {
     "auxiliary_heads": AuxiliaryHeads,
     "simmlm": SimMLM,
     "late_fusion_transformer": LateFusionTransformer,
+    "unimodal_ensemble": UnimodalEnsemble,
+    "mars": MARS,
 }
 
 __all__ = ["METHODS", "Method", "MethodSettings", "build_method", "find_method", "method_name", "method_of"]

@@ -4,12 +4,13 @@ Features have their channels last, (B, *S, D): S is empty for vectors and (H, W)
 once for classification and segmentation.
 
 Letters: M modalities, B samples, K combinations per sample, C combinations, S positions of a map, D features of a
-modality, Z fused features, P pixels of a label map (none in classification), L classes. Where several ranks train one
-network, B are a rank's own samples and G those of all ranks.
+modality, Z fused features, P pixels of a label map (none in classification), L classes, V hard combinations. Where
+several ranks train one network, B are a rank's own samples and G those of all ranks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -134,6 +135,21 @@ def add_by_combination(sums: Tensor, losses: StepLosses) -> None:
     sums += sums_by_combination(torch.stack(step), losses.combination, sums.shape[1])
 
 
+def largest(score: Tensor, seen: Tensor, combinations: Combinations, count: int | None) -> Tensor:
+    """(C,) bool: the V = `count` combinations with the largest score (C,) among those `seen`, (C,) bool: the
+    hard ones.
+
+    The full one is never hard. None takes half of those that are not full.
+    """
+    candidates = len(combinations) - 1
+    count = candidates // 2 if count is None else min(count, candidates)
+    score = torch.where(seen, score.double(), -math.inf)
+    score[combinations.full] = -math.inf
+    hard = torch.zeros(len(combinations), dtype=torch.bool)
+    hard[score.argsort(descending=True, stable=True)[:count]] = True
+    return hard & score.isfinite()
+
+
 class Prediction(NamedTuple):
     """Predictions for C combinations of B samples."""
 
@@ -177,6 +193,14 @@ class AnyNetwork(nn.Module):
         return torch.full((1, count), len(self.combinations) - 1)
 
 
+class TeacherTraining(NamedTuple):
+    """A network that is trained to its end before the method's own first epoch, then used as it is."""
+
+    network: AnyNetwork  # of all modalities; gets the weights
+    method: MethodSettings  # that of `network`
+    epochs: int | None  # of its own; None for as many as the method's
+
+
 @dataclass(frozen=True)
 class Components:
     """What a method is built from: equal for all methods on the same data and encoders.
@@ -185,6 +209,7 @@ class Components:
         widths: D of each modality.
         combinations: all non-empty combinations of the modalities.
         criterion: the task loss.
+        num_classes: L.
         fusion: makes the fusion of the study file.
         trunk: makes the layers that all modalities share, for a given input width; the identity for most encoders.
         embedding_width: Z, of every method's embedding: the trunk's width, or Σ D.
@@ -195,6 +220,7 @@ class Components:
     widths: tuple[int, ...]
     combinations: Combinations
     criterion: TaskLoss
+    num_classes: int
     fusion: Callable[[], FusionModule]
     trunk: Callable[[int], Trunk]
     embedding_width: int
@@ -243,6 +269,10 @@ class Method(nn.Module):
     def drawn(self, probabilities: Tensor, combinations: Combinations) -> Tensor:
         """(C,) the probabilities with which combinations are drawn in training; by default those of `sampling`."""
         return probabilities
+
+    def teacher_training(self) -> TeacherTraining | None:
+        """What is trained before the first epoch, on the same data; None for a method that needs nothing."""
+        return None
 
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
         """Called before each epoch, which counts from 0; `generator` is on the CPU."""

@@ -25,8 +25,8 @@ from dmr.methods.base import (
     MethodSettings,
     Prediction,
     StepLosses,
+    largest,
 )
-from dmr.methods.hard import largest
 from dmr.methods.heads import HeadNorm, ProjectionHead, pooled
 from dmr.methods.summed_heads import Summed, summed_heads
 from dmr.settings import setting

@@ -2,8 +2,10 @@
 predictions lie farthest from the full ones get extra weight.
 
 Wei, Luo, Luo, "MMANet: Margin-aware Distillation and Modality-aware Regularization for Incomplete Multimodal Learning",
-CVPR 2023 (arXiv 2304.08028), sections 3.2 and 3.3. The teacher, a network of its own, is trained on complete samples in
-the first `teacher_epochs` epochs, beside the student; after them it is fixed and the distillation begins.
+CVPR 2023 (arXiv 2304.08028), sections 3.2 and 3.3. The teacher, a network of its own, is trained first, as `full_only`
+is: for `teacher_epochs` epochs of its own with its own schedule, so that the student has as many epochs as any other
+method. Then it is fixed; its last weights teach. It costs what another run costs, which is part of the first epoch: of
+its time, its encoder passes, and what is trained again where that epoch is interrupted.
 
 Letters: M modalities, B samples, K combinations per sample, C combinations, P pixels of a label map, L classes,
 Z features of the embedding, V hard combinations.
@@ -21,20 +23,31 @@ from torch import Tensor
 
 from dmr.combinations import Combinations
 from dmr.distributed.ranks import BatchShard, Ranks, alone
-from dmr.methods.base import Components, MaskedBatch, Prediction, StepLosses, sums_by_combination
+from dmr.methods.base import (
+    Components,
+    MaskedBatch,
+    Prediction,
+    StepLosses,
+    TeacherTraining,
+    largest,
+    sums_by_combination,
+)
 from dmr.methods.dropout import Dropout, DropoutSettings
-from dmr.methods.hard import largest
+from dmr.methods.full_only import FullOnlySettings
 from dmr.settings import setting
 
 
 @dataclass(frozen=True)
 class MMANetSettings(DropoutSettings):
-    """`hard_count: null` takes half of the combinations that are not full."""
+    """`hard_count: null` takes half of the combinations that are not full, once `warmup_epochs` are over;
+    `teacher_epochs: null` as many as the student has.
+    """
 
     distillation_weight: float = setting(1.0, ge=0.0)
     hard_weight: float = setting(0.3, ge=0.0)
     hard_count: int | None = setting(None, ge=0)
-    teacher_epochs: int = setting(10, ge=1)
+    teacher_epochs: int | None = setting(None, ge=1)
+    warmup_epochs: int = setting(6, ge=0)
 
 
 class MMANet(Dropout):
@@ -48,8 +61,8 @@ class MMANet(Dropout):
 
     def __init__(self, settings: MMANetSettings, parts: Components) -> None:
         super().__init__(settings, parts)
-        self.teacher = parts.network(parts.combinations.modalities, DropoutSettings(head_norm=settings.head_norm))
-        self.teaching = False
+        self.of_teacher = FullOnlySettings(head_norm=settings.head_norm)
+        self.teacher = parts.network(parts.combinations.modalities, self.of_teacher).requires_grad_(False)
         self.register_buffer("hard", torch.zeros(len(parts.combinations), dtype=torch.bool))
         self.register_buffer("farness", torch.zeros((2, len(parts.combinations)), dtype=torch.float64))
         self.hard: Tensor
@@ -63,19 +76,14 @@ class MMANet(Dropout):
         parts = {"task": task.mean().detach(), "hard": hard.detach()}
         complete, part = seen.having(self.teacher.combinations[-1])
         inputs, labels = seen.at(complete)
-        if not part.whole:
-            parts["distillation" if self.teaching else "teacher"] = task.new_zeros(())
-        elif self.teaching:
+        margin = task.new_zeros(())
+        if part.whole:
             teacher = self.teach(inputs, len(labels))
             logits = student.logits.detach().index_select(1, complete)
             self.remember(seen.combination.index_select(1, complete), divergence(teacher.logits, logits), part.ranks)
             margin = part.weighed(self.distillation(student, teacher, complete, part), seen.part)
             total = total + self.settings.distillation_weight * margin
-            parts["distillation"] = margin.detach()
-        else:
-            lesson = self.teacher.losses(inputs, labels, self.teacher.full(part.whole), generator, None, part)
-            total = total + part.weighed(lesson.total, seen.part)
-            parts["teacher"] = part.weighed(lesson.terms["task"], seen.part)
+        parts["distillation"] = margin.detach()
         return StepLosses(total, task.detach(), seen.combination, None, parts)
 
     @torch.no_grad()
@@ -96,11 +104,13 @@ class MMANet(Dropout):
         rows = torch.stack([far, torch.ones_like(far)])
         self.farness += ranks.total(sums_by_combination(rows, combination, self.farness.shape[1]))
 
+    def teacher_training(self) -> TeacherTraining:
+        return TeacherTraining(self.teacher, self.of_teacher, self.settings.teacher_epochs)
+
     def start_epoch(self, epoch: int, combinations: Combinations, generator: torch.Generator) -> None:
-        """The teacher is fixed after its epochs; an epoch later what was farthest from it is hard."""
-        self.teaching = epoch >= self.settings.teacher_epochs
-        self.teacher.train(not self.teaching)
-        if epoch == self.settings.teacher_epochs + 1:
+        """When the warm-up is over, what was farthest from the teacher is hard."""
+        self.teacher.eval()
+        if epoch == self.settings.warmup_epochs:
             self.hard.copy_(farthest(self.farness.cpu(), combinations, self.settings.hard_count))
 
     def hard_combinations(self) -> Tensor:
@@ -108,7 +118,7 @@ class MMANet(Dropout):
 
     @staticmethod
     def warmup_of(settings: MMANetSettings) -> int:
-        return settings.teacher_epochs + 1
+        return settings.warmup_epochs
 
 
 def margin_aware_distillation(

@@ -37,7 +37,9 @@ class SimMLMSettings(DropoutSettings):
 
 
 class SimMLM(Method):
-    """Experts give logits, a gate their weights; the mixture is the prediction of a combination."""
+    """Experts give logits, a gate their weights; the mixture is the prediction of a combination. The loss is
+    L(more) + L(fewer) + λ · mean max(0, L(more) − L(fewer)).
+    """
 
     Settings = SimMLMSettings
     search_space: ClassVar[dict[str, Any]] = {"model.ranking_weight": {"log_uniform": [0.01, 3.0]}}
@@ -62,8 +64,9 @@ class SimMLM(Method):
             [self.criterion(self.mix(seen.features, experts, masks), seen.labels) for masks in (seen.masks, fewer)]
         )
         ranking = ranking_loss(task[0], task[1])
-        total = task.mean() + self.settings.ranking_weight * ranking
-        parts = {"task": task.mean().detach(), "ranking": ranking.detach()}
+        both = task[0].mean() + task[1].mean()
+        total = both + self.settings.ranking_weight * ranking
+        parts = {"task": both.detach(), "ranking": ranking.detach()}
         codes = (fewer.long() << torch.arange(fewer.shape[-1], device=fewer.device)).sum(-1)
         combination = torch.cat([seen.combination, self.index_of_code[codes]])
         return StepLosses(total, task.detach().flatten(0, 1), combination, None, parts)

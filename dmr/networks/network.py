@@ -63,6 +63,7 @@ class Network(AnyNetwork):
                 widths=widths,
                 combinations=everything,
                 criterion=criterion,
+                num_classes=design.num_classes,
                 fusion=partial(build_fusion, widths, design.fusion),
                 trunk=partial(_trunk, encoders[0]),
                 embedding_width=_trunk(encoders[0], sum(widths)).width,
@@ -98,6 +99,15 @@ class Network(AnyNetwork):
         for inner in networks:
             inner.encoded = 0
         return total
+
+    def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Those of each modality's encoders, in this network and in all inside it."""
+        found: dict[str, list[nn.Parameter]] = {name: [] for name in self.names}
+        for inner in self.modules():
+            if isinstance(inner, Network) and inner.encoders:
+                for name, encoder in zip(inner.names, inner.encoders, strict=True):
+                    found[name] += encoder.parameters()
+        return found
 
     def losses(
         self,

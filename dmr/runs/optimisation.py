@@ -51,6 +51,8 @@ class Optimisation:
 
     Attributes:
         state: what is remembered, by name, of all parameters in one vector, which is written fast.
+        encoder_norms: (M,) float64, for each of M modalities the sum over `steps` of the L2 norm of the gradient of its
+            encoders, before it is clipped.
     """
 
     def __init__(self, network: Network, settings: TrainSettings, ranks: Ranks) -> None:
@@ -64,6 +66,12 @@ class Optimisation:
         self.state = {name: flat.clone() for name in self.rule.memories} | {"step": steps}
         self.memory = {name: _views(self.state[name], self.parameters) for name in self.rule.memories}
         self.memory["step"] = list(steps.unbind())
+        own = {name: set(map(id, found)) for name, found in network.encoder_parameters().items()}
+        belongs = [[float(id(p) in ids) for p in self.parameters] for ids in own.values()]
+        self.modalities = tuple(own)
+        self.in_encoder = torch.tensor(belongs, dtype=torch.float64, device=flat.device)  # (M, P) of P parameters
+        self.no_gradient = flat.new_zeros(())
+        self.encoder_norms, self.steps = self.in_encoder.new_zeros(len(own)), 0
 
     def set_learning_rate(self, progress: float) -> None:
         """`progress` in [0, 1) of the whole run."""
@@ -83,7 +91,7 @@ class Optimisation:
         found = [parameter.grad for parameter in self.parameters]
         used = [i for i, gradient in enumerate(found) if gradient is not None]
         gradients = [gradient for gradient in found if gradient is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = self._norms(used, gradients)
         if self.settings.clip_norm is not None:
             norm = torch.linalg.vector_norm(norms)
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.clip_norm, norm)
@@ -103,6 +111,25 @@ class Optimisation:
             found_inf=unusable,
         )
         return unusable
+
+    def _norms(self, used: list[int], gradients: list[Tensor]) -> Tensor:
+        """(P,) L2 norm of the gradient of each parameter, those `used`, 0 of the others; added to `encoder_norms`."""
+        each = [self.no_gradient] * len(self.parameters)
+        for i, norm in zip(used, torch._foreach_norm(gradients), strict=True):
+            each[i] = norm
+        norms = torch.stack(each)
+        self.encoder_norms += (self.in_encoder @ norms.double().square()).sqrt()
+        self.steps += 1
+        return norms
+
+    def take_encoder_norms(self) -> dict[str, float]:
+        """The norm of the gradient of each modality's encoders, mean over the steps since the last call; on several
+        ranks it is that of the whole batch.
+        """
+        means = (self.encoder_norms / max(1, self.steps)).tolist()
+        self.encoder_norms.zero_()
+        self.steps = 0
+        return dict(zip(self.modalities, means, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`, or from that of torch's own optimiser, which older checkpoints have."""

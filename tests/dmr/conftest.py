@@ -141,13 +141,13 @@ def make_settings() -> Callable[..., RunSettings]:
     return make
 
 
-EARLY = {"warmup_epochs": 1, "teacher_epochs": 1, "remine_every": 2}
+EARLY = {"warmup_epochs": 1, "teacher_epochs": 1, "remine_every": 2, "experts": 3, "active": 3}
 
 
 @pytest.fixture(scope="session")
 def early() -> Callable[[type[Method]], MethodSettings]:
     def make(method: type[Method]) -> MethodSettings:
-        """A method's settings, with every phase within four epochs."""
+        """A method's settings, with every phase within four epochs, and every expert in use."""
         names = {field.name for field in fields(method.Settings)}
         return method.Settings(**{name: value for name, value in EARLY.items() if name in names})
 

@@ -149,7 +149,7 @@ def test_which_diagnostics_a_method_has(method: str, dataset: MultimodalDataset,
     found = evaluate(
         network, dataset, Batches(dataset.splits["val"], CPU), all_combinations(dataset.modality_names)
     ).diagnostics
-    with_embedding = method not in {"dedicated", "simmlm"} and dataset.task == "classification"
+    with_embedding = method not in {"dedicated", "simmlm", "unimodal_ensemble"} and dataset.task == "classification"
     assert ("class_mean_cosine" in found) == with_embedding
     assert ("variance_error_correlation" in found) == (method == "dmrnet")
     assert all(math.isfinite(value) and -1.0 - 1e-9 <= value <= 1.0 + 1e-9 for value in found.values())

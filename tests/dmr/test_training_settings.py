@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.full_only import FullOnlySettings
 from dmr.methods.mmanet import MMANetSettings
 from dmr.networks.network import Network
+from dmr.seeds import derive_seed
 from dmr.settings import SamplingSettings
 from dmr.training import RunSettings, build_network, fit
 
@@ -307,8 +309,34 @@ def test_encoder_passes_of_a_teacher(
     of_both = memory_reporter()
     fit(dataset, make_settings(dataset, DropoutSettings(), epochs=4), CPU, of_student)
     fit(dataset, make_settings(dataset, MMANetSettings(teacher_epochs=2), epochs=4), CPU, of_both)
-    for student, both in zip(of_student.reports, of_both.reports, strict=True):
-        assert both.metrics["train/encoder_passes"] == student.metrics["train/encoder_passes"] + 2 * 18
+    own = [2 * 2 * 18, 0, 0, 0]  # in the first epoch its training, then one pass over what it teaches
+    for student, both, training in zip(of_student.reports, of_both.reports, own, strict=True):
+        assert both.metrics["train/encoder_passes"] == student.metrics["train/encoder_passes"] + 2 * 18 + training
+
+
+@pytest.mark.parametrize("method", ["dropout", "mmanet", "dedicated", "unimodal_ensemble"])
+def test_gradient_norms_are_of_the_encoders_of_each_modality(
+    method: str, make_dataset: MakeDataset, make_settings: MakeSettings, memory_reporter: Any
+) -> None:
+    """Of a run of one step of SGD, whose gradients are what it has changed."""
+    dataset, reporter = make_dataset(3), memory_reporter()
+    rate = {"learning_rate": 0.1, "weight_decay": 0.0, "optimizer": "sgd"}
+    settings = make_settings(dataset, METHODS[method].Settings(), epochs=1, batch_size=18, **rate)
+    found = fit(dataset, settings, CPU, reporter).metrics
+    with torch.random.fork_rng([]):
+        torch.manual_seed(derive_seed(0, "initialisation"))
+        before = build_network(dataset, settings).state_dict()
+    members = all_combinations(dataset.modality_names).members
+    squares = [0.0] * 3
+    for name, value in reporter.states[0]["network"].items():
+        place = re.fullmatch(r"(?:method\.all_models\.(\d+)\.)?encoders\.(\d+)\..*", name)
+        if place is not None:
+            model, m = place[1], int(place[2])
+            of = m if model is None else members[int(model)][m]
+            squares[of] += float(((before[name] - value) / 0.1).square().sum())
+    assert min(squares) > 0
+    for name, square in zip(dataset.modality_names, squares, strict=True):
+        assert found[f"train/gradient_norm_{name}"] == pytest.approx(square**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("stop_after", [None, 0, 2])

@@ -48,6 +48,7 @@ def make_parts() -> Callable[..., Components]:
             widths=widths,
             combinations=all_combinations([f"m{m}" for m in range(len(widths))]),
             criterion=TaskLoss(),
+            num_classes=CLASSES,
             fusion=partial(build_fusion, widths, fusion),
             trunk=partial(Trunk, None),
             embedding_width=sum(widths),

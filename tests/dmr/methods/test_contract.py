@@ -199,10 +199,9 @@ def test_epochs_of_all_combinations_reach_every_parameter(method: str, subject: 
         losses.total.backward()
         reached.append(check_gradients(subject.network))
     everything = {name for name, _ in subject.network.named_parameters()}
-    assert set.union(*reached) == everything
     teacher = {name for name in everything if ".teacher." in name}
     assert bool(teacher) == (method == "mmanet")
-    assert reached == [everything] + [everything - teacher] * (EPOCHS - 1)
+    assert reached == [everything - teacher] * EPOCHS
 
 
 def test_every_single_combination_in_a_batch_of_two(subject: Subject) -> None:
@@ -338,7 +337,7 @@ def test_on_the_published_maps_with_shared_layers(
         check_losses(losses)
         losses.total.backward()
         reached |= check_gradients(subject.network)
-    assert reached == {name for name, _ in subject.network.named_parameters()}
+    assert reached == {name for name, p in subject.network.named_parameters() if p.requires_grad}
     found = subject.network.eval().predict(subject.inputs, subject.network.combinations)
     assert found.logits.shape == (3, 3, 3)
     assert found.logits.isfinite().all()

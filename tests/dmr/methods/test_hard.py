@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dmr.combinations import all_combinations
-from dmr.methods.hard import largest
+from dmr.methods.base import largest
 
 THREE = all_combinations(["a", "b", "c"])  # the last one is the full one
 SEEN = torch.ones(7, dtype=torch.bool)

@@ -4,18 +4,22 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as reference_kl
 
 from dmr.combinations import all_combinations
 from dmr.data.dataset import Task
+from dmr.methods.full_only import FullOnlySettings
 from dmr.methods.mmanet import MMANet, MMANetSettings, divergence, entropy, farthest, margin_aware_distillation
+from dmr.seeds import derive_seed
+from dmr.settings import SamplingSettings
+from dmr.training import Diverged, Run, RunSettings, build_network, fit
 
 THREE = all_combinations(["m0", "m1", "m2"])
 COMBINATION = torch.tensor([[0, 3, 6, 4, 2, 5, 1], [5, 4, 1, 6, 0, 2, 2]])
@@ -105,14 +109,12 @@ def start(network: Any, epoch: int) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_farness_is_summed_by_combination_once_there_is_a_teacher(make_network: MakeNetwork, task: Task) -> None:
-    network, inputs, labels = make_network(MMANetSettings(teacher_epochs=1, hard_count=2, head_norm="layer"), task)
+def test_farness_is_summed_by_combination_until_the_warm_up_is_over(make_network: MakeNetwork, task: Task) -> None:
+    network, inputs, labels = make_network(MMANetSettings(warmup_epochs=2, hard_count=2, head_norm="layer"), task)
     method = network.method
-    start(network, 0)
-    network.losses(inputs, labels, COMBINATION, generator())
-    assert method.farness.abs().max() == 0
-    start(network, 1)
-    assert not method.hard.any()
+    for epoch in (0, 1):
+        start(network, epoch)
+        assert not method.hard.any()
     network.losses(inputs, labels, COMBINATION, generator())
     masks = network.combinations[COMBINATION]
     teacher = method.teacher.predict(inputs, torch.ones(1, 3, dtype=torch.bool)).logits
@@ -128,7 +130,7 @@ def test_farness_is_summed_by_combination_once_there_is_a_teacher(make_network: 
 
 
 def test_the_warm_up_lasts_until_something_is_hard() -> None:
-    assert MMANet.warmup_of(MMANetSettings(teacher_epochs=4)) == 5
+    assert MMANet.warmup_of(MMANetSettings(warmup_epochs=4)) == 4
 
 
 # --- the method as a whole --------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_the_loss_with_a_teacher_is_the_formula(make_network: MakeNetwork, task:
     settings = MMANetSettings(distillation_weight=0.7, hard_weight=0.4, head_norm="layer")
     network, inputs, labels = make_network(settings, task)
     method = network.method
-    start(network, settings.teacher_epochs)
+    start(network, 0)
     method.hard[[1, 4]] = True
     got = network.losses(inputs, labels, COMBINATION, generator())
     masks = network.combinations[COMBINATION]
@@ -157,25 +159,6 @@ def test_the_loss_with_a_teacher_is_the_formula(make_network: MakeNetwork, task:
     assert got.terms["hard"].item() == pytest.approx(hard, rel=1e-4)
     assert got.terms["distillation"].item() == pytest.approx(distillation, rel=1e-4)
     assert got.total.item() == pytest.approx(each.mean().item() + 0.4 * hard + 0.7 * distillation, rel=1e-4)
-    assert "teacher" not in got.terms
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_teacher_is_trained_as_if_alone_on_complete_samples(make_network: MakeNetwork, task: Task) -> None:
-    network, inputs, labels = make_network(MMANetSettings(), task)
-    start(network, 0)
-    alone = copy.deepcopy(network.method.teacher)
-    got = network.losses(inputs, labels, COMBINATION, generator())
-    got.total.backward()
-    expected = alone.losses(inputs, labels, torch.full((1, 7), 6), generator())
-    expected.total.backward()
-    assert got.terms["teacher"].item() == pytest.approx(expected.task.mean().item(), rel=1e-5)
-    assert "distillation" not in got.terms
-    for (name, own), (_, other) in zip(
-        network.method.teacher.named_parameters(), alone.named_parameters(), strict=True
-    ):
-        assert own.grad is not None, name
-        torch.testing.assert_close(own.grad, other.grad, msg=name)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -183,7 +166,7 @@ def test_only_the_teacher_sees_what_is_absent(make_network: MakeNetwork, task: T
     results = []
     for spoil in (0.0, 9.0):
         network, inputs, labels = make_network(MMANetSettings(), task)
-        start(network, 10)
+        start(network, 0)
         network.method.hard[[0, 1]] = True
         inputs["m2"][0] += spoil
         results.append(network.losses(inputs, labels, COMBINATION[:1] * 0, generator()))
@@ -192,58 +175,26 @@ def test_only_the_teacher_sees_what_is_absent(make_network: MakeNetwork, task: T
     assert not torch.equal(results[0].terms["distillation"], results[1].terms["distillation"])
 
 
-def state_of(module: torch.nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(module.state_dict())
-
-
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("task", TASKS)
-def test_the_teacher_learns_in_its_epochs_and_is_fixed_afterwards(
-    make_network: MakeNetwork, task: Task, optimizer: Any
-) -> None:
-    network, inputs, labels = make_network(MMANetSettings(teacher_epochs=2, head_norm="batch"), task)
+def test_the_teacher_stays_as_it_is(make_network: MakeNetwork, optimizer: Any) -> None:
+    network, inputs, labels = make_network(MMANetSettings(head_norm="batch"))
     optimise = optimizer(network.parameters(), lr=0.01, weight_decay=0.1)
-    teacher = network.method.teacher
-    for epoch in range(5):
+    before = copy.deepcopy(network.state_dict())
+    for epoch in range(2):
         start(network, epoch)
-        assert teacher.training == (epoch < 2)
-        before, student_before = state_of(teacher), state_of(network.method.embed)
-        for step in range(2):
-            optimise.zero_grad(set_to_none=True)
-            network.losses(inputs, labels, COMBINATION, generator(step)).total.backward()
-            optimise.step()
-        after = state_of(teacher)
-        moving = [name for name, value in after.items() if not torch.equal(value, before[name])]
-        if epoch < 2:
-            assert {"method.embed.norm.running_mean", "method.embed.linear.weight"} <= set(moving)
-            assert any(name.startswith("encoders.0") for name in moving)
-        else:
-            assert moving == []
-            assert all(parameter.grad is None for parameter in teacher.parameters())
-        assert not torch.equal(state_of(network.method.embed)["linear.weight"], student_before["linear.weight"])
-
-
-def test_the_student_learns_nothing_from_the_teachers_lesson(make_network: MakeNetwork) -> None:
-    gradients = []
-    for spoil in (False, True):
-        network, inputs, labels = make_network(MMANetSettings())
-        start(network, 0)
-        if spoil:
-            with torch.no_grad():
-                for parameter in network.method.teacher.parameters():
-                    parameter.add_(0.1)
+        optimise.zero_grad(set_to_none=True)
         network.losses(inputs, labels, COMBINATION, generator()).total.backward()
-        gradients.append([p.grad for p in (*network.encoders.parameters(), *network.method.embed.parameters())])
-    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+        optimise.step()
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"method.embed.norm.running_mean", "method.embed.linear.weight"} <= moved
+    assert not any(name.startswith("method.teacher.") for name in moved)
 
 
-def test_the_teachers_encoder_passes_are_counted(make_network: MakeNetwork) -> None:
-    network, inputs, labels = make_network(MMANetSettings(teacher_epochs=1))
-    for epoch in (0, 1):
-        start(network, epoch)
-        network.method.teacher.encoded = 0
-        network.losses(inputs, labels, COMBINATION, generator())
-        assert network.method.teacher.encoded == 3 * 7
+def test_a_prediction_of_the_teacher_counts_as_encoder_passes(make_network: MakeNetwork) -> None:
+    network, inputs, labels = make_network(MMANetSettings())
+    start(network, 0)
+    network.losses(inputs, labels, COMBINATION, generator())
+    assert network.method.teacher.encoded == 3 * 7
 
 
 def test_the_teacher_is_not_asked_in_evaluation(make_network: MakeNetwork) -> None:
@@ -254,3 +205,49 @@ def test_the_teacher_is_not_asked_in_evaluation(make_network: MakeNetwork) -> No
         for parameter in network.method.teacher.parameters():
             parameter.fill_(torch.nan)
     assert torch.equal(network.predict(inputs, network.combinations).logits, before)
+
+
+# --- the teacher's own training ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "epochs"), [(None, 3), (5, 5)])
+def test_the_teacher_is_trained_to_its_end_first(
+    make_dataset: Callable[..., Any],
+    make_settings: Callable[..., RunSettings],
+    memory_reporter: Any,
+    assert_identical: Callable[..., None],
+    given: int | None,
+    epochs: int,
+) -> None:
+    """As a `full_only` run of its own epochs and schedule from the same weights, and fixed from then on; a run that
+    goes on trains it no more.
+    """
+    dataset, reporter = make_dataset(3), memory_reporter()
+    own = {"dropout": 0.2, "schedule": "cosine", "learning_rate": 0.03}
+    settings = make_settings(dataset, MMANetSettings(teacher_epochs=given, warmup_epochs=1), epochs=3, **own)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(derive_seed(0, "initialisation"))
+        build_network(dataset, settings)  # the student, whose weights are drawn first
+        alone = make_settings(dataset, FullOnlySettings(), SamplingSettings(), epochs=epochs, **own)
+        run = Run(dataset, replace(alone, sampling=SamplingSettings(combinations_per_sample=1)), torch.device("cpu"))
+        passes = sum(run.train_epoch(epoch)["train/encoder_passes"] for epoch in range(epochs))
+    fit(dataset, settings, torch.device("cpu"), reporter)
+    for state in reporter.states:
+        found = {name: value for name, value in state["network"].items() if name.startswith("method.teacher.")}
+        assert_identical(found, {f"method.teacher.{name}": value for name, value in run.network.state_dict().items()})
+    first, second = (report.metrics["train/encoder_passes"] for report in reporter.reports[:2])
+    assert passes == epochs * 18 * 3
+    assert 2 * 18 * 3 < first - passes + 18 * 3 <= 3 * 18 * 3
+    assert second <= 2 * 18 * 3
+    again = memory_reporter(start=reporter.states[1])
+    fit(dataset, settings, torch.device("cpu"), again)
+    assert_identical(again.states[-1], reporter.states[-1])
+
+
+def test_a_teacher_that_diverges_is_said_to_be_it(
+    make_dataset: Callable[..., Any], make_settings: Callable[..., RunSettings], memory_reporter: Any
+) -> None:
+    dataset = make_dataset()
+    settings = make_settings(dataset, MMANetSettings(), learning_rate=1e30, optimizer="sgd")
+    with pytest.raises(Diverged, match=r"^the teacher, epoch \d: "):
+        fit(dataset, settings, torch.device("cpu"), memory_reporter())

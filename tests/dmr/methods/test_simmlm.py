@@ -123,21 +123,24 @@ def test_the_loss_is_the_formula(make_parts: MakeParts, make_seen: MakeSeen) -> 
     ranking = sum(max(0.0, float(x - y)) for x, y in zip(losses[0].flatten(), losses[1].flatten(), strict=True)) / 10
     assert ranking > 0
     assert got.terms["ranking"].item() == pytest.approx(ranking, rel=1e-4)
-    assert got.total.item() == pytest.approx(losses.mean().item() + 0.6 * ranking, rel=1e-4)
+    assert got.total.item() == pytest.approx(2 * losses.mean().item() + 0.6 * ranking, rel=1e-4)
+    assert got.terms["task"].item() == pytest.approx(2 * losses.mean().item(), rel=1e-4)
     assert got.task.shape == got.combination.shape == (4, 5)
     torch.testing.assert_close(got.task, losses.flatten(0, 1), rtol=1e-4, atol=1e-5)
     assert torch.equal(masks_of(3)[got.combination], torch.cat([seen.masks, fewer]))
 
 
-def test_the_loss_is_that_of_the_released_code(make_parts: MakeParts, make_seen: MakeSeen) -> None:
-    """The authors put samples with more and with fewer modalities into one batch, take its mean, and add 0.1 × the mean
+def test_the_loss_is_twice_that_of_the_released_code_with_half_the_weight(
+    make_parts: MakeParts, make_seen: MakeSeen
+) -> None:
+    """The authors put samples with more and with fewer modalities into one batch, take its mean, and add λ × the mean
     of what more lose over fewer. Their paper's formula has the sum of the two losses.
     """
     method = SimMLM(SimMLMSettings(head_norm="layer"), make_parts())
     got = method.losses(make_seen(torch.tensor([[6, 3, 0, 4, 6]])), generator(3))
     more, fewer = got.task.chunk(2)
-    released = torch.cat([more, fewer]).mean() + 0.1 * torch.clamp(more - fewer, min=0).mean()
-    assert got.total.item() == pytest.approx(released.item(), rel=1e-6)
+    released = torch.cat([more, fewer]).mean() + 0.05 * torch.clamp(more - fewer, min=0).mean()
+    assert got.total.item() == pytest.approx(2 * released.item(), rel=1e-6)
 
 
 def test_in_segmentation_a_map_has_one_weight_a_modality(make_network: Callable[..., Any]) -> None:

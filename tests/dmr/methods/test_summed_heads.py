@@ -20,7 +20,7 @@ from dmr.methods.dropout import Dropout, DropoutSettings
 from dmr.methods.heads import HeadNorm, Trunk
 
 NORMS: list[HeadNorm] = ["none", "layer", "batch"]
-NO_SUM = {"dedicated", "late_fusion_transformer"}
+NO_SUM = {"dedicated", "late_fusion_transformer", "unimodal_ensemble"}
 OWN_FUSION = {"hemis", "shaspec", "simmlm"}  # those of the study file are not used
 
 MakeNetwork = Callable[..., Any]

@@ -21,8 +21,15 @@ TORCH: dict[str, Any] = {
 UNUSABLE = 4
 
 
+class Layers(nn.ModuleList):
+    """The first two layers are encoders of one modality, and nothing is of the third."""
+
+    def encoder_parameters(self) -> dict[str, list[nn.Parameter]]:
+        return {"a": [*self[0].parameters(), *self[1].parameters()], "b": list(self[2].parameters()), "c": []}
+
+
 def networks() -> tuple[Any, Any]:
-    network = nn.ModuleList([nn.Linear(5, 3), nn.Linear(3, 2), nn.Conv2d(2, 4, 3)])
+    network = Layers([nn.Linear(5, 3), nn.Linear(3, 2), nn.Conv2d(2, 4, 3)])
     network[2].to(memory_format=torch.channels_last)
     return network, copy.deepcopy(network)
 
@@ -61,6 +68,21 @@ def test_steps_are_those_of_torchs_own_optimiser(optimizer: Optimizer, clip_norm
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_gradient_norms_are_means_over_steps_before_clipping(clip_norm: float | None) -> None:
+    network, _ = networks()
+    optimisation = Optimisation(network, TrainSettings(clip_norm=clip_norm), ALONE)
+    for numbers in ([0, 1, 2], [3]):  # of two epochs; the second layer has no gradient in the steps 0, 1 and 3
+        norms: dict[str, list[float]] = {"a": [], "b": [], "c": []}
+        for number in numbers:
+            for name, parameters in network.encoder_parameters().items():
+                found = torch.autograd.grad(loss(network, number), parameters, allow_unused=True) if parameters else ()
+                norms[name].append(sum(float(g.square().sum()) for g in found if g is not None) ** 0.5)
+            optimisation.step(loss(network, number))
+        expected = {name: sum(values) / len(values) for name, values in norms.items()}
+        assert optimisation.take_encoder_norms() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_state_of_torchs_own_optimiser_is_gone_on_from(optimizer: Optimizer) -> None:
     """Checkpoints of earlier versions have one."""
@@ -87,6 +109,7 @@ from dmr.distributed.ranks import ALONE
 from dmr.runs.optimisation import Optimisation
 from dmr.settings import TrainSettings
 layer = torch.nn.Linear(3, 2)
+layer.encoder_parameters = lambda: {"a": list(layer.parameters())}
 Optimisation(layer, TrainSettings(), ALONE).step(layer(torch.ones(1, 3)).sum())
 sys.exit("torch._dynamo" in sys.modules)
 """
