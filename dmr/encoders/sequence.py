@@ -12,17 +12,19 @@ from dmr.settings import setting
 
 
 class Sequence(EncoderModule):
-    """(B, C, T) → (B, width), the mean over time; each of the three convolutions halves T."""
+    """(B, C, T) → (B, width · segments), the mean over each of so many equal parts of the time; each of the three
+    convolutions halves T.
+    """
 
-    def __init__(self, shape: tuple[int, ...], width: int, dropout: float) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int, segments: int, dropout: float) -> None:
         super().__init__()
-        self.widths = (width,)
+        self.widths = (width * segments,)
         narrow = max(8, width // 2)
         self.layers = nn.Sequential(
             *_block(shape[0], narrow, kernel=7),
             *_block(narrow, width, kernel=5),
             *_block(width, width, kernel=3),
-            nn.AdaptiveAvgPool1d(1),
+            nn.AdaptiveAvgPool1d(segments),
             nn.Flatten(),
             nn.Dropout(dropout),
         )
@@ -38,9 +40,13 @@ def _block(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, ...]:
 
 @dataclass(frozen=True)
 class SequenceSettings(EncoderSettings):
-    """Three convolutions over time with group normalisation and a mean over time, for sequences (C, T)."""
+    """Three convolutions over time with group normalisation and a mean over time, for sequences (C, T).
+
+    `segments`: the mean is taken over each of so many equal parts of the time, which keeps what came first.
+    """
 
     width: int = setting(64, ge=8)
+    segments: int = setting(1, ge=1)
     dropout: float = setting(0.0, ge=0.0, lt=1.0)
 
     Module = Sequence

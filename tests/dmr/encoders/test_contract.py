@@ -33,6 +33,7 @@ CASES = {
     "mlp": Case(MLPSettings(width=12), "vector", (6,), [(12,)]),
     "cnn": Case(CNNSettings(width=12), "image", (3, 9, 8), [(12,)]),
     "sequence": Case(SequenceSettings(width=12), "sequence", (4, 13), [(12,)]),
+    "sequence of segments": Case(SequenceSettings(width=12, segments=3), "sequence", (4, 50), [(36,)]),
     "resnet_small": Case(SmallResNetSettings(width=12), "spectrogram", (1, 9, 8), [(12,)]),
     "resnet18": Case(ResNet18Settings(), "spectrogram", (1, 33, 40), [(512,)]),
     "resnet34": Case(ResNet34Settings(), "spectrogram", (1, 33, 40), [(512,)]),
@@ -173,6 +174,21 @@ def test_one_graph_for_all_sizes_of_batch(name: str) -> None:
     for count in (17, 19, 23):  # unlike any other size here, and above 15, where mkldnn changes its mind
         assert compiled(inputs_of(name, count))[-1].shape[0] == count
     assert len(graphs) == 1
+
+
+@torch.no_grad()
+def test_segments_tell_early_from_late() -> None:
+    """An impulse in the first or in the last third: the same to the mean over all time, not to those of the thirds."""
+    x = torch.zeros(2, 4, 192)
+    x[0, :, 32], x[1, :, 160] = 1.0, 1.0
+    features = {}
+    for segments in (1, 3):
+        torch.manual_seed(0)
+        module = SequenceSettings.Module((4, 192), width=8, segments=segments, dropout=0.0).eval()
+        features[segments] = module(x)[0].view(2, 8, segments)
+    torch.testing.assert_close(features[3].mean(-1, keepdim=True), features[1])
+    torch.testing.assert_close(features[1][0], features[1][1])
+    assert (features[3][0] - features[3][1]).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("settings", [MLPSettings, CNNSettings, SequenceSettings, SmallResNetSettings])
