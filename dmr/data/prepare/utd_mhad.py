@@ -48,28 +48,22 @@ def utd_mhad(source: Path, depth: bool) -> Release:
         if not any(s == subject for _, s, _ in found):
             raise DataError(f"{source}: no files of subject {subject}; the release has those of 1 to {SUBJECTS[-1]}")
     samples = [(subject, _sample(action, subject, trial, kinds)) for action, subject, trial in sorted(found)]
-    steps = f"{INERTIAL_STEPS} steps, linear between those of the release"
     stored = [
-        Stored(Modality("accelerometer", "sequence", (3, INERTIAL_STEPS)), "float32", {"stored": steps, "unit": "g"}),
-        Stored(Modality("gyroscope", "sequence", (3, INERTIAL_STEPS)), "float32", {"stored": steps, "unit": "°/s"}),
-        Stored(
-            Modality("skeleton", "sequence", (3 * JOINTS, SKELETON_STEPS)),
-            "float32",
-            {
-                "stored": f"{SKELETON_STEPS} steps, linear between those of the release; x, y, z of one joint after "
-                "the other, minus the hip centre of the first frame",
-                "unit": "metres",
-            },
+        _sequence("accelerometer", 3, INERTIAL_STEPS, unit="g"),
+        _sequence("gyroscope", 3, INERTIAL_STEPS, unit="°/s"),
+        _sequence(
+            "skeleton",
+            3 * JOINTS,
+            SKELETON_STEPS,
+            unit="metres",
+            channels="x, y, z of one joint after the other",
+            origin="the hip centre of the first frame",
         ),
     ]
     if depth:
-        stored.append(
-            Stored(
-                Modality("depth", "frames", (FRAMES, 1, HEIGHT // BLOCK, WIDTH // BLOCK)),
-                "float16",
-                {"stored": f"{FRAMES} frames at equal steps, means of {BLOCK}×{BLOCK} pixels", "unit": "millimetres"},
-            )
-        )
+        about = {"stored": f"{FRAMES} frames at equal steps, means of {BLOCK}×{BLOCK} pixels", "unit": "millimetres"}
+        shape = (FRAMES, 1, HEIGHT // BLOCK, WIDTH // BLOCK)
+        stored.append(Stored(Modality("depth", "frames", shape), "float16", about))
     return Release(
         name="utd_mhad",
         source=source,
@@ -88,6 +82,11 @@ def utd_mhad(source: Path, depth: bool) -> Release:
             "split": f"test: subjects 2, 4, 6, 8, as published; val: subject {VAL_SUBJECT}; train: subjects 1, 3, 5",
         },
     )
+
+
+def _sequence(name: str, count: int, steps: int, **about: str) -> Stored:
+    how = {"stored": f"{steps} steps, linear between those of the release"}
+    return Stored(Modality(name, "sequence", (count, steps)), "float32", how | about)
 
 
 def read_action(sample: Sample, files: Files) -> Arrays:
