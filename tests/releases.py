@@ -1,4 +1,5 @@
-"""The four public data sets in their original layouts, tiny: half a second of audio, images of a few pixels."""
+"""The six public data sets in their original layouts, tiny: half a second of audio, images of a few pixels, one
+trial per action."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def write_release(name: str, folder: Path) -> Path:
-    """Write a release of `crema_d`, `kinetics_sounds`, `casia_surf`, `nyuv2` or `nyuv2_png` to a new folder."""
+    """Write a release of a set, or `nyuv2_png`, to a new folder."""
     folder.mkdir(parents=True)
     writers = {
         "crema_d": _crema_d,
@@ -24,6 +25,8 @@ def write_release(name: str, folder: Path) -> Path:
         "casia_surf": _casia_surf,
         "nyuv2": _nyuv2,
         "nyuv2_png": _nyuv2_png,
+        "utd_mhad": _utd_mhad,
+        "hydraulic": _hydraulic,
     }
     writers[name](folder, np.random.default_rng(11))
     return folder
@@ -129,3 +132,37 @@ def _nyuv2_png(folder: Path, draw: np.random.Generator) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(file)
         (folder / f"{part}.txt").write_text("".join(f"{number:04d}\n" for number in numbers))
+
+
+def _utd_mhad(folder: Path, draw: np.random.Generator) -> None:
+    """Every action of every subject once, depth of the first action alone; lengths differ."""
+    for kind in ("Inertial", "Skeleton", "Depth"):
+        (folder / kind).mkdir()
+    (folder / "Skeleton" / "Skeleton_joint_order.txt").write_text("1. head;\n")
+    for action in range(1, 28):
+        for subject in range(1, 9):
+            name, length = f"a{action}_s{subject}_t1", 5 + (action + subject) % 4
+            motion = action + draw.standard_normal((2 * length, 6))
+            savemat(folder / "Inertial" / f"{name}_inertial.mat", {"d_iner": motion}, do_compression=True)
+            joints = action + draw.standard_normal((20, 3, length))
+            savemat(folder / "Skeleton" / f"{name}_skeleton.mat", {"d_skel": joints}, do_compression=True)
+            if action == 1:
+                video = np.broadcast_to(draw.integers(0, 4000, (1, 1, length), dtype=np.uint16), (240, 320, length))
+                savemat(folder / "Depth" / f"{name}_depth.mat", {"d_depth": video}, do_compression=True)
+
+
+def _hydraulic(folder: Path, draw: np.random.Generator) -> None:
+    """Four blocks of 15 cycles, the least that can be divided; of pressure and flow a few values are repeated."""
+    cycles = 60
+    levels = [(3, 20, 100), (73, 80, 90, 100), (0, 1, 2), (90, 100, 115, 130)]
+    profile = [[values[n % len(values)] for values in levels] + [n % 2] for n in range(cycles)]
+    _table(folder / "profile.txt", profile)
+    counts = {f"PS{n}": 6000 for n in range(1, 7)} | {"FS1": 600, "FS2": 600}
+    counts |= dict.fromkeys(("TS1", "TS2", "TS3", "TS4", "CE", "CP", "VS1", "SE"), 60)
+    for name, count in counts.items():
+        few = [row[3] + draw.integers(0, 99, 20) / 100 for row in profile]
+        _table(folder / f"{name}.txt", [values.tolist() * (count // 20) for values in few])
+
+
+def _table(file: Path, rows: list[list[float]]) -> None:
+    file.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))

@@ -17,6 +17,8 @@ CASES = {
     "kinetics_sounds": ("kinetics_sounds", {"model.encoder": IMAGES}, "accuracy"),
     "casia_surf": ("casia_surf", {"model.encoder": IMAGES}, "accuracy"),
     "nyuv2": ("nyuv2", {"model.encoder": MAPS, "augment.crop": "[16, 24]"}, "miou"),
+    "utd_mhad": ("utd_mhad", {"model.encoder.width": 8}, "accuracy"),
+    "hydraulic": ("hydraulic", {}, "accuracy"),
 }
 RUN = {"crema_d", "nyuv2"}
 LONG = {"crema_d", "casia_surf"}

@@ -106,6 +106,14 @@ class Files:
         """
         return decode_audio(name, self.read(name))
 
+    def matlab(self, name: str, variable: str) -> npt.NDArray[Any]:
+        """A variable of a MATLAB 5 file, as it is stored.
+
+        Raises:
+            BadFile: as for `read`, or no whole MATLAB file, or one without this variable.
+        """
+        return decode_matlab(name, self.read(name), variable)
+
 
 def decode_image(name: str, data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
@@ -134,6 +142,22 @@ def decode_audio(name: str, data: bytes) -> Audio:
     if not np.isfinite(samples).all():
         raise BadFile(name, "NaN or infinity in the audio")
     return Audio(samples.mean(axis=1), int(rate))
+
+
+def decode_matlab(name: str, data: bytes, variable: str) -> npt.NDArray[Any]:
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(io.BytesIO(data), variable_names=[variable])
+    except Exception as error:  # of damaged bytes scipy raises about anything, from TypeError to zlib's own
+        raise BadFile(name, f"not a readable MATLAB file: {_first_line(error)}") from None
+    if variable not in found:
+        raise BadFile(name, f"no variable {variable} in it")
+    return np.asarray(found[variable])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_length(name: str, data: bytes) -> None:

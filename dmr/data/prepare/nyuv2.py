@@ -190,18 +190,12 @@ def _matrix(file: Path, key: str, lowest: int, highest: int) -> npt.NDArray[np.i
     Raises:
         DataError: the file cannot be read, has no such variable, or a number is out of range.
     """
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        with file.open("rb") as stream:
-            values = np.asarray(loadmat(stream)[key]).ravel().astype(np.int64)
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except KeyError:
-        raise DataError(f"{file}: no variable {key} in it") from None
-    except (OSError, ValueError, TypeError, NotImplementedError, EOFError, MatReadError) as error:
-        raise DataError(f"{file}: not a readable MATLAB file: {error}") from None
+        values = Files(file.parent).matlab(file.name, key).ravel().astype(np.int64)
+    except BadFile as error:
+        raise DataError(f"{file}: {error.reason}") from None
+    except (TypeError, ValueError):
+        raise DataError(f"{file}: {key}: whole numbers are needed") from None
     outside = values[(values < lowest) | (values > highest)]
     if len(values) == 0 or len(outside):
         got = f"{outside[0]}" if len(outside) else "nothing"

@@ -12,7 +12,10 @@ from dmr.studies.cli.app import command, data, stderr_console
 
 @command("prepare", data)
 def prepare(
-    name: Annotated[Literal["crema_d", "kinetics_sounds", "casia_surf", "nyuv2"], typer.Argument(metavar="SET")],
+    name: Annotated[
+        Literal["crema_d", "kinetics_sounds", "casia_surf", "nyuv2", "utd_mhad", "hydraulic"],
+        typer.Argument(metavar="SET"),
+    ],
     source: Annotated[Path, typer.Option(metavar="DIR", help="Where the original release lies.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that is written.")],
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be read.")] = False,
@@ -20,11 +23,20 @@ def prepare(
     split: Annotated[
         Literal["published", "actor"], typer.Option(help="For crema_d: no actor in two splits, or the published lists.")
     ] = "published",
+    target: Annotated[
+        Literal["cooler", "valve", "pump", "accumulator"],
+        typer.Option(help="For hydraulic: the component whose condition is the label."),
+    ] = "accumulator",
+    depth: Annotated[bool, typer.Option("--depth", help="For utd_mhad: the depth videos as well.")] = False,
 ) -> int:
-    """Write crema_d, kinetics_sounds, casia_surf or nyuv2 as arrays. Run again, it goes on where it was interrupted."""
+    """Write crema_d, kinetics_sounds, casia_surf, nyuv2, utd_mhad or hydraulic as arrays.
+
+    Run again, it goes on where it was interrupted.
+    """
     from dmr.studies.cli.data_prepare import prepare_set
 
-    return prepare_set(name, source, out, split, workers, skip_bad, stderr_console())
+    options = {"split": split, "target": target, "depth": depth}
+    return prepare_set(name, source, out, options, workers, skip_bad, stderr_console())
 
 
 @command("check", data)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -22,15 +24,21 @@ LINE_SECONDS = 30.0
 
 
 def prepare_set(
-    name: str, source: Path, out: Path, split: str, workers: int | None, skip_bad: bool, console: Console
+    name: str,
+    source: Path,
+    out: Path,
+    options: Mapping[str, Any],
+    workers: int | None,
+    skip_bad: bool,
+    console: Console,
 ) -> int:
-    """Write the set and say what is there; returns the exit code.
+    """Write the set, opened with `options` (of `open_release`), and say what is there; returns the exit code.
 
     Raises:
         StudyError: the source, a list or `out` cannot be used.
     """
     try:
-        release = open_release(name, source, split)
+        release = open_release(name, source, **options)
         with _Progress(console) as progress:
             found = prepare(release, out, workers=workers or cores(), skip_bad=skip_bad, progress=progress.show)
     except DataError as error:

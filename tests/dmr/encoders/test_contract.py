@@ -33,6 +33,7 @@ CASES = {
     "mlp": Case(MLPSettings(width=12), "vector", (6,), [(12,)]),
     "cnn": Case(CNNSettings(width=12), "image", (3, 9, 8), [(12,)]),
     "sequence": Case(SequenceSettings(width=12), "sequence", (4, 13), [(12,)]),
+    "sequence of segments": Case(SequenceSettings(width=12, segments=3), "sequence", (4, 50), [(36,)]),
     "resnet_small": Case(SmallResNetSettings(width=12), "spectrogram", (1, 9, 8), [(12,)]),
     "resnet18": Case(ResNet18Settings(), "spectrogram", (1, 33, 40), [(512,)]),
     "resnet34": Case(ResNet34Settings(), "spectrogram", (1, 33, 40), [(512,)]),
@@ -175,10 +176,28 @@ def test_one_graph_for_all_sizes_of_batch(name: str) -> None:
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@torch.no_grad()
+def test_segments_tell_early_from_late(pooling: str) -> None:
+    """An impulse in the first or in the last third: the same to a pool over all time, not to those of the thirds."""
+    x = torch.zeros(2, 4, 192)
+    x[0, :, 32], x[1, :, 160] = 1.0, 1.0
+    features = {}
+    for segments in (1, 3):
+        torch.manual_seed(0)
+        module = SequenceSettings.Module((4, 192), width=8, segments=segments, pooling=pooling, dropout=0.0).eval()
+        features[segments] = module(x)[0].view(2, 8, segments)
+    whole = features[3].mean(-1) if pooling == "mean" else features[3].amax(-1)
+    torch.testing.assert_close(whole, features[1][..., 0])
+    torch.testing.assert_close(features[1][0], features[1][1])
+    assert (features[3][0] - features[3][1]).abs().max() > 0.05
+
+
 @pytest.mark.parametrize("settings", [MLPSettings, CNNSettings, SequenceSettings, SmallResNetSettings])
 def test_dropout_is_on_in_training_only(settings: Any) -> None:
     case = next(case for case in CASES.values() if type(case.settings) is settings)
-    encoder: EncoderModule = settings.Module(case.shape, width=16, dropout=0.5).eval()
+    own = {key: value for key, value in vars(settings(width=16, dropout=0.5)).items() if key != "weights"}
+    encoder: EncoderModule = settings.Module(case.shape, **own).eval()
     x = torch.randn(4, *case.shape)
     assert torch.equal(encoder(x)[0], encoder(x)[0])
     encoder.train()

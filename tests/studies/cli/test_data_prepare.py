@@ -56,12 +56,17 @@ def test_a_mistake_is_one_line_and_nothing_is_written(source: Path, tmp_path: Pa
     for arguments, line in [
         (("--source", source), f"{source}/train_list.txt, line 1: label '3'; allowed are 0 (spoof) and 1 (live)"),
         (("--source", tmp_path / "no"), f"{tmp_path}/no: no such folder"),
-        (("--source", source, "--split", "actor"), "--split actor: casia_surf has its published split alone"),
+        (("--source", source, "--split", "actor"), "--split: crema_d has this option, casia_surf has not"),
+        (("--source", source, "--target", "pump"), "--target: hydraulic has this option, casia_surf has not"),
+        (("--source", source, "--depth"), "--depth: utd_mhad has this option, casia_surf has not"),
     ]:
         refused = dmr("casia_surf", *arguments, "--out", tmp_path / "out")
         assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", line + "\n")
     assert not (tmp_path / "out").exists()
     assert dmr("imagenet", "--source", source, "--out", tmp_path / "out").exit_code == 2
+    unknown = dmr("hydraulic", "--source", source, "--target", "stable", "--out", tmp_path / "out")
+    assert unknown.exit_code == 2
+    assert "'cooler', 'valve', 'pump', 'accumulator'" in " ".join(unknown.stderr.replace("│", " ").split())
 
 
 def test_ctrl_c_and_then_it_goes_on(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +26,17 @@ def releases(tmp_path_factory: pytest.TempPathFactory, write_release: WriteRelea
     return get
 
 
+@pytest.fixture
+def broken(releases: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a release, to be broken."""
+    return lambda name: shutil.copytree(releases(name), tmp_path / name)
+
+
 @pytest.fixture(scope="session")
 def run() -> Callable[..., Prepared]:
-    def run(name: str, source: Path, out: Path, *, split: str = "published", skip_bad: bool = False) -> Prepared:
+    def run(name: str, source: Path, out: Path, *, skip_bad: bool = False, **options: Any) -> Prepared:
         """Prepare a release in this process."""
-        release = open_release(name, source, split)
+        release = open_release(name, source, **options)
         return prepare(release, out, workers=1, skip_bad=skip_bad, progress=lambda *_: None)
 
     return run

@@ -48,12 +48,6 @@ def frame(file: Path) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + 256, top + 256))).transpose(2, 0, 1)
 
 
-@pytest.fixture
-def broken(releases: Releases, tmp_path: Path) -> Releases:
-    """A copy of a release, to be broken."""
-    return lambda name: shutil.copytree(releases(name), tmp_path / name)
-
-
 def test_crema_d(releases: Releases, run: Run, tmp_path: Path) -> None:
     source, out = releases("crema_d"), tmp_path / "out"
     assert run("crema_d", source, out) == Prepared(
@@ -307,7 +301,7 @@ def test_a_release_that_cannot_be_used(
 
 
 def test_the_split_by_actor_is_of_crema_d(releases: Releases) -> None:
-    with pytest.raises(DataError, match="--split actor: nyuv2 has its published split alone"):
+    with pytest.raises(DataError, match="--split: crema_d has this option, nyuv2 has not"):
         open_release("nyuv2", releases("nyuv2"), "actor")
 
 
