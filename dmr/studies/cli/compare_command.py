@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dmr.analysis.results.record_names import SEARCH
 from dmr.studies.cli.app import LabelsOption, NoTitleOption, StorageOption, command, stderr_console
 from dmr.studies.cli.deployment_option import DeploymentOption, parse_odds
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pandas as pd
 
     from dmr.analysis.comparison.comparison import Comparison
     from dmr.analysis.results.artifacts import Samples
@@ -45,9 +50,9 @@ def compare(
     for note in (*said, *comparison.notes):
         stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
-        tables = write_comparison(comparison, output)
+        tables = write_comparison(comparison, output, results)
         with figure_wording(labels, no_title):
-            drawn = draw_comparison(comparison, output)
+            drawn = draw_comparison(comparison, output, results)
         for path in (*tables, *drawn):
             typer.echo(path)
 
@@ -123,8 +128,22 @@ def _shown(value: Any) -> str:
     return ", ".join(f"{key} {part}" for key, part in value.items())
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """The tables in full precision; the paths written.
+def write_comparison(comparison: Comparison, folder: Path, results: Sequence[StudyResults]) -> list[Path]:
+    """The tables in full precision; the paths written. That of tuning curves only where there are any.
+
+    Raises:
+        StudyError: the folder cannot be made.
+    """
+    from dmr.analysis.comparison.tuning import tuning_curves
+
+    tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
+    with suppress(ValueError):  # no trial has values, or the searches had different objectives
+        tables["tuning"] = tuning_curves(searches_of(results), comparison).frame
+    return write_tables(tables, folder)
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Each as NAME.csv; the paths written.
 
     Raises:
         StudyError: the folder cannot be made.
@@ -135,16 +154,22 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
-    tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
     for name, frame in tables.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
     return [folder / f"{name}.csv" for name in tables]
 
 
-def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+def draw_comparison(comparison: Comparison, folder: Path, results: Sequence[StudyResults]) -> list[Path]:
     """The figures that can be drawn, as .png, in a folder that is there; the paths written."""
-    from dmr.analysis.figures.all_figures import Drawn, comparison_figures
+    from dmr.analysis.figures.all_figures import Drawn, comparison_figures, tuning_figure
     from dmr.analysis.figures.style import save_figure
 
-    found = comparison_figures(comparison)
+    found = (*comparison_figures(comparison), tuning_figure(searches_of(results), comparison))
     return [save_figure(one.figure, folder / f"{one.name}.png") for one in found if isinstance(one, Drawn)]
+
+
+def searches_of(results: Sequence[StudyResults]) -> list[StudyResults]:
+    """The studies with the runs of their searches alone."""
+    from dmr.analysis.results.study_results import stage_of
+
+    return [stage_of(one, SEARCH) for one in results]

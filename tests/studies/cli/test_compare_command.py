@@ -18,6 +18,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from dmr.analysis.comparison.comparison import Comparison, compare
+from dmr.analysis.comparison.tuning import tuning_curves
 from dmr.analysis.figures import style
 from dmr.analysis.figures.style import save_figure
 from dmr.analysis.results import artifacts
@@ -60,6 +61,19 @@ def confirmed(modalities: tuple[str, ...], objective: str, seeds: int, tags: dic
         tags={name: json.dumps(value) for name, value in tags.items()},
         runs=pd.DataFrame(runs, columns=columns).set_index("run"),
         table=pd.DataFrame(rows, columns=["run", "trial", "stage", "split", "metric", "combination", "value"]),
+    )
+
+
+def searched() -> StudyResults:
+    """The search of these methods, a trial each."""
+    found = confirmed(("left", "right"), "val/accuracy_mean", 1, {})
+    rows = [(m, n, "search", "val", "accuracy_mean", None, n / 10) for n, m in enumerate(METHODS)]
+    runs = [(m, n, "search", "completed", m, None, 0, 1.0, m) for n, m in enumerate(METHODS)]
+    names = ["run", *found.runs.columns]
+    return replace(
+        found,
+        runs=pd.DataFrame(runs, columns=names).set_index("run"),
+        table=pd.DataFrame(rows, columns=found.table.columns),
     )
 
 
@@ -180,7 +194,7 @@ def test_odds_are_given_on_the_command_line(tmp_path: Path, monkeypatch: pytest.
 
 def test_figures_for_papers_have_other_names_and_no_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = comparison(("left", "right"))
-    monkeypatch.setattr(compare_command, "compare_studies", lambda *_: (found, []))
+    monkeypatch.setattr(compare_command, "compare_studies", lambda *_: (found, [searched()]))
     drawn: dict[str, str] = {}
 
     def keep(figure: Figure, path: Path) -> Path:
@@ -208,14 +222,16 @@ def test_one_seed_alone_has_no_empty_columns() -> None:
 
 def test_what_is_written_is_what_was_computed(tmp_path: Path) -> None:
     found = comparison(("left", "right"))
-    summary, combinations = map(pd.read_csv, write_comparison(found, tmp_path / "out"))
+    summary, combinations, tuning = map(pd.read_csv, write_comparison(found, tmp_path / "out", [searched()]))
     pd.testing.assert_frame_equal(summary.set_index("label"), found.summary, check_exact=True, check_dtype=False)
     pd.testing.assert_frame_equal(combinations, found.by_combination, check_exact=True, check_dtype=False)
+    curves = tuning_curves([searched()], found).frame
+    pd.testing.assert_frame_equal(tuning, curves, check_exact=True, check_dtype=False)
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match=r"file: cannot be made: File exists$"):
-        write_comparison(found, tmp_path / "file")
-    drawn = draw_comparison(found, tmp_path / "out")
-    assert [path.name for path in drawn] == ["methods.png", "methods_difference.png"]
+        write_comparison(found, tmp_path / "file", [searched()])
+    drawn = draw_comparison(found, tmp_path / "out", [searched()])
+    assert [path.name for path in drawn] == ["methods.png", "methods_difference.png", "tuning_curves.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
