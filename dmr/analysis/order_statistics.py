@@ -5,6 +5,7 @@ Letters: N trials, n of them drawn, S runs, D data sets, K methods, R resamples.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,33 +35,37 @@ def chances_to_be_best(count: int, drawn: int) -> Floats:
     return chances
 
 
-def probability_of_improvement(
-    first: Sequence[npt.ArrayLike], second: Sequence[npt.ArrayLike], seed: int, confidence: float = 0.95
-) -> Interval:
-    """The chance that a run of the first method is better than one of the second, ties half: the Mann–Whitney U of the
-    runs of a data set over their number of pairs, averaged over D data sets, with a percentile bootstrap interval in
-    which runs are drawn anew within each method and data set (Agarwal et al. 2021, section 4.3). n is D.
+def probabilities_of_improvement(
+    values: Sequence[Sequence[npt.ArrayLike]], seed: int, confidence: float = 0.95
+) -> dict[tuple[int, int], Interval]:
+    """Of each pair of methods (i, j), the chance that a run of i is better than one of j, ties half: the Mann–Whitney U
+    of the runs of a data set over their number of pairs, averaged over data sets, with a percentile bootstrap interval
+    in which runs are drawn anew within each method and data set (Agarwal et al. 2021, section 4.3). n is D.
 
     Args:
-        first: of each data set the runs (S,), more is better; `second`, likewise, of any number of runs.
+        values: D × K arrays (S,) of runs, more is better; each method and data set may have its own S.
 
     Raises:
-        ValueError: not as many data sets, or one without runs.
+        ValueError: a method without runs.
     """
-    generator, found, drawn = np.random.default_rng(seed), [], []
-    for ours, theirs in zip(first, second, strict=True):
-        one, other = checked_array(ours, "(S,)", "runs"), checked_array(theirs, "(S,)", "runs")
-        above = (np.sign(one[:, None] - other[None]) + 1.0) / 2.0  # (S, S) 1 better, 1/2 equal
-        found.append(above.mean())
-        drawn.append(((_redrawn(len(one), generator) @ above) * _redrawn(len(other), generator)).sum(1))
-    return _percentiles(float(np.mean(found)), np.mean(drawn, axis=0), len(found), confidence)
+    generator = np.random.default_rng(seed)
+    runs = [[checked_array(own, "(S,)", "runs") for own in one] for one in values]
+    shares = [[_redrawn(len(own), generator) for own in one] for one in runs]
+    found = {}
+    for i, j in itertools.combinations(range(len(runs[0])), 2):
+        above = [(np.sign(one[i][:, None] - one[j]) + 1.0) / 2.0 for one in runs]  # D × (S, S): 1 better, 1/2 equal
+        drawn = [((ours[i] @ wins) * ours[j]).sum(1) for ours, wins in zip(shares, above, strict=True)]
+        estimate = float(np.mean([wins.mean() for wins in above]))
+        p, low, high, n = found[i, j] = _percentiles(estimate, np.mean(drawn, axis=0), len(runs), confidence)
+        found[j, i] = Interval(1.0 - p, 1.0 - high, 1.0 - low, n)
+    return found
 
 
 def mean_ranks(
     values: Sequence[Sequence[npt.ArrayLike]], seed: int, confidence: float = 0.95
 ) -> tuple[Floats, list[Interval]]:
     """The rank (D, K) of each method on each data set by its mean over runs, 1 is best and equal ones share theirs; and
-    of each method its mean over data sets, with an interval as that of `probability_of_improvement`.
+    of each method its mean over data sets, with an interval as those of `probabilities_of_improvement`.
 
     Args:
         values: D × K arrays (S,) of runs, more is better.

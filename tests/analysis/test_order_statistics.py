@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dmr.analysis.order_statistics import chances_to_be_best, mean_ranks, probability_of_improvement
+from dmr.analysis.order_statistics import chances_to_be_best, mean_ranks, probabilities_of_improvement
 
 
 def test_the_chances_to_be_best_are_those_of_all_choices() -> None:
@@ -33,7 +33,7 @@ def test_the_probability_of_improvement_is_the_mean_mann_whitney_u() -> None:
     first = [draw.integers(0, 6, size=7), draw.integers(2, 9, size=5)]  # with ties
     second = [draw.integers(0, 6, size=4), draw.integers(2, 9, size=9)]
     expected = [stats.mannwhitneyu(a, b).statistic / (len(a) * len(b)) for a, b in zip(first, second, strict=True)]
-    found = probability_of_improvement(first, second, seed=0)
+    found = probabilities_of_improvement([*zip(first, second, strict=True)], seed=0)[0, 1]
     assert found.estimate == pytest.approx(np.mean(expected))
     assert found.n == 2
     drawn = []
@@ -43,10 +43,10 @@ def test_the_probability_of_improvement_is_the_mean_mann_whitney_u() -> None:
             np.mean([(a[:, None] > b).mean() + (a[:, None] == b).mean() / 2 for a, b in zip(*again, strict=True)])
         )
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.02)
-    back = probability_of_improvement(second, first, seed=0)
+    back = probabilities_of_improvement([*zip(first, second, strict=True)], seed=0)[1, 0]
     assert back.estimate == pytest.approx(1.0 - found.estimate)
-    assert (back.low, back.high) == pytest.approx((1.0 - found.high, 1.0 - found.low), abs=0.02)
-    assert math.isnan(probability_of_improvement([[1.0, math.nan]], [[1.0]], seed=0).estimate)
+    assert (back.low, back.high) == pytest.approx((1.0 - found.high, 1.0 - found.low))
+    assert math.isnan(probabilities_of_improvement([[[1.0, math.nan], [1.0]]], seed=0)[0, 1].estimate)
 
 
 def test_ranks_are_by_the_mean_over_runs_and_shared_where_equal() -> None:
