@@ -40,7 +40,7 @@ def compare(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
+        typer.Option("-o", "--output", metavar="DIR", help="Also the tables as .csv, and figures."),
     ] = None,
     deployment: DeploymentOption = None,
     labels: LabelsOption = None,
