@@ -66,6 +66,7 @@ INSIDE = {
     "dmr.analysis.results": set(),
     "dmr.analysis.comparison": {"dmr.analysis.results"},
     "dmr.analysis.figures": {"dmr.analysis.results", "dmr.analysis.comparison"},
+    "dmr.analysis.factors": {"dmr.analysis.results", "dmr.analysis.comparison", "dmr.analysis.figures"},
     "dmr.analysis.report": {"dmr.analysis.results", "dmr.analysis.comparison", "dmr.analysis.figures"},
 }
 SHARED_NAMES = {

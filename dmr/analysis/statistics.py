@@ -60,7 +60,7 @@ def mean_interval(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: no values, or not one axis.
     """
-    sample = _array(values, "(S,)", "values")
+    sample = checked_array(values, "(S,)", "values")
     estimate, n = float(sample.mean()), len(sample)
     if n == 1 or not np.isfinite(sample).all():
         return Interval(estimate, math.nan, math.nan, n)
@@ -74,7 +74,7 @@ def t_test(values: npt.ArrayLike) -> float:
     Raises:
         ValueError: no values, or not one axis.
     """
-    sample = _array(values, "(S,)", "values")
+    sample = checked_array(values, "(S,)", "values")
     if len(sample) == 1 or not np.isfinite(sample).all():
         return math.nan
     spread = float(sample.std(ddof=1))
@@ -92,7 +92,7 @@ def smallest_effect(values: npt.ArrayLike, power: float = 0.8, significance: flo
     Raises:
         ValueError: no values, or not one axis.
     """
-    sample = _array(values, "(S,)", "values")
+    sample = checked_array(values, "(S,)", "values")
     if len(sample) == 1 or not np.isfinite(sample).all():
         return math.nan
     reach = float(stats.t.ppf([1.0 - significance / 2.0, power], len(sample) - 1).sum())
@@ -107,7 +107,7 @@ def iqm_interval(values: npt.ArrayLike, seed: int, confidence: float = 0.95) -> 
     Raises:
         ValueError: no values, or not one axis.
     """
-    sample = _array(values, "(S,)", "values")
+    sample = checked_array(values, "(S,)", "values")
     estimate, n = float(interquartile_mean(sample)), len(sample)
     if n < FEWEST_FOR_BOOTSTRAP or not np.isfinite(sample).all():
         return Interval(estimate, math.nan, math.nan, n)
@@ -232,7 +232,7 @@ def holm(p_values: npt.ArrayLike) -> Floats:
     Raises:
         ValueError: a p outside [0, 1], none at all, or not one axis.
     """
-    adjusted = _array(p_values, "(T,)", "p values").copy()
+    adjusted = checked_array(p_values, "(T,)", "p values").copy()
     if (adjusted < 0.0).any() or (adjusted > 1.0).any():
         raise ValueError(f"p values between 0 and 1 are needed, got {np.nanmin(adjusted)} to {np.nanmax(adjusted)}")
     order = np.argsort(adjusted)[: np.count_nonzero(~np.isnan(adjusted))]  # NaN sorts last
@@ -252,7 +252,7 @@ def shapley(values: npt.ArrayLike, combinations: Combinations, empty: float) -> 
     Raises:
         ValueError: a combination is missing, or `values` is not (C,).
     """
-    known = _array(values, "(C,)", "values")
+    known = checked_array(values, "(C,)", "values")
     count = len(combinations.modalities)
     if not combinations.complete:
         raise ValueError(f"Shapley values need all {2**count - 1} combinations, got {len(combinations)}")
@@ -280,7 +280,7 @@ def worse_with_more(scores: npt.ArrayLike, combinations: Combinations) -> WorseW
     Raises:
         ValueError: `scores` is not (C, N).
     """
-    known = _array(scores, "(C, N)", "scores")
+    known = checked_array(scores, "(C, N)", "scores")
     _check_length(len(known), combinations)
     rows = {member: row for row, member in enumerate(combinations.members)}
     falls, counts, by_modality = 0.0, 0, {}
@@ -318,7 +318,12 @@ def _fell(before: Floats, after: Floats) -> float:
     return float(np.count_nonzero(after < before))
 
 
-def _array(values: npt.ArrayLike, shape: str, what: str) -> Floats:
+def checked_array(values: npt.ArrayLike, shape: str, what: str) -> Floats:
+    """`values` as numbers of that `shape`, such as `(S, N)`.
+
+    Raises:
+        ValueError: another number of axes, or nothing in it; `what` they are is said.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != len(shape.strip("(,)").split(",")) or array.size == 0:
         raise ValueError(f"{what} of shape {array.shape}; needed is {shape}, and not empty")
@@ -326,7 +331,7 @@ def _array(values: npt.ArrayLike, shape: str, what: str) -> Floats:
 
 
 def _differences(first: npt.ArrayLike, second: npt.ArrayLike, shape: str) -> Floats:
-    one, other = _array(first, shape, "scores"), _array(second, shape, "scores")
+    one, other = checked_array(first, shape, "scores"), checked_array(second, shape, "scores")
     if one.shape != other.shape:
         raise ValueError(f"scores of shapes {one.shape} and {other.shape}; needed is one shape {shape}")
     with np.errstate(invalid="ignore"):  # infinity − infinity

@@ -125,7 +125,8 @@ def test_what_a_reader_has_to_know_is_said(compared) -> None:
     assert "3 seeds: intervals are 95 % t intervals" in done.stderr
     assert "no p over seeds is under 0.25" in done.stderr
     assert "Shapley values are left out" not in done.stderr
-    files = ("summary.csv", "combinations.csv", "methods.png", "methods_difference.png")
+    tables = ("summary.csv", "combinations.csv", "tuning.csv")
+    files = (*tables, "methods.png", "methods_difference.png", "tuning_curves.png")
     assert done.stdout.endswith("".join(f"out/{name}\n" for name in files))
 
 

@@ -118,7 +118,7 @@ def test_figures_are_drawn_or_it_is_said_why_not(finished, tmp_path):
     done = CliRunner().invoke(app, ["figures", "small", "-o", str(tmp_path / "drawn"), "--format", "svg", *storage])
     assert done.exit_code == 0, done.output
     drawn = {Path(line).stem for line in done.stdout.splitlines()}
-    assert drawn == {"methods", "trials", "trials_difference", "pareto", "rates", "variance"}
+    assert drawn == {"methods", "trials", "trials_difference", "tuning_curves", "pareto", "rates", "variance"}
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {f"{name}.svg" for name in drawn}
     assert "<svg" in (tmp_path / "drawn/variance.svg").read_text()
     reasons = done.stderr.splitlines()

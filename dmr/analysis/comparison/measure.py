@@ -39,6 +39,10 @@ class Measure:
         """(S,) of an entry, in the order of its seeds."""
         return entry.summaries(self.combinations, self.mode, self.weights)[self.name]
 
+    def of_seeds(self, entry: Entry, seeds: Sequence[int]) -> Floats:
+        """(S,) of an entry, of these of its seeds in this order."""
+        return self.of(entry)[[entry.seeds.index(seed) for seed in seeds]]
+
     def best_first(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
         """The entries, best mean over seeds first."""
         return tuple(sorted(entries, key=lambda entry: -self.mode.sign * float(self.of(entry).mean())))

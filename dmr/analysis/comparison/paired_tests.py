@@ -89,8 +89,13 @@ def against(entry: Entry, other: Entry | None, measure: Measure) -> Difference:
     if other is None:
         return NO_DIFFERENCE
     seeds = common_seeds(entry, other)
-    first, second = (measure.of(one)[[one.seeds.index(seed) for seed in seeds]] for one in (entry, other))
-    return difference(first, second)
+    return difference(measure.of_seeds(entry, seeds), measure.of_seeds(other, seeds))
+
+
+def paired_interval(entry: Entry, other: Entry, measure: Measure) -> Interval:
+    """The interval of `against` without its test; NaN without seeds in common."""
+    seeds = common_seeds(entry, other)
+    return mean_interval(measure.of_seeds(entry, seeds) - measure.of_seeds(other, seeds)) if seeds else UNKNOWN
 
 
 def sample_tests(

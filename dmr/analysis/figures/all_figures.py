@@ -4,13 +4,14 @@ why there is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from dmr.analysis.comparison.comparison import Comparison, best_on_val, chosen
 from dmr.analysis.comparison.entries import covered_words
+from dmr.analysis.comparison.tuning import tuning_curves
 from dmr.analysis.figures.class_heatmap import class_table, read_combinations
 from dmr.analysis.figures.combination_heatmap import draw_heatmap
 from dmr.analysis.figures.method_heatmap import method_difference_table, method_table
@@ -19,6 +20,7 @@ from dmr.analysis.figures.parameter_heatmap import parameter_table
 from dmr.analysis.figures.pareto import draw_pareto
 from dmr.analysis.figures.pareto_points import entry_points, trial_points
 from dmr.analysis.figures.trial_heatmap import difference_table, heatmap_table
+from dmr.analysis.figures.tuning_figure import draw_tuning
 from dmr.analysis.figures.variance_curves import draw_variance, read_diagnostics
 from dmr.analysis.results.record_names import DEFAULTS, DIAGNOSTICS, VALUES
 from dmr.analysis.results.study_results import (
@@ -84,6 +86,7 @@ def study_figures(
         f"How each searched parameter moves the {metric} of each combination, and how important it is.",
         lambda: draw_heatmap(parameter_table(search)),
     )
+    yield tuning_figure([search], comparison)
     yield _drawn(
         "pareto",
         f"All modalities against the worst combination, and the Pareto front: {metric}.",
@@ -114,6 +117,15 @@ def comparison_figures(comparison: Comparison) -> Iterator[Drawn | NotDrawn]:
         "methods_difference",
         f"How much better or worse in {metric} each method is than {comparison.reference}, on every combination.",
         lambda: draw_heatmap(method_difference_table(comparison)),
+    )
+
+
+def tuning_figure(searches: Sequence[StudyResults], comparison: Comparison | None) -> Drawn | NotDrawn:
+    """What to expect of a search of so many trials, of one study or of several that are compared."""
+    return _drawn(
+        "tuning_curves",
+        f"What a search of so many trials is expected to reach, by block or method: {searches[0].main_metric}.",
+        lambda: draw_tuning(tuning_curves(searches, comparison), searches[0].dataset),
     )
 
 

@@ -147,8 +147,11 @@ def draw_cells(
     size: float,
     muted: npt.NDArray[np.bool_] | None = None,
     unsigned: npt.NDArray[np.bool_] | None = None,
+    written: pd.DataFrame | None = None,
 ) -> Axes:
-    """A frame (R, C) as coloured cells, grey where there is no value; with `number`, the values in them."""
+    """A frame (R, C) as coloured cells, grey where there is no value; with `number`, the values in them, or those
+    `written` (R, C).
+    """
     values = frame.to_numpy(dtype=float)
     rows, columns = values.shape
     colours = scale.to_rgba(np.ma.masked_invalid(values))  # (R, C, 4)
@@ -167,12 +170,13 @@ def draw_cells(
     axes.set_yticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    texts = values if written is None else written.to_numpy(dtype=float)
     if number is not None:
         for row, column in np.argwhere(np.isfinite(values)):
             pale_cell = muted is not None and muted[row, column]
             ink = "#777777" if pale_cell else "white" if dark[row, column] else "black"
             no_sign = unsigned is not None and unsigned[row]
-            text = number(values[row, column])
+            text = number(texts[row, column])
             text = text.removeprefix("+") if no_sign else text
             axes.text(column + 0.5, row + 0.53, text, size=size, color=ink, ha="center", va="center")
     return axes

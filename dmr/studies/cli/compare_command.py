@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dmr.files import write_text
+from dmr.analysis.results.record_names import SEARCH
 from dmr.studies.cli.app import LabelsOption, NoTitleOption, StorageOption, command, stderr_console
 from dmr.studies.cli.deployment_option import DeploymentOption, parse_odds
 from dmr.studies.errors import StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import pandas as pd
 
+    from dmr.analysis.comparison.across import Across
     from dmr.analysis.comparison.comparison import Comparison
     from dmr.analysis.results.artifacts import Samples
     from dmr.analysis.results.study_results import StudyResults
+    from dmr.studies.storage.study_folder import StudyFolder
 
 
 @command("compare")
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Studies of the same data.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Studies of the same data; with --across of different data.")
+    ],
+    across: Annotated[
+        bool, typer.Option("--across", help="Methods over data sets, one study each: ranks, wins, and their intervals.")
+    ] = False,
     reference: Annotated[
-        str | None, typer.Option(metavar="LABEL", help="The entry to test against; else the first on val.")
+        str | None,
+        typer.Option(metavar="LABEL", help="The entry, or method, to compare with; else the first on val."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Also summary.csv, combinations.csv and figures."),
+        typer.Option("-o", "--output", metavar="DIR", help="Also the tables as .csv, and figures."),
     ] = None,
     deployment: DeploymentOption = None,
     factors: Annotated[
@@ -42,23 +53,35 @@ def compare(
 ) -> None:
     """How good each confirmed configuration is on each combination of modalities, and how sure that is."""
     if factors is not None:
-        if reference is not None or deployment is not None:
-            raise StudyError("--factors: takes neither --reference nor --deployment")
+        if across or reference is not None or deployment is not None:
+            raise StudyError("--factors: not with --across, --reference or --deployment")
         _compare_factors(names, factors.split(","), output, labels, no_title, storage)
         return
     from dmr.analysis.report.answer import decisive
+    from dmr.studies.cli.across_screen import show_across
     from dmr.studies.cli.comparison_screen import show_comparison
     from dmr.studies.cli.reading_commands import figure_wording
 
-    comparison, results = compare_studies(names, storage, reference, deployment)
-    show_comparison(comparison)
-    said = decisive(results[0], comparison) if len(results) == 1 else ()
-    for note in (*said, *comparison.notes):
+    write: Callable[[Path], list[Path]]
+    draw: Callable[[Path], list[Path]]
+    if across:
+        if deployment is not None:
+            raise StudyError("--deployment: not with --across, where each study has its own")
+        standings = compare_across(names, storage, reference)
+        show_across(standings)
+        notes = standings.notes
+        write, draw = partial(write_across, standings), partial(draw_across, standings)
+    else:
+        comparison, results = compare_studies(names, storage, reference, deployment)
+        show_comparison(comparison)
+        notes = (*(decisive(results[0], comparison) if len(results) == 1 else ()), *comparison.notes)
+        write, draw = partial(write_comparison, comparison, results), partial(draw_comparison, comparison, results)
+    for note in notes:
         stderr_console().print(f"- {note}", markup=False, soft_wrap=True)
     if output is not None:
-        tables = write_comparison(comparison, output)
+        tables = write(output)
         with figure_wording(labels, no_title):
-            drawn = draw_comparison(comparison, output)
+            drawn = draw(output)
         for path in (*tables, *drawn):
             typer.echo(path)
 
@@ -78,9 +101,9 @@ def _compare_factors(
     """
     import pandas as pd
 
-    from dmr.analysis.comparison.factors import factor_effects
+    from dmr.analysis.factors.effect_figures import draw_effects, effect_table
+    from dmr.analysis.factors.effects import factor_effects
     from dmr.analysis.figures.combination_heatmap import draw_heatmap
-    from dmr.analysis.figures.effects import draw_effects, effect_table
     from dmr.analysis.figures.style import save_figure
     from dmr.studies.cli.comparison_screen import show_effects
     from dmr.studies.cli.reading_commands import figure_wording, shown_results
@@ -101,15 +124,13 @@ def _compare_factors(
         show_effects(one)
     if output is None:
         return
-    _make_folder(output)
+    both = [*tuned, *fixed]
     tables = {
-        "effects": [(one, one.effects) for one in (*tuned, *fixed)],
-        "effects_by_combination": [(one, one.by_combination) for one in (*tuned, *fixed)],
+        "effects": pd.concat([one.labelled(one.effects) for one in both]),
+        "effects_by_combination": pd.concat([one.labelled(one.by_combination) for one in both]),
     }
-    for table, parts in tables.items():
-        frames = [frame.assign(study=one.study, settings="tuned" if one.tuned else "file") for one, frame in parts]
-        write_text(output / f"{table}.csv", pd.concat(frames).to_csv(index=False))
-        typer.echo(output / f"{table}.csv")
+    for path in write_tables(tables, output):
+        typer.echo(path)
     with figure_wording(labels, no_title):
         typer.echo(save_figure(draw_effects(tuned), output / "effects.png"))
         for one in tuned:
@@ -123,6 +144,28 @@ def _cells(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         block["name"]: {key: value for key, (value,) in block["grid"].items()} for block in blocks if "grid" in block
     }
+
+
+def compare_across(names: list[str], storage: Path | None, reference: str | None) -> Across:
+    """The methods of studies of different data sets, of one storage.
+
+    Raises:
+        StudyError: one line: a study is not there, two are of the same data, or as `across` says.
+    """
+    from dmr.analysis.comparison.across import across
+    from dmr.studies.cli.reading_commands import shown_results
+    from dmr.studies.storage.locations import resolve_storage
+    from dmr.studies.storage.study_folder import StudyFolder
+
+    folders = [StudyFolder.open(resolve_storage(storage), name) for name in dict.fromkeys(names)]
+    for one, other in combinations(folders, 2):
+        if different_data(one, other) is None:
+            raise StudyError(f"{one.name} and {other.name} are of the same data: compare them without --across")
+    results = {folder.name: shown_results(folder, None) for folder in folders}
+    try:
+        return across([results[name] for name in names], reference)
+    except ValueError as error:
+        raise StudyError(str(error)) from None
 
 
 def compare_studies(
@@ -139,16 +182,11 @@ def compare_studies(
     from dmr.studies.cli.reading_commands import shown_results
     from dmr.studies.storage.locations import resolve_storage
     from dmr.studies.storage.study_folder import StudyFolder
-    from dmr.studies.storage.trained_data import kept_digests
 
     folders = [StudyFolder.open(resolve_storage(storage), name) for name in names]
-    documents = [folder.document() for folder in folders]
-    digests = [kept_digests(folder) for folder in folders]
-    for folder, document, own in zip(folders[1:], documents[1:], digests[1:], strict=True):
-        if digests[0] is not None and own is not None:
-            _check_same_content(names[0], digests[0], folder.name, own)
-        else:
-            _check_same_data(names[0], documents[0], folder.name, document)
+    for folder in folders[1:]:
+        if (different := different_data(folders[0], folder)) is not None:
+            raise StudyError(f"{names[0]} and {folder.name} cannot be compared, their data differ: {different}")
     results: list[StudyResults] = []
     readers: dict[str, Callable[[str], Samples | None]] = {}
     for folder in folders:
@@ -166,28 +204,32 @@ def compare_studies(
     return found, results
 
 
-def _check_same_content(name: str, digests: dict[str, str], other: str, others: dict[str, str]) -> None:
-    """Raises:
-    StudyError: the studies have not been trained on the same data.
+def different_data(one: StudyFolder, other: StudyFolder) -> str | None:
+    """In what the data of two studies differ: by their content where it is known of both, else as far as their files
+    say; None where they are the same.
     """
+    from dmr.studies.storage.trained_data import kept_digests
+
+    digests, others = kept_digests(one), kept_digests(other)
+    if digests is not None and others is not None:
+        return _different_content(digests, others)
+    return _different_files(one.document(), other.document())
+
+
+def _different_content(digests: dict[str, str], others: dict[str, str]) -> str | None:
     drawn = ("train/rows", "val/rows")  # a study's own seed may have drawn its val from train
-    for key in dict.fromkeys((*digests, *others)):
-        if key not in drawn and digests.get(key) != others.get(key):
-            raise StudyError(f"{name} and {other} cannot be compared, their data differ: {key}")
+    keys = (key for key in dict.fromkeys((*digests, *others)) if key not in drawn)
+    return next((key for key in keys if digests.get(key) != others.get(key)), None)
 
 
-def _check_same_data(name: str, document: dict[str, Any], other: str, others: dict[str, Any]) -> None:
-    """Raises:
-    StudyError: the studies have not the same test samples, as far as their files say.
-    """
+def _different_files(document: dict[str, Any], others: dict[str, Any]) -> str | None:
+    """In what they have not the same test samples."""
     dataset = document["dataset"]
     drawn = document.get("missing") or (dataset["name"] != "arrays" and "seed" not in dataset)
     for key in ("dataset", "missing", *(["seed"] if drawn else [])):  # the study's seed may decide what is in test
         if document.get(key) != others.get(key):
-            raise StudyError(
-                f"{name} and {other} cannot be compared, their data differ: {key}: "
-                f"{_shown(document.get(key))}; {_shown(others.get(key))}"
-            )
+            return f"{key}: {_shown(document.get(key))}; {_shown(others.get(key))}"
+    return None
 
 
 def _shown(value: Any) -> str:
@@ -196,33 +238,66 @@ def _shown(value: Any) -> str:
     return ", ".join(f"{key} {part}" for key, part in value.items())
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+def write_comparison(comparison: Comparison, results: Sequence[StudyResults], folder: Path) -> list[Path]:
+    """The tables in full precision; the paths written. That of tuning curves only where there are any.
+
+    Raises:
+        StudyError: the folder cannot be made.
+    """
+    from dmr.analysis.comparison.tuning import tuning_curves
+
+    tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
+    with suppress(ValueError):  # no trial has values, or the searches had different objectives
+        tables["tuning"] = tuning_curves(searches_of(results), comparison).frame
+    return write_tables(tables, folder)
+
+
+def write_across(found: Across, folder: Path) -> list[Path]:
     """The tables in full precision; the paths written.
 
     Raises:
         StudyError: the folder cannot be made.
     """
-    _make_folder(folder)
-    tables = {"summary": comparison.summary.reset_index(), "combinations": comparison.by_combination}
+    tables = {"levels": found.levels, "ranks": found.ranks, "pairs": found.pairs, "differences": found.differences}
+    return write_tables(tables, folder)
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Each as NAME.csv; the paths written.
+
+    Raises:
+        StudyError: the folder cannot be made.
+    """
+    from dmr.files import write_text
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
     for name, frame in tables.items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
     return [folder / f"{name}.csv" for name in tables]
 
 
-def _make_folder(folder: Path) -> None:
-    """Raises:
-    StudyError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"{folder}: cannot be made: {error.strerror}") from None
-
-
-def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+def draw_comparison(comparison: Comparison, results: Sequence[StudyResults], folder: Path) -> list[Path]:
     """The figures that can be drawn, as .png, in a folder that is there; the paths written."""
-    from dmr.analysis.figures.all_figures import Drawn, comparison_figures
+    from dmr.analysis.figures.all_figures import Drawn, comparison_figures, tuning_figure
     from dmr.analysis.figures.style import save_figure
 
-    found = comparison_figures(comparison)
+    found = (*comparison_figures(comparison), tuning_figure(searches_of(results), comparison))
     return [save_figure(one.figure, folder / f"{one.name}.png") for one in found if isinstance(one, Drawn)]
+
+
+def draw_across(found: Across, folder: Path) -> list[Path]:
+    """A figure of each summary, as .png, in a folder that is there; the paths written."""
+    from dmr.analysis.figures.across_heatmap import draw_standings
+    from dmr.analysis.figures.style import save_figure
+
+    return [save_figure(draw_standings(found, name), folder / f"across_{name}.png") for name in found.summaries]
+
+
+def searches_of(results: Sequence[StudyResults]) -> list[StudyResults]:
+    """The studies with the runs of their searches alone."""
+    from dmr.analysis.results.study_results import stage_of
+
+    return [stage_of(one, SEARCH) for one in results]

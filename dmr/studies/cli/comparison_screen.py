@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dmr.analysis.comparison.comparison import Comparison
-    from dmr.analysis.comparison.factors import FactorEffects
+    from dmr.analysis.factors.effects import FactorEffects
 
 FEW_COMBINATIONS = 15
 LABEL_WIDTH, ENTRY_WIDTH = 28, 13
@@ -67,7 +67,7 @@ def show_comparison(comparison: Comparison, console: Console | None = None) -> N
 
 def show_effects(found: FactorEffects, console: Console | None = None) -> None:
     """What each factor does, and each pair of them: effect ± half of its 95 % interval by outcome, in points."""
-    from dmr.analysis.comparison.factors import DECLARED, OUTCOMES
+    from dmr.analysis.factors.effects import DECLARED, OUTCOMES
     from dmr.analysis.statistics import SIGNIFICANCE
 
     out = console or Console(highlight=False)
@@ -76,7 +76,7 @@ def show_effects(found: FactorEffects, console: Console | None = None) -> None:
         marked = (rows["p_holm"] <= SIGNIFICANCE).any()
         title = f"{found.study}: {kind} effects on {found.metric} on {found.split}, in points, ± 95 % over "
         title += f"{rows['n'].max()} seeds" + (f"; * {MARK}" if marked else "")
-        table = _table(title, "effect", OUTCOMES)
+        table = screen_table(title, "effect", OUTCOMES)
         for effect in dict.fromkeys(rows.index.get_level_values("effect")):
             table.add_row(effect, *(_effect(rows.loc[(effect, outcome)], SIGNIFICANCE) for outcome in OUTCOMES))
         out.print(table)
@@ -99,7 +99,7 @@ def _level(comparison: Comparison) -> list[Column]:
     columns = [
         Column("seeds", lambda row: str(row["seeds"])),
         Column(by, _number(by)),
-        Column("95 %\ninterval", lambda row: _interval(row[low], row[high])),
+        Column("95 %\ninterval", lambda row: interval_text(row[low], row[high])),
         *(Column(name, _number(name)) for name in ("mean", "iqm", *SUMMARIES[1:]) if name != by),
     ]
     return _known(comparison, columns, comparison.summary)
@@ -124,7 +124,7 @@ def _known(comparison: Comparison, columns: Iterable[Column], frame: pd.DataFram
 
 
 def _entries_table(comparison: Comparison, title: str, columns: Sequence[Column]) -> Table:
-    table = _table(title, "entry", [column.heading for column in columns])
+    table = screen_table(title, "entry", [column.heading for column in columns])
     for label, row in comparison.summary.iterrows():
         shown = f"{label} (reference)" if label == comparison.reference else str(label)
         table.add_row(shown, *(column.text(row) for column in columns))
@@ -138,7 +138,7 @@ def _lost_table(comparison: Comparison) -> Table:
     turned = "" if comparison.mode is Direction.MAX else ", turned so that more is worse"
     title = f"{comparison.metric} lost without each modality{turned}, {comparison.reference}"
     several = row["seeds"] > 1
-    table = _table(title, "without", ["lost", *(["95 %\ninterval"] if several else [])])
+    table = screen_table(title, "without", ["lost", *(["95 %\ninterval"] if several else [])])
     for name in sorted(known, key=lambda name: float(row[f"{WITHOUT}{name}"])):
         low, high = (row[f"{WITHOUT}{name}_{end}"] for end in ("low", "high"))
         interval = [f"{low:+.4f} to {high:+.4f}"] if several else []
@@ -166,7 +166,7 @@ def _combinations_table(comparison: Comparison, width: int) -> Table:
     marked = p_values[shown] <= SIGNIFICANCE
     if marked.any(axis=None):
         title += f"; * differs from {comparison.reference} over {over}, {MARK}"
-    table = _table(title, "combination", shown, width=ENTRY_WIDTH)
+    table = screen_table(title, "combination", shown, width=ENTRY_WIDTH)
     for name in comparison.combinations.names:
         row, stars = means.loc[name, shown], marked.loc[name]
         table.add_row(name, *(f"{value:.4f}{'*' if star else ' '}" for value, star in zip(row, stars, strict=True)))
@@ -179,7 +179,9 @@ def _largest_differences(comparison: Comparison) -> Table:
     means = frame[frame["label"] == comparison.reference].set_index("combination")["mean"]
     others = frame[frame["minus_reference"].notna()]
     if others.empty:
-        table = _table(f"{comparison.metric} of the {FEW_COMBINATIONS} weakest combinations", "combination", ["mean"])
+        table = screen_table(
+            f"{comparison.metric} of the {FEW_COMBINATIONS} weakest combinations", "combination", ["mean"]
+        )
         for name, value in means.sort_values(ascending=comparison.mode is Direction.MAX)[:FEW_COMBINATIONS].items():
             table.add_row(str(name), f"{value:.4f}")
         return table
@@ -189,7 +191,7 @@ def _largest_differences(comparison: Comparison) -> Table:
         f"{comparison.metric}: the {FEW_COMBINATIONS} largest differences to {comparison.reference} in a combination "
         f"(-o DIR writes all); p over {over} after Holm's correction for all of them"
     )
-    table = _table(title, "combination", ["entry", "mean", "reference", "difference", f"p {over.split()[-1]}"])
+    table = screen_table(title, "combination", ["entry", "mean", "reference", "difference", f"p {over.split()[-1]}"])
     for _, row in others[:FEW_COMBINATIONS].iterrows():
         numbers = (f"{row['mean']:.4f}", f"{means[row['combination']]:.4f}", f"{row['minus_reference']:+.4f}")
         table.add_row(str(row["combination"]), str(row["label"]), *numbers, _p(column)(row))
@@ -201,7 +203,8 @@ def _tested(comparison: Comparison) -> tuple[str, str]:
     return ("test samples", "p_samples_holm") if comparison.metric == SAMPLED else ("seeds", "p_holm")
 
 
-def _table(title: str, first: str, columns: Sequence[str], width: int | None = None) -> Table:
+def screen_table(title: str, first: str, columns: Sequence[str], width: int | None = None) -> Table:
+    """A table without rows, its first column for names; the others `width` wide, else as wide as their numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column(first, overflow="fold", min_width=14, max_width=LABEL_WIDTH)
     for column in columns:
@@ -225,5 +228,6 @@ def _p(name: str) -> Callable[[pd.Series], str]:
     return text
 
 
-def _interval(low: float, high: float) -> str:
+def interval_text(low: float, high: float) -> str:
+    """`0.8123–0.8345`, or that there is none."""
     return NOTHING if math.isnan(low) else f"{low:.4f}–{high:.4f}"

@@ -23,8 +23,8 @@ from dmr.combinations import all_combinations
 LONG = ("accelerometer_wrist_left", "accelerometer_wrist_right", "electrocardiogram", "gyroscope_chest")
 SHORT = ("rgb", "ir", "a", "b", "c", "d")
 KINDS = [
-    "methods", "methods_difference", "trials", "trials_difference", "parameters", "pareto", "rates", "variance",
-    "classes",
+    "methods", "methods_difference", "trials", "trials_difference", "parameters", "tuning_curves", "pareto", "rates",
+    "variance", "classes",
 ]  # fmt: skip
 Make = Callable[..., Any]
 
@@ -105,6 +105,7 @@ def test_one_trial_and_one_seed(make_study: Make, make_comparison: Make, check_t
     assert {name for name, figure in drawn.items() if isinstance(figure, Figure)} == {
         "methods",
         "trials",
+        "tuning_curves",
         "pareto",
         "rates",
     }
@@ -162,7 +163,7 @@ def test_each_figure_says_how_many_combinations_it_covers(make_study: Make) -> N
         return b"\n".join(line for line in lines if b",ir," not in line)
 
     drawn = {one.name: one.figure for one in study_figures(study, None, None, read) if isinstance(one, Drawn)}
-    assert set(drawn) == {"trials", "trials_difference", "parameters", "pareto", "rates", "variance", "classes"}
+    assert set(drawn) == {"trials", "trials_difference", *KINDS[4:]}
     for name, figure in drawn.items():
         assert "2 of 3 combinations" in subtitles(figure), name
 
@@ -175,7 +176,7 @@ def test_each_figure_says_on_which_samples_it_compares_combinations(make_study: 
     drawn = {
         one.name: one.figure for one in study_figures(study, None, None, lambda *_: None) if isinstance(one, Drawn)
     }
-    assert set(drawn) == {"trials", "trials_difference", "pareto", "rates"}
+    assert set(drawn) == {"trials", "trials_difference", "tuning_curves", "pareto", "rates"}
     for name, figure in drawn.items():
         assert "of the 90 samples with all modalities" in subtitles(figure), name
     cells, summaries = drawn["trials"].axes[0], drawn["trials"].axes[2]

@@ -17,7 +17,9 @@ from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
+from dmr.analysis.comparison.across import across
 from dmr.analysis.comparison.comparison import Comparison, compare
+from dmr.analysis.comparison.tuning import tuning_curves
 from dmr.analysis.figures import style
 from dmr.analysis.figures.style import save_figure
 from dmr.analysis.results import artifacts
@@ -26,6 +28,7 @@ from dmr.analysis.statistics import SIGNIFICANCE
 from dmr.combinations import all_combinations
 from dmr.direction import Direction
 from dmr.studies.cli import compare_command, reading_commands
+from dmr.studies.cli.across_screen import show_across
 from dmr.studies.cli.compare_command import compare_studies, draw_comparison, write_comparison
 from dmr.studies.cli.comparison_screen import show_comparison
 from dmr.studies.cli.entry_point import app
@@ -61,6 +64,28 @@ def confirmed(modalities: tuple[str, ...], objective: str, seeds: int, tags: dic
         runs=pd.DataFrame(runs, columns=columns).set_index("run"),
         table=pd.DataFrame(rows, columns=["run", "trial", "stage", "split", "metric", "combination", "value"]),
     )
+
+
+def searched() -> StudyResults:
+    """The search of these methods, a trial each."""
+    found = confirmed(("left", "right"), "val/accuracy_mean", 1, {})
+    rows = [(m, n, "search", "val", "accuracy_mean", None, n / 10) for n, m in enumerate(METHODS)]
+    runs = [(m, n, "search", "completed", m, None, 0, 1.0, m) for n, m in enumerate(METHODS)]
+    names = ["run", *found.runs.columns]
+    return replace(
+        found,
+        runs=pd.DataFrame(runs, columns=names).set_index("run"),
+        table=pd.DataFrame(rows, columns=found.table.columns),
+    )
+
+
+def searched_and_confirmed(name: str, seed: int) -> StudyResults:
+    """Both, under another name and with other accuracies."""
+    search, confirm = searched(), confirmed(("left", "right"), "val/accuracy_mean", 3, {})
+    draw = np.random.default_rng(seed)
+    table = confirm.table.assign(value=0.6 + 0.1 * draw.random(len(confirm.table)))
+    runs, rows = pd.concat([search.runs, confirm.runs]), pd.concat([search.table, table], ignore_index=True)
+    return replace(confirm, study=name, runs=runs, table=rows)
 
 
 def comparison(
@@ -180,7 +205,7 @@ def test_odds_are_given_on_the_command_line(tmp_path: Path, monkeypatch: pytest.
 
 def test_figures_for_papers_have_other_names_and_no_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = comparison(("left", "right"))
-    monkeypatch.setattr(compare_command, "compare_studies", lambda *_: (found, []))
+    monkeypatch.setattr(compare_command, "compare_studies", lambda *_: (found, [searched()]))
     drawn: dict[str, str] = {}
 
     def keep(figure: Figure, path: Path) -> Path:
@@ -208,14 +233,16 @@ def test_one_seed_alone_has_no_empty_columns() -> None:
 
 def test_what_is_written_is_what_was_computed(tmp_path: Path) -> None:
     found = comparison(("left", "right"))
-    summary, combinations = map(pd.read_csv, write_comparison(found, tmp_path / "out"))
+    summary, combinations, tuning = map(pd.read_csv, write_comparison(found, [searched()], tmp_path / "out"))
     pd.testing.assert_frame_equal(summary.set_index("label"), found.summary, check_exact=True, check_dtype=False)
     pd.testing.assert_frame_equal(combinations, found.by_combination, check_exact=True, check_dtype=False)
+    curves = tuning_curves([searched()], found).frame
+    pd.testing.assert_frame_equal(tuning, curves, check_exact=True, check_dtype=False)
     (tmp_path / "file").touch()
     with pytest.raises(StudyError, match=r"file: cannot be made: File exists$"):
-        write_comparison(found, tmp_path / "file")
-    drawn = draw_comparison(found, tmp_path / "out")
-    assert [path.name for path in drawn] == ["methods.png", "methods_difference.png"]
+        write_comparison(found, [searched()], tmp_path / "file")
+    drawn = draw_comparison(found, [searched()], tmp_path / "out")
+    assert [path.name for path in drawn] == ["methods.png", "methods_difference.png", "tuning_curves.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
 
 
@@ -258,3 +285,60 @@ def test_the_seed_counts_where_it_splits_the_data(tmp_path: Path) -> None:
         compare_studies(["one", "other"], tmp_path, None)
     with pytest.raises(StudyError, match=r"no study 'third' here"):
         compare_studies(["one", "third"], tmp_path, None)
+
+
+@pytest.mark.parametrize("studies", [1, 4])
+def test_methods_over_data_sets_are_shown_whole_at_any_width(studies: int) -> None:
+    results = [replace(searched_and_confirmed(f"a_study_{n}", n), dataset=f"set {n}") for n in range(studies)]
+    found = across(results)
+    for width in (80, 120, 200):
+        text = io.StringIO()
+        show_across(found, Console(file=text, width=width, highlight=False))
+        lines = text.getvalue()
+        assert "…" not in lines
+        assert max(map(len, lines.splitlines())) <= width
+        for _, row in found.levels.iterrows():
+            assert f" {row['mean']:.4f} ({row['low']:.4f}–{row['high']:.4f})" in lines
+        for _, row in found.ranks.iterrows():
+            outcomes = f"{row['wins']}/{row['ties']}/{row['losses']}"
+            assert f"{row['mean_rank']:.2f} {row['low']:.2f}–{row['high']:.2f} {outcomes}" in " ".join(lines.split())
+        said = "a_study_0: data set 0; accuracy on test, over all 3 combinations, chosen on val by the mean"
+        assert said in " ".join(lines.split())
+
+
+def test_across_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n, name in enumerate(("s", "t", "copy")):
+        (tmp_path / name).mkdir()
+        document = {"name": name, "dataset": {"name": "planted", "seed": n % 2}}
+        (tmp_path / name / "study.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(reading_commands, "shown_results", lambda folder, _: searched_and_confirmed(folder.name, 0))
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["compare", "--storage", str(tmp_path), "--across", *arguments])
+
+    out = tmp_path / "out"
+    done = run("s", "t", "-o", str(out), "--labels", "dmrnet=Ours")
+    assert done.exit_code == 0, done.output
+    names = ["levels.csv", "ranks.csv", "pairs.csv", "differences.csv"]
+    names += ["across_mean.png", "across_worst.png", "across_full.png"]
+    assert done.stdout.splitlines()[-7:] == [str(out / name) for name in names]
+    written = [pd.read_csv(out / name) for name in names[:4]]
+    expected = across([searched_and_confirmed(name, 0) for name in ("s", "t")])
+    for table, own in zip(
+        written, (expected.levels, expected.ranks, expected.pairs, expected.differences), strict=True
+    ):
+        pd.testing.assert_frame_equal(table, own, check_exact=True, check_dtype=False)
+    assert done.stderr.splitlines() == [f"- {note}" for note in expected.notes]
+    for arguments, line in (
+        (("s", "s"), "s: given twice"),
+        (("s", "t", "copy"), "s and copy are of the same data: compare them without --across"),
+        (
+            ("s", "--reference", "x"),
+            "reference 'x': the methods in all of these studies are " + ", ".join(METHODS[::-1]),
+        ),
+        (("s", "--deployment", "left=1"), "--deployment: not with --across, where each study has its own"),
+        (("s", "none"), f"{tmp_path}/none: no study 'none' here"),
+    ):
+        wrong = run(*arguments)
+        assert (wrong.exit_code, wrong.stdout, len(wrong.stderr.splitlines())) == (2, "", 1)
+        assert wrong.stderr.startswith(line)

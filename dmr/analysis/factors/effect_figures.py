@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dmr.analysis.comparison.factors import DECLARED, OUTCOMES, FactorEffects
+from dmr.analysis.factors.effects import DECLARED, OUTCOMES, FactorEffects
 from dmr.analysis.figures import style
 from dmr.analysis.figures.combination_heatmap import HeatmapTable
 from dmr.analysis.figures.style import GREY, HEADER, LABEL_LINE, LABEL_SIZE, MARGIN, PAD, SMALL_SIZE, text_width, worded

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import dmr.analysis.comparison.factors
+import dmr.analysis.factors.effects
 from dmr.analysis.comparison.entries import Entries, Entry
-from dmr.analysis.comparison.factors import FactorEffects, factor_effects
-from dmr.analysis.figures.effects import draw_effects, effect_table
+from dmr.analysis.factors.effect_figures import draw_effects, effect_table
+from dmr.analysis.factors.effects import FactorEffects, factor_effects
 from dmr.analysis.results.study_results import StudyResults
 from dmr.analysis.statistics import smallest_effect, t_test
 from dmr.combinations import all_combinations
@@ -46,7 +46,7 @@ def values_of() -> dict[str, Any]:
 def effects(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FactorEffects]:
     def found(entries: list[Entry], keys: tuple[str, ...] = KEYS, cells: Any = CELLS, **options: Any) -> FactorEffects:
         all_entries = Entries(tuple(entries), "test", COMBINATIONS, ())
-        monkeypatch.setattr(dmr.analysis.comparison.factors, "find_entries", lambda results: all_entries)
+        monkeypatch.setattr(dmr.analysis.factors.effects, "find_entries", lambda results: all_entries)
         return factor_effects(cast(StudyResults, Results()), cells, keys, **options)
 
     return found

@@ -53,6 +53,10 @@ class FactorEffects:
     by_combination: pd.DataFrame
     tuned: bool
 
+    def labelled(self, table: pd.DataFrame) -> pd.DataFrame:
+        """One of its tables, with the study and whether the settings are `tuned` or those of the `file`."""
+        return table.assign(study=self.study, settings="tuned" if self.tuned else "file")
+
 
 class Effect(NamedTuple):
     """A contrast of cells: its name, whether it is of one factor or of two, and its values (..., S)."""
