@@ -27,6 +27,8 @@ SINGLES = "singles"
 DECLARED = (SINGLES, FULL, WORST)
 """The outcomes that are tested; others are for information."""
 OUTCOMES = (*DECLARED, MEAN)
+SECONDARY = {"nll": "nll_mean", "ece": "ece_mean"}
+"""Further outcomes, the mean over combinations of how well probabilities fit, by the name of their metric."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,10 @@ class FactorEffects:
 
     Attributes:
         effects: one row per effect and outcome: effect, kind (`main` or `interaction`), outcome (`singles`, the mean
-            over combinations of one modality, `full`, `worst`, `mean`), estimate, the ends low and high of its 95 % t
-            interval over n seeds, p of the t test, p_holm, and detectable, see `smallest_effect`. Holm's correction is
-            over the main effects times `DECLARED`, and likewise over the interactions; `mean` has none.
+            over combinations of one modality, `full`, `worst`, `mean`, and those of `SECONDARY` that were kept),
+            estimate, the ends low and high of its 95 % t interval over n seeds, p of the t test, p_holm, and
+            detectable, see `smallest_effect`. Holm's correction is over the main effects times `DECLARED`, and likewise
+            over the interactions; the other outcomes have none.
         by_combination: one row per main effect and combination: effect, combination, estimate, low, high, n, p, and
             p_holm over all of them.
         tuned: whether each cell has the settings that its own search chose, or the file's own.
@@ -93,10 +96,13 @@ def factor_effects(results: StudyResults, cells: Cells, keys: Sequence[str], tun
         raise ValueError(f"{results.study}: {len(seeds)} seeds that all cells have; needed are at least 2: dmr confirm")
     mode, combinations = results.main_mode, found.combinations
     values = {name: _with(seeds, entry) for name, entry in entries.items()}  # (S, C)
-    outcomes = {name: _outcomes(entry, values[name], combinations, mode) for name, entry in entries.items()}
+    further = _secondary(results, entries, seeds, found.split)
+    outcomes = {
+        name: _outcomes(entry, values[name], combinations, mode) | further[name] for name, entry in entries.items()
+    }
     rows = [
         {"effect": effect.name, "kind": effect.kind, "outcome": outcome, **_tested(effect.values)}
-        for outcome in OUTCOMES
+        for outcome in next(iter(outcomes.values()))
         for effect in design.effects({name: of[outcome] for name, of in outcomes.items()})
     ]
     each = [
@@ -184,6 +190,21 @@ def _outcomes(entry: Entry, values: Floats, combinations: Combinations, mode: Di
         FULL: values[:, combinations.full] if entry.comparable else unknown,
         WORST: worst if entry.comparable else unknown,
         MEAN: values.mean(axis=1),
+    }
+
+
+def _secondary(
+    results: StudyResults, entries: Mapping[str, Entry], seeds: Sequence[int], split: str
+) -> dict[str, dict[str, Floats]]:
+    """(S,) each of `SECONDARY` that all runs have, by cell."""
+    table = results.table
+    rows = table[(table["split"] == split) & table["metric"].isin(SECONDARY.values()) & table["combination"].isna()]
+    by_run = rows.pivot(index="run", columns="metric", values="value").astype(float)
+    runs = {name: [entry.run_ids[entry.seeds.index(seed)] for seed in seeds] for name, entry in entries.items()}
+    used = by_run.reindex([run for own in runs.values() for run in own])
+    kept = {name: metric for name, metric in SECONDARY.items() if metric in used and used[metric].notna().all()}
+    return {
+        cell: {name: by_run.loc[own, metric].to_numpy() for name, metric in kept.items()} for cell, own in runs.items()
     }
 
 

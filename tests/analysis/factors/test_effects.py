@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -28,6 +30,7 @@ CELLS = {".".join(map(str, at)): dict(zip(KEYS, at, strict=True)) for at in iter
 
 class Results:
     study, dataset, main_metric, main_mode = "parts", "made", "accuracy", Direction.MAX
+    table = pd.DataFrame(columns=["run", "split", "metric", "combination", "value"])
 
 
 def entry(name: str, values: Any, config: str = "best 1", first: int = 1) -> Entry:
@@ -100,6 +103,28 @@ def test_holm_is_over_the_main_effects_on_the_declared_outcomes(effects: Callabl
     smallest = main.loc[main["p"].idxmin()]
     assert smallest["p_holm"] == pytest.approx(min(1.0, 12 * smallest["p"]))
     assert frame[frame["outcome"] == "mean"]["p_holm"].isna().all()
+
+
+def test_how_well_probabilities_fit_is_told_beside_it(
+    effects: Callable[..., FactorEffects], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = values_of()
+    entries = [replace(entry(n, v), run_ids=tuple(f"{n}/{seed}" for seed in range(SEEDS))) for n, v in values.items()]
+    rows = [
+        {"run": run, "split": "test", "metric": "nll_mean", "combination": None, "value": seed + more}
+        for own in entries
+        for more in [3.0 * (CELLS[own.method][KEYS[2]] == "none")]
+        for seed, run in enumerate(own.run_ids)
+    ]
+    rows.append(
+        {"run": entries[0].run_ids[0], "split": "test", "metric": "ece_mean", "value": 0.1, "combination": None}
+    )
+    monkeypatch.setattr(Results, "table", pd.DataFrame(rows))
+    frame = effects(entries).effects
+    assert "ece" not in set(frame["outcome"])  # of one run only
+    nll = frame[frame["outcome"] == "nll"].set_index("effect")
+    assert nll.loc["head_norm: none − batch", "estimate"] == pytest.approx(3.0)
+    assert nll["p_holm"].isna().all()
 
 
 def test_effects_by_combination(effects: Callable[..., FactorEffects]) -> None:
