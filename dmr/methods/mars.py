@@ -38,13 +38,14 @@ LEAST_NOISE = 0.01
 @dataclass(frozen=True)
 class MARSSettings(DropoutSettings):
     """Of the `experts` at most `active` count for a sample. The weights a, b and c of the loss are `balance_weight`,
-    `router_weight` and `order_weight`; the published ones are unknown.
+    `router_weight` and `order_weight`; the published ones are unknown. With a small b the residual, in which the
+    missing modalities can be read, chooses experts that the feature router does not find.
     """
 
     experts: int = setting(16, ge=1, le=64)
     active: int = setting(5, ge=1, le=64)
     balance_weight: float = setting(0.01, ge=0.0)
-    router_weight: float = setting(0.01, ge=0.0)
+    router_weight: float = setting(10.0, ge=0.0)
     order_weight: float = setting(0.01, ge=0.0)
 
 
@@ -57,8 +58,9 @@ class MARS(Method):
     Settings = MARSSettings
     encodes_all = True
     search_space: ClassVar[dict[str, Any]] = {
-        f"model.{weight}": {"log_uniform": [1e-3, 1.0]}
-        for weight in ("balance_weight", "router_weight", "order_weight")
+        "model.balance_weight": {"log_uniform": [1e-3, 1.0]},
+        "model.router_weight": {"log_uniform": [0.1, 100.0]},
+        "model.order_weight": {"log_uniform": [1e-3, 1.0]},
     }
 
     def __init__(self, settings: MARSSettings, parts: Components) -> None:
@@ -164,8 +166,9 @@ class FeatureRouter(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """From what the first layer gives, (K, B, D)."""
-        logits: Tensor = self.choose(F.relu(self.norm(hidden.flatten(0, 1))))
-        return logits.float().view(*hidden.shape[:2], -1)
+        normed: Tensor = self.norm(hidden.flatten(0, 1)).view(hidden.shape)
+        logits: Tensor = self.choose(F.relu(normed))
+        return logits.float()
 
 
 def balance_loss(gates: Tensor, load: Tensor, ranks: Ranks) -> Tensor:

@@ -18,7 +18,7 @@ from dmr.data.dataset import Task
 from dmr.distributed.ranks import ALONE, Ranks
 from dmr.methods.dropout import DropoutSettings
 from dmr.methods.heads import HeadNorm
-from dmr.methods.mars import MARS, MARSSettings, Routing, balance_loss, order_loss
+from dmr.methods.mars import MARS, FeatureRouter, MARSSettings, Routing, balance_loss, order_loss
 from dmr.networks.network import Network
 
 MakeNetwork = Callable[..., Any]
@@ -190,6 +190,10 @@ def test_as_many_experts_as_are_active_count(make_network: MakeNetwork) -> None:
     gates = method.gates(torch.randn(4, 5, 8))
     assert ((gates > 0).sum(-1) == 3).all()
     torch.testing.assert_close(gates.sum(-1), torch.ones(4, 5))
+
+
+def test_a_rank_without_a_sample_has_routes_for_none() -> None:
+    assert FeatureRouter(4, 3)(torch.zeros(2, 0, 4)).shape == (2, 0, 3)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
