@@ -203,9 +203,9 @@ def test_every_fusion_is_trained(
     fit(dataset, settings, CPU, reporter)
     losses = [report.metrics["train/task"] for report in reporter.reports]
     assert losses[-1] < losses[0]
-    assert (
-        f"method.fusion.{'score' if fusion == 'attention' else 'project'}.0.weight" in reporter.states[0]["network"]
-    ) == (fusion != "concat")
+    layers = [name for name in reporter.states[0]["network"] if name.startswith("method.fusion.")]
+    learned = {"attention": "score.0.weight", "transformer": "tokens.0.weight"}.get(fusion, "project.0.weight")
+    assert not layers if fusion == "concat" else f"method.fusion.{learned}" in layers
 
 
 # --- class weights ----------------------------------------------------------------------------------------------------

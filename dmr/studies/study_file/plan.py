@@ -264,10 +264,11 @@ def _checked_plan(document: dict[str, Any]) -> StudyPlan:
         options = study.dataset.model_dump(exclude={"name"})
         if study.dataset.name == "arrays":
             given, folder = options["path"], data_folder(options["path"])
-            options["path"] = clean_url(given) if is_url(given) else str(folder.resolve())
+            options["path"] = str(folder)
         dataset = open_dataset(study.dataset.name, options, study.seed)
         if study.dataset.name == "arrays":
             check_once(folder, dataset)
+            options["path"] = clean_url(given) if is_url(given) else str(folder.resolve())
         recipe = DataRecipe(study.dataset.name, options, study.missing or {}, study.seed)
         dataset = take_away(dataset, recipe.missing, study.seed)
     except DataError as error:
