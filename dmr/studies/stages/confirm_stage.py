@@ -64,8 +64,11 @@ class Configuration(NamedTuple):
 
 
 def choose_configurations(search: SearchStage) -> list[Configuration]:
-    """The best configurations of each block, or of the study where there are no blocks, each time with the defaults."""
+    """The best configurations of each block, or of the study where there are no blocks, each time with the defaults
+    where `confirm.defaults` wants them.
+    """
     plan, trials = search.plan, search.study.get_trials(deepcopy=False)
+    assert plan.study.confirm is not None
     chosen = []
     for block in plan.blocks:
         own = [trial for trial in trials if search.proposer.block_of(trial) == block.label]
@@ -73,8 +76,11 @@ def choose_configurations(search: SearchStage) -> list[Configuration]:
         points = {trial.number: plan.space.point_of(trial.params) for trial in own}
         defaults = plan.defaults(block)
         number = next((n for n, p in points.items() if plan.space.canonical(p) == defaults), NO_TRIAL)
-        names[number] = f"{names[number]}{CONFIG_SEPARATOR}{DEFAULTS}" if number in names else DEFAULTS
-        points.setdefault(NO_TRIAL, block.whole({}))
+        if number in names:
+            names[number] += f"{CONFIG_SEPARATOR}{DEFAULTS}"
+        elif plan.study.confirm.defaults:
+            names[number] = DEFAULTS
+            points.setdefault(NO_TRIAL, block.whole({}))
         chosen += [Configuration(plan.label(points[n]), name, n, points[n]) for n, name in names.items()]
     return chosen
 

@@ -140,6 +140,7 @@ class ConfirmSection(Section):
     top: int = Field(default=3, ge=1)
     seeds: int = Field(default=10, ge=1)
     redraw: bool = False
+    defaults: bool = True
 
 
 class TrackingSection(Section):

@@ -99,6 +99,15 @@ def test_defaults_that_failed_are_confirmed_all_the_same(driver: Callable[[Study
     assert names(search(driver(plan()), None, 0.5)) == [("dmrnet", "best 1", 1), ("dmrnet", "defaults", 0)]
 
 
+def test_without_the_files_defaults(driver: Callable[[StudyPlan], SearchStage]) -> None:
+    """Where every trial failed nothing is confirmed."""
+    stage = search(driver(plan(confirm={"top": 1, "seeds": 2, "defaults": False})), None)
+    confirmation = ConfirmStage(stage)
+    confirmation.open()
+    assert (confirmation.total, confirmation.begin(), confirmation.complete) == (0, None, True)
+    assert names(search(stage, 0.5, 0.4)) == [("dmrnet", "best 1", 1)]
+
+
 def test_the_best_of_each_block(driver: Callable[[StudyPlan], SearchStage]) -> None:
     stage = search(driver(plan(BLOCKS, confirm={"top": 1, "seeds": 1})), 0.9, 0.1, 0.95, 0.2, 0.8, 0.3)
     assert names(stage) == [("a", "best 1", 2), ("a", "defaults", 0), ("b", "best 1", 5), ("b", "defaults", 1)]
