@@ -38,7 +38,7 @@ class Sequence(EncoderModule):
 
 
 def _block(inputs: int, outputs: int, kernel: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False)
+    convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
     return convolution, group_norm(outputs), nn.ReLU()
 
 
