@@ -34,6 +34,7 @@ CASES = {
     "cnn": Case(CNNSettings(width=12), "image", (3, 9, 8), [(12,)]),
     "sequence": Case(SequenceSettings(width=12), "sequence", (4, 13), [(12,)]),
     "sequence of segments": Case(SequenceSettings(width=12, segments=3), "sequence", (4, 50), [(36,)]),
+    "sequence with batch norm": Case(SequenceSettings(width=12, norm="batch"), "sequence", (4, 13), [(12,)]),
     "resnet_small": Case(SmallResNetSettings(width=12), "spectrogram", (1, 9, 8), [(12,)]),
     "resnet18": Case(ResNet18Settings(), "spectrogram", (1, 33, 40), [(512,)]),
     "resnet34": Case(ResNet34Settings(), "spectrogram", (1, 33, 40), [(512,)]),
@@ -50,6 +51,7 @@ CASES = {
     ),
 }
 WITH_BATCH_NORM = {
+    "sequence with batch norm",
     "resnet18",
     "resnet34",
     "resnet18_se",
@@ -194,7 +196,9 @@ def test_segments_tell_early_from_late(pooling: str) -> None:
     features = {}
     for segments in (1, 3):
         torch.manual_seed(0)
-        module = SequenceSettings.Module((4, 192), width=8, segments=segments, pooling=pooling, dropout=0.0).eval()
+        module = SequenceSettings.Module(
+            (4, 192), width=8, segments=segments, pooling=pooling, norm="group", dropout=0.0
+        ).eval()
         features[segments] = module(x)[0].view(2, 8, segments)
     whole = features[3].mean(-1) if pooling == "mean" else features[3].amax(-1)
     torch.testing.assert_close(whole, features[1][..., 0])
