@@ -32,7 +32,7 @@ class CNN(EncoderModule):
 
 
 def _block(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), group_norm(outputs), nn.ReLU()
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), group_norm(outputs), nn.ReLU()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class Pyramid(EncoderModule):
     def __init__(self, shape: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.widths = (width, 2 * width, 4 * width)
-        self.stem = nn.Sequential(nn.Conv2d(shape[0], width, 3, padding=1), group_norm(width), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(shape[0], width, 3, padding=1, bias=False), group_norm(width), nn.ReLU())
         self.halve = ResidualBlock(width, 2 * width, stride=2)
         self.quarter = nn.Sequential(ResidualBlock(2 * width, 4 * width, stride=2), ResidualBlock(4 * width, 4 * width))
 

@@ -19,7 +19,7 @@ class SmallResNet(EncoderModule):
         self.widths = (width,)
         first, second = max(8, width // 4), max(8, width // 2)
         self.layers = nn.Sequential(
-            nn.Conv2d(shape[0], first, 3, padding=1),
+            nn.Conv2d(shape[0], first, 3, padding=1, bias=False),
             group_norm(first),
             nn.ReLU(),
             ResidualBlock(first, first),

@@ -43,7 +43,8 @@ class Sequence(EncoderModule):
 
 
 def _block(inputs: int, outputs: int, kernel: int, norm: Callable[[int], nn.Module]) -> tuple[nn.Module, ...]:
-    return nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2), norm(outputs), nn.ReLU()
+    convolution = nn.Conv1d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False)
+    return convolution, norm(outputs), nn.ReLU()
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,7 @@ class BatchNorm2d(_SafeBatchNorm, nn.BatchNorm2d):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 8 groups of 4 channels or more where that divides; a group of one channel would erase maps of 1×1.
-
-    Behind a convolution without a bias it erases how strong the input is: what reads a sensor's values needs the bias.
-    """
+    """At most 8 groups of 4 channels or more where that divides; a group of one channel would erase maps of 1×1."""
     groups = next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= CHANNELS_PER_GROUP), 1)
     return nn.GroupNorm(groups, channels)
 

@@ -201,10 +201,16 @@ class Workplace:
         return driver
 
     def assert_exact(
-        self, trials: int, epochs: int | None, name: str = "small", no_longer: tuple[str, ...] = ()
+        self,
+        trials: int,
+        epochs: int | None,
+        name: str = "small",
+        no_longer: tuple[str, ...] = (),
+        not_before: tuple[str, ...] = (),
     ) -> None:
         """The budget, each trial once in Optuna and MLflow, each epoch from 0 once. Metrics whose names begin with one
-        of `no_longer` are those that an earlier version logged of every epoch: each step once.
+        of `no_longer` are those that an earlier version logged of every epoch, with one of `not_before` those that it
+        did not log: each step once.
         """
         found = self.optuna_trials(name)
         assert len(found) == trials
@@ -232,6 +238,8 @@ class Workplace:
                     there = evaluated if metric.startswith("val/") else expected
                     if metric.startswith(no_longer):
                         there = there[: len(points)]
+                    if metric.startswith(not_before):
+                        there = there[len(there) - len(points) :]
                     assert [step for step, _ in points] == there, f"trial {trial.number}: {metric}"
             assert sorted(trial.intermediate_values) == (expected if len(trial.values) == 1 else [])
             assert trial.values[0] == run.data.metrics["best/val/accuracy_mean"]
