@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dmr.analysis.results.record_names import Tag
+from dmr.analysis.results.record_names import COLUMNS, RUN_COLUMNS, Tag
 from dmr.analysis.results.study_results import Objective, StudyResults
 from dmr.direction import Direction
 from dmr.files import whole_file
@@ -52,18 +52,19 @@ def read_numbers(path: Path) -> StudyResults:
     """What `write_numbers` wrote: a study whose table has these values alone.
 
     Raises:
-        OSError: it cannot be read, or is no such file.
+        OSError: it cannot be read, or is no gzip file.
+        EOFError: it ends too early.
     """
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         facts = json.loads(file.readline())
         frame = pd.read_csv(io.StringIO(file.read()), dtype={"run": str}).set_index("run")
     searched = list(facts["searched"])
-    runs = frame[["trial", "stage", "status", "method", "config", "seed", "seconds", "model"]]
+    runs = frame[[name for name in RUN_COLUMNS if name != "run"]]
     columns = [name for name in map(str, frame) if "/" in name]
     table = frame[columns].melt(ignore_index=False, var_name="name", value_name="value").dropna(subset=["value"])
     parts = table["name"].str.split("/", n=2, expand=True).reindex(columns=range(3))
     table = table.assign(split=parts[0], metric=parts[1], combination=parts[2].astype(object).where(parts[2].notna()))
-    table = table.drop(columns="name").join(runs[["trial", "stage", "status", "method", "seed"]]).join(frame[searched])
+    table = table.drop(columns="name").join(runs[[name for name in COLUMNS if name in runs]]).join(frame[searched])
     facts["objectives"] = tuple(Objective(metric=o["metric"], mode=Direction(o["mode"])) for o in facts["objectives"])
     facts |= {name: tuple(facts[name]) for name in ("modalities", "searched")}
     return StudyResults(**facts | {"main_mode": Direction(facts["main_mode"])}, runs=runs, table=table.reset_index())
